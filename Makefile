@@ -1,0 +1,39 @@
+.PHONY: install demo test test-slow lint format typecheck check tiny clean
+.NOTPARALLEL:
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+install: $(STAMP)
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools -e . pytest ruff mypy types-PyYAML scikit-video
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/animatediff generate --prompt "a red circle moving right on a blue background" --seed 1 -o outputs
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+typecheck: $(STAMP)
+	$(BIN)/mypy
+
+check: lint typecheck test
+
+tiny: $(STAMP)
+	$(BIN)/python -m animatediff_core.tiny
+
+clean:
+	rm -rf .venv outputs .pytest_cache .ruff_cache .mypy_cache *.egg-info

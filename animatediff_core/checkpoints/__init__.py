@@ -1,0 +1,1 @@
+"""Weights in and out: what a file is, motion modules, base models, LoRA, embeddings, export."""

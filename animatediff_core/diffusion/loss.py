@@ -1,0 +1,55 @@
+"""The training objective: mean squared error on what the scheduler's prediction_type names.
+
+Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
+"""
+
+from diffusers.models import UNet2DConditionModel
+from diffusers.schedulers import DDPMScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..motion import AnimatedUNet
+
+
+def motion_loss(
+    animated: AnimatedUNet,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+) -> Tensor:
+    """The paper's equation 3: one timestep a clip, noise independent for each frame.
+
+    latents, noise: b c f h w, latents scaled; timesteps: b; text: b n d. Returns a scalar, fp32.
+    """
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    predicted = animated(noisy, timesteps, text)
+    return F.mse_loss(predicted.float(), target(scheduler, latents, noise, timesteps).float())
+
+
+def image_loss(
+    unet: UNet2DConditionModel,
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+) -> Tensor:
+    """The same for pictures and the plain UNet: latents, noise b c h w. Returns a scalar, fp32."""
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    predicted = unet(noisy, timesteps, text, return_dict=False)[0]
+    return F.mse_loss(predicted.float(), target(scheduler, latents, noise, timesteps).float())
+
+
+def target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the model is asked for: the noise for SD1.5, the velocity for v-prediction models."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        velocity: Tensor = scheduler.get_velocity(latents, noise, timesteps)
+        return velocity
+    if kind == "sample":
+        return latents
+    raise ValueError(f"prediction_type {kind!r} has no training target")

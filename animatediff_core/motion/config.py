@@ -1,0 +1,81 @@
+"""What a motion module is, as data: enough to build it, place it and feed it the right noise."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Norm = Literal["frame", "clip"]
+Betas = tuple[float, float, str]
+
+LINEAR_BETAS: Betas = (0.00085, 0.012, "linear")
+"""The noise schedule of every SD1.5 module: linear in t, where SD itself is scaled_linear."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """Shape and arithmetic of one motion module."""
+
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    """Channels of the UNet's levels, outermost first."""
+    layers_per_block: int = 2
+    """ResNets in each down block; up blocks have one more. A transformer follows each."""
+    max_frames: int = 32
+    """Positions that the module was trained with, 1 or more."""
+    mid_block: bool = False
+    """Whether a temporal transformer follows the mid block's attention."""
+    frame_norm: Norm = "frame"
+    """The module's own GroupNorm takes its statistics of each frame alone, or of the whole clip."""
+    resnet_norm: Norm = "frame"
+    """The same for the GroupNorms of the UNet's ResNets and its `conv_norm_out`."""
+    version: str = "v3"
+    """A key of VERSIONS, or another name for a module of one's own."""
+    num_attention_heads: int = 8
+    """Heads of each temporal self-attention; they divide every level's channels."""
+    norm_num_groups: int = 32
+    """Groups of the module's own GroupNorm; they divide every level's channels."""
+    betas: Betas = LINEAR_BETAS
+    """Noise schedule that it was trained with: start, end, diffusers' schedule name."""
+
+    def __post_init__(self) -> None:
+        for name in ("frame_norm", "resnet_norm"):
+            if getattr(self, name) not in ("frame", "clip"):
+                raise ValueError(f"{name} must be frame or clip, got {getattr(self, name)!r}")
+        for name in ("layers_per_block", "max_frames", "num_attention_heads", "norm_num_groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for channels in self.block_out_channels:
+            for name in ("num_attention_heads", "norm_num_groups"):
+                if channels % getattr(self, name):
+                    raise ValueError(
+                        f"{name} {getattr(self, name)} does not divide {channels} channels"
+                    )
+
+
+_SDXL = (320, 640, 1280)
+
+VERSIONS: dict[str, MotionConfig] = {
+    "v1": MotionConfig(version="v1", max_frames=24, resnet_norm="clip"),
+    "v2": MotionConfig(version="v2", mid_block=True),
+    "v3": MotionConfig(version="v3"),
+    "sdxl-beta": MotionConfig(
+        version="sdxl-beta",
+        block_out_channels=_SDXL,
+        frame_norm="clip",
+        betas=(0.00085, 0.020, "scaled_linear"),
+    ),
+    "hotshot-xl": MotionConfig(
+        version="hotshot-xl",
+        block_out_channels=_SDXL,
+        max_frames=24,
+        resnet_norm="clip",
+        betas=(0.00085, 0.012, "scaled_linear"),
+    ),
+    "animatelcm": MotionConfig(version="animatelcm", mid_block=True, max_frames=64),
+    "lightning": MotionConfig(version="lightning", mid_block=True),
+    "pia": MotionConfig(version="pia", resnet_norm="clip"),
+}
+"""The released modules at their full size (paper's repository and its descendants)."""
+
+
+def for_unet(version: str, block_out_channels: tuple[int, ...], **sizes: int) -> MotionConfig:
+    """The arithmetic of a released version at another UNet's size."""
+    return replace(VERSIONS[version], block_out_channels=tuple(block_out_channels), **sizes)  # type: ignore[arg-type]

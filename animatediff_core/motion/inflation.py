@@ -1,0 +1,235 @@
+"""Inflation: a stock image UNet gains a frame axis through forward hooks, and loses it again.
+
+Frames are folded into the batch, so every 2D layer runs per frame, untouched. After each site,
+an attention of a block or its ResNet where the block has none, a hook passes the features through
+that site's temporal transformer (official `unet_blocks.py`, order ResNet, attention, motion).
+
+Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .module import MotionModule, TemporalTransformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Everything besides sample, timestep and text that one UNet call can take."""
+
+    pooled_text: Tensor | None = None
+    """SDXL's pooled text, b d."""
+    size_ids: Tensor | None = None
+    """SDXL's original size, crop corner and target size in pixels, b 6."""
+    down_residuals: tuple[Tensor, ...] = ()
+    """ControlNet's additions to the skip connections, each (b f) c h w."""
+    mid_residual: Tensor | None = None
+    """ControlNet's addition to the mid block, (b f) c h w."""
+    image_embeddings: tuple[Tensor, ...] = ()
+    """IP-Adapter's image embeddings, each (b f) images n d."""
+    motion_strength: float = 1.0
+    """Scale of the motion module's residual; 0 gives the plain image model, 1 the trained one."""
+
+
+NO_CONDITIONS = Conditions()
+
+
+def inflate(unet: UNet2DConditionModel, motion: MotionModule) -> "AnimatedUNet":
+    """Join an image UNet and a motion module; both stay the very same, live objects.
+
+    Raises CheckpointError where the two do not fit, or where the UNet is already animated.
+    """
+    return AnimatedUNet(unet, motion)
+
+
+class AnimatedUNet(nn.Module):
+    """A UNet over clips, b c f h w; call the UNet only through it until `deflate`."""
+
+    def __init__(self, unet: UNet2DConditionModel, motion: MotionModule) -> None:
+        super().__init__()
+        pairs = list(_sites(unet, motion))
+        self.unet = unet
+        self.motion = motion
+        self._clip = _Clip()
+        self._handles = [
+            layer.register_forward_hook(_MotionHook(transformer, self._clip))
+            for layer, transformer in pairs
+        ]
+        if motion.config.resnet_norm == "clip":
+            for norm in _resnet_norms(unet):
+                self._handles += [
+                    norm.register_forward_pre_hook(_JoinFrames(self._clip)),
+                    norm.register_forward_hook(_SplitFrames(self._clip)),
+                ]
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: int | Tensor,
+        text: Tensor,
+        conditions: Conditions | None = None,
+    ) -> Tensor:
+        """Predict for noisy clips.
+
+        sample: b c f h w; timestep: int or (b,); text: b n d, or b f n d for text per frame.
+        Returns b c f h w: noise, v or sample, as the base model's `prediction_type` says.
+        """
+        if not self._handles:
+            raise RuntimeError("this model was deflated; inflate its UNet again")
+        batch, _, frames = sample.shape[:3]
+        self._check_frames(frames)
+        given = conditions or NO_CONDITIONS
+        time = torch.as_tensor(timestep, device=sample.device).expand(batch)
+        states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
+        self._clip.frames, self._clip.strength = frames, given.motion_strength
+        try:
+            out = self.unet(
+                sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
+                time.repeat_interleave(frames),
+                states,  # (b f) n d
+                added_cond_kwargs=_added_conditions(given, frames),
+                down_block_additional_residuals=given.down_residuals or None,
+                mid_block_additional_residual=given.mid_residual,
+                return_dict=False,
+            )[0]
+        finally:
+            self._clip.frames = None
+        clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
+        return clips
+
+    def deflate(self) -> UNet2DConditionModel:
+        """Take every hook out and give the image model back, bit for bit as it was."""
+        while self._handles:
+            self._handles.pop().remove()
+        return self.unet
+
+    def _check_frames(self, frames: int) -> None:
+        longest = self.motion.config.max_frames
+        if frames > longest:
+            raise CheckpointError(
+                f"the motion module knows {longest} frames at most, got {frames}; "
+                "ask for fewer frames or use a module made for more"
+            )
+
+
+@dataclass
+class _Clip:
+    """What the hooks of one model need to know of the call in progress."""
+
+    frames: int | None = None
+    strength: float = 1.0
+
+
+class _MotionHook:
+    def __init__(self, transformer: TemporalTransformer, clip: _Clip) -> None:
+        self.transformer = transformer
+        self.clip = clip
+
+    def __call__(
+        self, layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...] | None:
+        frames, strength = self.clip.frames, self.clip.strength
+        if frames is None or strength == 0:
+            return None
+        if isinstance(output, tuple):
+            return (self.transformer(output[0], frames, strength), *output[1:])
+        moved: Tensor = self.transformer(output, frames, strength)
+        return moved
+
+
+@dataclass
+class _JoinFrames:
+    """Before a GroupNorm: (b f) c h w -> b c (f h) w, so that it pools over the clip."""
+
+    clip: _Clip
+
+    def __call__(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if self.clip.frames is None:
+            return None
+        clips = inputs[0].unflatten(0, (-1, self.clip.frames)).transpose(1, 2)  # b c f h w
+        return (clips.flatten(2, 3),)
+
+
+@dataclass
+class _SplitFrames:
+    """After that GroupNorm: b c (f h) w -> (b f) c h w."""
+
+    clip: _Clip
+
+    def __call__(self, norm: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
+        if self.clip.frames is None:
+            return None
+        clips: Tensor = output.unflatten(2, (self.clip.frames, -1))  # b c f h w
+        folded: Tensor = clips.transpose(1, 2).flatten(0, 1)
+        return folded
+
+
+def _sites(
+    unet: UNet2DConditionModel, motion: MotionModule
+) -> Iterator[tuple[nn.Module, TemporalTransformer]]:
+    """Each layer that a temporal transformer follows, with that transformer."""
+    _check_fit(unet, motion)
+    pairs: list[tuple[Any, Any]] = list(zip(unet.down_blocks, motion.down_blocks, strict=True))
+    pairs += list(zip(unet.up_blocks, motion.up_blocks, strict=True))
+    if motion.mid_block is not None:
+        pairs.append((unet.mid_block, motion.mid_block))
+    for block, moved in pairs:
+        layers = getattr(block, "attentions", None) or block.resnets
+        if len(moved.motion_modules) > len(layers):
+            raise CheckpointError(
+                f"the motion module has {len(moved.motion_modules)} layers in a block where "
+                f"the UNet has {len(layers)}; it belongs to another kind of base model"
+            )
+        for layer, site in zip(layers, moved.motion_modules, strict=True):
+            yield layer, site.temporal_transformer
+
+
+def _check_fit(unet: UNet2DConditionModel, motion: MotionModule) -> None:
+    if any(isinstance(h, _MotionHook) for m in unet.modules() for h in m._forward_hooks.values()):
+        raise CheckpointError("this UNet is already animated; call deflate() on that model first")
+    ours = motion.config.block_out_channels
+    theirs = tuple(unet.config.block_out_channels)
+    if ours != theirs:
+        raise CheckpointError(
+            f"the motion module is made for {_family(ours)} but the base model is "
+            f"{_family(theirs)}; use a module of the base model's family"
+        )
+    layers = unet.config.layers_per_block
+    counts = {layers} if isinstance(layers, int) else set(layers)
+    if counts != {motion.config.layers_per_block}:
+        raise CheckpointError(
+            f"the motion module has {motion.config.layers_per_block} layers a block but the base "
+            f"model has {layers}; use a module of the base model's family"
+        )
+
+
+def _family(channels: tuple[int, ...]) -> str:
+    names = {(320, 640, 1280, 1280): "SD1.5", (320, 640, 1280): "SDXL"}
+    levels = ", ".join(map(str, channels))
+    return f"{names[channels]} ({levels})" if channels in names else f"levels of {levels} channels"
+
+
+def _resnet_norms(unet: UNet2DConditionModel) -> Iterator[nn.GroupNorm]:
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        for resnet in block.resnets:
+            yield resnet.norm1
+            yield resnet.norm2
+    if unet.conv_norm_out is not None:
+        yield unet.conv_norm_out
+
+
+def _added_conditions(given: Conditions, frames: int) -> dict[str, Tensor | list[Tensor]]:
+    added: dict[str, Tensor | list[Tensor]] = {}
+    if given.pooled_text is not None:
+        added["text_embeds"] = given.pooled_text.repeat_interleave(frames, 0)
+    if given.size_ids is not None:
+        added["time_ids"] = given.size_ids.repeat_interleave(frames, 0)
+    if given.image_embeddings:
+        added["image_embeds"] = list(given.image_embeddings)
+    return added

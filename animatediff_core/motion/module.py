@@ -1,0 +1,164 @@
+"""The motion module: one small temporal transformer for every site of the UNet.
+
+Structure, names and arithmetic are those of the official `motion_module.py`, so that state-dict
+keys are the official ones. Positions are computed, not stored.
+
+Legend: b batch, f frames, c channels, h w latent size, s = b*h*w sequences, p attention heads.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import MotionConfig, Norm
+
+
+class MotionModule(nn.Module):
+    """All temporal transformers of one UNet; fresh ones leave the image model unchanged.
+
+    Keys: `{down_blocks.I | up_blocks.I | mid_block}.motion_modules.J.temporal_transformer.…`
+    """
+
+    def __init__(self, config: MotionConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, layers = config.block_out_channels, config.layers_per_block
+        self.down_blocks = nn.ModuleList(_Block(c, layers, config) for c in channels)
+        self.mid_block = _Block(channels[-1], 1, config) if config.mid_block else None
+        self.up_blocks = nn.ModuleList(_Block(c, layers + 1, config) for c in reversed(channels))
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, layers: int, config: MotionConfig) -> None:
+        super().__init__()
+        self.motion_modules = nn.ModuleList(_Site(channels, config) for _ in range(layers))
+
+
+class _Site(nn.Module):
+    """Only a name: the official code wraps each transformer once."""
+
+    def __init__(self, channels: int, config: MotionConfig) -> None:
+        super().__init__()
+        self.temporal_transformer = TemporalTransformer(channels, config)
+
+
+class TemporalTransformer(nn.Module):
+    """Lets the same pixel of all frames talk to each other (paper section 4.2, appendix D)."""
+
+    def __init__(self, channels: int, config: MotionConfig) -> None:
+        super().__init__()
+        self.frame_norm: Norm = config.frame_norm
+        self.max_frames = config.max_frames
+        self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            [_TransformerBlock(channels, config.num_attention_heads)]
+        )
+        self.proj_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, features: Tensor, frames: int, strength: float = 1.0) -> Tensor:
+        """features: (b f) c h w -> the same shape; `strength` scales the residual."""
+        _, channels, height, width = features.shape
+        x = self._normalize(features, frames)
+        x = x.flatten(2).unflatten(0, (-1, frames))  # b f c hw
+        x = x.permute(0, 3, 1, 2).flatten(0, 1)  # s f c
+        x = self.proj_in(x)
+        positions = sinusoids(frames, channels, x)
+        for block in self.transformer_blocks:
+            x = block(x, positions)
+        x = self.proj_out(x)
+        x = x.unflatten(0, (-1, height * width)).permute(0, 2, 3, 1)  # b f c hw
+        x = x.flatten(0, 1).unflatten(2, (height, width))  # (b f) c h w
+        moved: Tensor = features + (x if strength == 1.0 else x * strength)
+        return moved
+
+    def _normalize(self, features: Tensor, frames: int) -> Tensor:
+        if self.frame_norm == "frame":
+            normed: Tensor = self.norm(features)
+            return normed
+        return clip_group_norm(self.norm, features, frames)
+
+
+def clip_group_norm(norm: nn.GroupNorm, features: Tensor, frames: int) -> Tensor:
+    """A GroupNorm whose statistics cover all frames of a clip: (b f) c h w -> the same."""
+    clips = features.unflatten(0, (-1, frames)).transpose(1, 2)  # b c f h w
+    normed = F.group_norm(clips, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return normed.transpose(1, 2).flatten(0, 1)
+
+
+def sinusoids(frames: int, channels: int, like: Tensor) -> Tensor:
+    """Frame positions, f c: even channels sine, odd cosine (Vaswani et al., section 3.5)."""
+    position = torch.arange(frames, device=like.device, dtype=torch.float32).unsqueeze(1)
+    even = torch.arange(0, channels, 2, device=like.device, dtype=torch.float32)
+    angle = position * torch.exp(even * (-math.log(10000.0) / channels))
+    return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1).to(like.dtype)
+
+
+class _TransformerBlock(nn.Module):
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attention_blocks = nn.ModuleList(_Attention(channels, heads) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        self.ff = _FeedForward(channels)
+        self.ff_norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
+            x = x + attention(norm(x) + positions)
+        out: Tensor = x + self.ff(self.ff_norm(x))
+        return out
+
+
+class _Attention(nn.Module):
+    """Self-attention over frames; positions reach query, key and value alike."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # s p f c/p
+            for project in (self.to_q, self.to_k, self.to_v)
+        )
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            # the fused kernel's backward is slow on the CPU
+            weights = (query @ key.transpose(2, 3)) * query.shape[-1] ** -0.5
+            mixed = weights.softmax(-1) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.to_out[0](mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class _FeedForward(nn.Module):
+    """GEGLU; the empty slot keeps the official indices 0 and 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList(
+            [_GatedLinear(channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net[2](self.net[0](x))
+        return out
+
+
+class _GatedLinear(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 8 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        gated: Tensor = value * F.gelu(gate)
+        return gated

@@ -1,0 +1,45 @@
+"""Where and how exactly a model runs."""
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ..errors import AnimateDiffError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """CUDA in fp16, else MPS in fp16, else the CPU in fp32, unless told otherwise."""
+    if device is None:
+        device = "cpu"
+        if torch.cuda.is_available():
+            device = "cuda"
+        elif torch.backends.mps.is_available():
+            device = "mps"
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise AnimateDiffError(f"no device {device!r}; use cpu, cuda, cuda:1 or mps") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise AnimateDiffError("no CUDA device on this machine; leave --device out, or use cpu")
+    if where.type == "mps" and not torch.backends.mps.is_available():
+        raise AnimateDiffError("no MPS device on this machine; leave --device out, or use cpu")
+    if dtype is not None and dtype not in DTYPES:
+        raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
+    kind = DTYPES[dtype] if dtype else (torch.float32 if where.type == "cpu" else torch.float16)
+    if where.type == "cpu" and kind == torch.float16:
+        raise AnimateDiffError("fp16 does not run on the CPU; use fp32 or bf16")
+    return where, kind
+
+
+def made_with(model: Any) -> dict[str, Any]:
+    """What a clip's bits depend on besides its job."""
+    names = {kind: name for name, kind in DTYPES.items()}
+    return {
+        "device": str(model.device),
+        "dtype": names[model.dtype],
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+    }

@@ -1,0 +1,246 @@
+"""The use case `generate`: jobs in, clips out, one result a job, models loaded once."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..checkpoints.base import BaseModel
+from ..diffusion.denoise import decode, denoise_steps, draw_noise, seeded
+from ..diffusion.schedules import make_scheduler, scheduler_names
+from ..diffusion.text import TextEmbedding, cut_text, embed_prompt
+from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
+from ..jobs import Job, dump_job
+from ..media import check_size, free_path, release, write_clip, write_text
+from ..motion import AnimatedUNet, Conditions, MotionModule, inflate
+from .device import choose, made_with
+from .model import Found, Parts, find, load, problems_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A model is being loaded."""
+
+    source: str
+    jobs: int
+    """How many jobs use it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of a job is done."""
+
+    job: Job
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One job is over."""
+
+    job: Job
+    path: Path | None
+    """The clip, where it was written."""
+    frames: np.ndarray | None
+    """f h w 3 uint8."""
+    error: AnimateDiffError | None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job whose files are here and fit."""
+
+    job: Job
+    found: Found
+
+
+def generate(
+    jobs: Sequence[Job],
+    *,
+    output_dir: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Iterator[Result]:
+    """Make the clips of all jobs; one failing job does not end the others.
+
+    Raises before anything runs where a job cannot work (see `plan`).
+    """
+    for event in run(jobs, output_dir=output_dir, device=device, dtype=dtype):
+        if isinstance(event, Result):
+            yield event
+
+
+def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
+    """Check everything that can be checked without loading; all problems in one error."""
+    found: dict[Parts, Found | AnimateDiffError] = {}
+    problems: list[AnimateDiffError] = []
+    planned = []
+    for job in jobs:
+        parts = parts_of(job)
+        if parts not in found:
+            try:
+                found[parts] = find(parts, offline=offline)
+            except AnimateDiffError as error:
+                found[parts] = error
+        there = found[parts]
+        if isinstance(there, AnimateDiffError):
+            problems.append(there)
+            continue
+        try:
+            _check_job(job, there)
+        except AnimateDiffError as error:
+            problems.append(error)
+        planned.append(Planned(job, there))
+    problems_of(problems)
+    return planned
+
+
+def parts_of(job: Job) -> Parts:
+    """The model that a job needs."""
+    return Parts(
+        base=job.base,
+        motion=job.motion,
+        motion_version=job.motion_version,
+        vae=job.vae,
+        loras=job.loras,
+        motion_loras=job.motion_loras,
+        embeddings=job.embeddings,
+    )
+
+
+def _check_job(job: Job, found: Found) -> None:
+    longest = found.motion_config.max_frames
+    if job.frames > longest:
+        raise CheckpointError(
+            f"{job.name}: {job.frames} frames, but {found.motion.name} knows {longest} at most; "
+            f"lower frames (-L) to {longest}"
+        )
+    for side in ("width", "height"):
+        size = getattr(job, side)
+        if size % found.factor:
+            lower = max(size // found.factor, 1) * found.factor
+            raise CheckpointError(
+                f"{job.name}: {side} {size} is no multiple of {found.factor}, as the VAE needs; "
+                f"use {lower} or {lower + found.factor}"
+            )
+    if job.scheduler not in scheduler_names():
+        raise CheckpointError(
+            f"{job.name}: no scheduler {job.scheduler!r}; there are {', '.join(scheduler_names())}"
+        )
+    check_size(job.output.format, job.width, job.height)
+
+
+def run(
+    jobs: Sequence[Job],
+    *,
+    output_dir: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
+) -> Iterator[Loading | Step | Result]:
+    """As `generate`, with the progress in between."""
+    where, kind = choose(device, dtype)
+    planned = plan(jobs, offline=offline)
+    folder = Path(output_dir or "outputs")
+    groups: dict[Parts, list[Planned]] = {}
+    for one in planned:
+        groups.setdefault(one.found.parts, []).append(one)
+    for parts, members in groups.items():
+        yield Loading(parts.base, len(members))
+        try:
+            base, motion = load(members[0].found, offline=offline)
+            base.to(where, kind)
+            animated = inflate(base.unet, motion.to(where, kind))
+        except AnimateDiffError as error:
+            yield from (Result(one.job, None, None, error) for one in members)
+            continue
+        except (torch.OutOfMemoryError, MemoryError):
+            full = SurroundingsError(f"{parts.base}: not enough memory on {where} to load it")
+            yield from (Result(one.job, None, None, full) for one in members)
+            continue
+        for one in members:
+            yield from _run_job(one.job, base, animated, folder)
+
+
+def _run_job(
+    job: Job, base: BaseModel, animated: AnimatedUNet, folder: Path
+) -> Iterator[Step | Result]:
+    try:
+        frames = None
+        for event in sample(job, base, animated):
+            if isinstance(event, Step):
+                yield event
+            else:
+                frames = event
+        assert frames is not None
+        path = _write(job, frames, base, folder)
+    except (torch.OutOfMemoryError, MemoryError):
+        device = animated.unet.device
+        message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
+        yield Result(job, None, None, SurroundingsError(message))
+    except AnimateDiffError as error:
+        yield Result(job, None, None, error)
+    except OSError as error:
+        message = (
+            f"{folder}: cannot be written to ({error.strerror or error}); choose another folder"
+        )
+        yield Result(job, None, None, SurroundingsError(message))
+    else:
+        yield Result(job, path, frames, None)
+
+
+def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step | np.ndarray]:
+    """Steps, then the frames f h w 3 uint8 of one job on a loaded model."""
+    motion: MotionModule = animated.motion
+    device = animated.unet.device
+    for words in job.prompt.values():
+        if rest := cut_text(base, words):
+            log.warning("%s: the prompt is too long, without effect is: %s", job.name, rest)
+    text = embed_prompt(base, job.prompt, job.frames)
+    negative = embed_prompt(base, {0: job.negative_prompt}, job.frames)
+    scheduler = make_scheduler(job.scheduler, motion.config, prediction_type=base.prediction_type)
+    channels = animated.unet.config.in_channels
+    shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
+    latents = draw_noise(job.seed, shape).to(device)
+    guided = (job.guidance_scale, negative.tokens, _conditions(negative, job))
+    for done, total, x in denoise_steps(
+        animated, scheduler, latents, text.tokens, guided, job.steps, _conditions(text, job),
+        seeded(job.seed ^ 1),
+    ):  # fmt: skip
+        latents = x
+        yield Step(job, done, total)
+    if not torch.isfinite(latents).all():
+        raise CheckpointError(
+            f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
+        )
+    yield decode(base.vae, latents)
+
+
+def _conditions(text: TextEmbedding, job: Job) -> Conditions | None:
+    """What SDXL reads besides the text."""
+    if text.pooled is None:
+        return None
+    sizes = [job.height, job.width, 0, 0, job.height, job.width]
+    ids = torch.tensor([sizes]).to(text.pooled)
+    return Conditions(pooled_text=text.pooled, size_ids=ids)
+
+
+def _write(job: Job, frames: np.ndarray, base: BaseModel, folder: Path) -> Path:
+    """The clip and, beside it, the sidecar that makes it again."""
+    path = free_path(folder, f"{job.name}-{job.seed}", f".{job.output.format}")
+    try:
+        output = job.output
+        write_text(path.with_suffix(".yaml"), dump_job(job, made_with=made_with(base.unet)))
+        write_clip(
+            frames, path, format=output.format, fps=output.fps, crf=output.crf,
+            comment=job.prompt[0],
+        )  # fmt: skip
+    finally:
+        release(path)
+    return path

@@ -1,0 +1,16 @@
+"""The use case `inspect`: a report for each file."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..checkpoints.identify import FileReport, identify
+from ..errors import AnimateDiffError
+
+
+def run(files: Sequence[Path]) -> Iterator[tuple[Path, FileReport | AnimateDiffError]]:
+    """What each file is, or why it cannot be told; one bad file does not end the others."""
+    for file in files:
+        try:
+            yield file, identify(file)
+        except AnimateDiffError as error:
+            yield file, error

@@ -1,0 +1,214 @@
+"""A model from its parts: base, VAE, LoRAs, embeddings, motion module, MotionLoRAs.
+
+`generate` and `inject` both load through here, in fp32 and in one order, so that an injected
+folder gives the same frames as its parts.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoints.base import (
+    BaseModel,
+    base_place,
+    family_of,
+    load_base,
+    looks_local,
+    resolve_bundled,
+    resolve_file,
+    vae_factor,
+)
+from ..checkpoints.embeddings import apply_embedding
+from ..checkpoints.export import MOTION_FILE
+from ..checkpoints.files import read_metadata, read_shapes
+from ..checkpoints.identify import identify
+from ..checkpoints.lora import apply_lora, apply_motion_lora
+from ..checkpoints.motion_modules import (
+    load_motion_module,
+    official_keys,
+    read_config,
+    weights_in,
+)
+from ..errors import AnimateDiffError, CheckpointError
+from ..jobs import Adapter, load_preset
+from ..motion import MotionConfig, MotionModule
+
+FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta"}
+"""Whose motion module a base model gets where none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a model is made of, as a job names it."""
+
+    base: str
+    motion: str | None = None
+    motion_version: str | None = None
+    vae: str | None = None
+    loras: tuple[Adapter, ...] = ()
+    motion_loras: tuple[Adapter, ...] = ()
+    embeddings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Parts whose files are here and fit together."""
+
+    parts: Parts
+    base: Path
+    motion: Path
+    motion_config: MotionConfig
+    factor: int
+    """Pixels for one latent."""
+
+
+def find(parts: Parts, *, offline: bool) -> Found:
+    """Locate every file (fetching from the hub) and check kinds and family by names and shapes.
+
+    Nothing is loaded. Raises the first problem as CheckpointError or SurroundingsError.
+    """
+    base = base_place(parts.base, offline=offline)
+    if base.is_file() and (kind := identify(base)).kind != "base model":
+        raise CheckpointError(f"{parts.base}: is a {kind.kind}, which goes into {kind.goes_in}")
+    levels, width, factor = _base_shape(base)
+    family = family_of(levels, width)
+    motion = _motion_place(parts, base, family, offline)
+    config = _motion_config(motion, parts.motion_version)
+    if config.block_out_channels != levels:
+        theirs = family_of(
+            config.block_out_channels, 2048 if len(config.block_out_channels) == 3 else 768
+        )
+        raise CheckpointError(
+            f"{motion}: is a motion module for {theirs} but {parts.base} is {family}; "
+            "use a motion module of the base model's family"
+        )
+    _check_adapters(parts, family, offline)
+    return Found(parts, base, motion, config, factor)
+
+
+def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
+    """Load and merge everything in fp32."""
+    parts = found.parts
+    base = load_base(parts.base, vae=parts.vae, dtype=torch.float32, offline=offline)
+    for adapter in parts.loras:
+        apply_lora(base, resolve_file(adapter.path, offline=offline), adapter.scale)
+    for path in parts.embeddings:
+        apply_embedding(base, resolve_file(path, offline=offline))
+    motion = load_motion_module(found.motion, version=parts.motion_version)
+    for adapter in parts.motion_loras:
+        apply_motion_lora(motion, resolve_file(adapter.path, offline=offline), adapter.scale)
+    return base, motion
+
+
+def files_of(found: Found, *, offline: bool) -> Iterator[tuple[str, Path, float | None]]:
+    """(role, path, scale) of every file that a model was made from."""
+    parts = found.parts
+    yield "base", found.base, None
+    if parts.vae is not None:
+        yield "vae", Path(resolve_bundled(parts.vae)), None
+    yield "motion", found.motion, None
+    for role, adapters in (("lora", parts.loras), ("motion_lora", parts.motion_loras)):
+        for adapter in adapters:
+            yield role, resolve_file(adapter.path, offline=offline), adapter.scale
+    for path in parts.embeddings:
+        yield "embedding", resolve_file(path, offline=offline), None
+
+
+def problems_of(checks: Sequence[AnimateDiffError]) -> None:
+    """Raise one error for all of several problems, or none."""
+    if not checks:
+        return
+    worst = max(checks, key=lambda error: error.exit_code)
+    told = list(dict.fromkeys(str(error) for error in checks))
+    raise type(worst)("\n".join(told))
+
+
+def _base_shape(base: Path) -> tuple[tuple[int, ...], int, int]:
+    """Levels and text width of the UNet, pixels for one latent of the VAE."""
+    if base.is_dir():
+        try:
+            unet = json.loads((base / "unet" / "config.json").read_text("utf-8"))
+            vae = json.loads((base / "vae" / "config.json").read_text("utf-8"))
+            levels = tuple(unet["block_out_channels"])
+            return levels, int(unet["cross_attention_dim"]), vae_factor(vae)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{base}: is no diffusers folder with unet/config.json and vae/config.json; "
+                "name a folder as save_pretrained writes it, or a single checkpoint file"
+            ) from error
+    family = identify(base).family
+    known = {"SD1.5": ((320, 640, 1280, 1280), 768), "SDXL": ((320, 640, 1280), 2048)}
+    if family not in known:
+        raise CheckpointError(
+            f"{base}: is a single-file checkpoint of family {family}; SD1.x works"
+        )
+    return (*known[family], 8)
+
+
+def _motion_place(parts: Parts, base: Path, family: str, offline: bool) -> Path:
+    """The motion module: as named, else inside the base's folder, else its family's."""
+    named = parts.motion
+    if named is None:
+        if (base / MOTION_FILE).is_file():
+            return base / MOTION_FILE
+        beside = base.parent / MOTION_FILE
+        if base.name == "base" and beside.is_file():
+            return beside
+        if family not in FAMILY_PRESETS:
+            raise CheckpointError(
+                f"{parts.base}: no motion module is known for its family ({family}); name one "
+                "with --motion (motion: in a prompt file)"
+            )
+        named = str(load_preset(FAMILY_PRESETS[family])["motion"])
+    place = Path(resolve_bundled(named)).expanduser()
+    if place.is_dir():
+        return place
+    if not looks_local(named) and named.count("/") == 1 and not place.exists():
+        raise CheckpointError(
+            f"{named}: no such motion module; name a file, a folder, or "
+            "ORGANISATION/REPOSITORY/FILE on the hub"
+        )
+    return resolve_file(named, offline=offline)
+
+
+def _motion_config(path: Path, version: str | None) -> MotionConfig:
+    """The module's configuration by shapes; a LoRA or image model here is refused by name."""
+    file, settings = weights_in(path)
+    shapes = read_shapes(file)
+    tensors = official_keys(shapes)  # type: ignore[arg-type]
+    if not tensors:
+        report = identify(path)
+        raise CheckpointError(
+            f"{path}: is no motion module but a {report.kind}, which goes into {report.goes_in}"
+        )
+    return read_config(tensors, read_metadata(file), version=version, settings=settings, path=path)
+
+
+def _check_adapters(parts: Parts, family: str, offline: bool) -> None:
+    wanted = {"loras": ("LoRA", "domain adapter"), "motion_loras": ("MotionLoRA",)}
+    for key, kinds in wanted.items():
+        for adapter in getattr(parts, key):
+            report = identify(resolve_file(adapter.path, offline=offline))
+            if report.kind not in kinds:
+                raise CheckpointError(
+                    f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, "
+                    f"not into {key}"
+                )
+            if (
+                report.family in FAMILY_PRESETS
+                and family in FAMILY_PRESETS
+                and report.family != family
+            ):
+                raise CheckpointError(
+                    f"{adapter.path}: is a {report.kind} for {report.family} but {parts.base} is "
+                    f"{family}; use one of the base model's family"
+                )
+    for path in parts.embeddings:
+        report = identify(resolve_file(path, offline=offline))
+        if report.kind != "embedding":
+            raise CheckpointError(
+                f"{path}: is a {report.kind}, which goes into {report.goes_in}, not into embeddings"
+            )

@@ -1,0 +1,174 @@
+"""Measures the bundled model on prompts of held-out combinations, and the judge on the renderer.
+
+`python -m animatediff_core.tiny measure [BASE] [COUNT] [SHEET.png]` prints a Markdown table.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoints.base import BaseModel
+from ..diffusion.denoise import decode, denoise, draw_noise
+from ..diffusion.schedules import make_scheduler
+from ..diffusion.still import StillUNet
+from ..diffusion.text import embed_prompt
+from ..jobs import Job, job_from_options
+from ..media import contact_sheet, write_picture
+from ..motion import AnimatedUNet, inflate
+from ..runs.generate import parts_of, plan, sample
+from ..runs.model import load
+from .measure import Verdict, judge
+from .renderer import render
+from .world import DIRECTIONS, MOTIONS, Scene, draw_scene, poses
+
+GATES = {
+    "background": 0.95,
+    "color": 0.95,
+    "shape": 0.85,
+    "direction": 0.90,
+    "growing or shrinking": 0.85,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    right: float
+    count: int
+    wanted: str = ""
+
+
+def main(arguments: Sequence[str]) -> Iterator[str]:
+    """Lines of the report: the judge's own proof, then the model."""
+    base = arguments[0] if arguments else "bundled:tiny"
+    count = int(arguments[1]) if len(arguments) > 1 else 112
+    yield from table("the judge on the renderer's own clips", prove(48))
+    yield from table("the judge on shuffled captions", prove(48, shuffled=True))
+    scenes = held_out_scenes(count)
+    rows, clips = measure(base, scenes)
+    yield from table(f"{base} on {count} prompts of held-out combinations", rows)
+    if len(arguments) > 2:
+        write_picture(contact_sheet(clips[:16]), Path(arguments[2]))
+        yield f"{arguments[2]}: the first {len(clips[:16])} clips, one a row"
+
+
+def table(title: str, rows: Sequence[Row]) -> Iterator[str]:
+    """A Markdown table."""
+    yield f"\n**{title}**\n"
+    yield "| what | measured | of | wanted |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        yield f"| {row.name} | {row.right:.3f} | {row.count} | {row.wanted} |"
+
+
+def held_out_scenes(count: int) -> list[Scene]:
+    """Scenes whose colour, shape and background never met in training, all motions in turn."""
+    rng = random.Random(2024)
+    return [draw_scene(rng, held_out=True, motion=MOTIONS[i % len(MOTIONS)]) for i in range(count)]
+
+
+def prove(count: int, *, shuffled: bool = False) -> list[Row]:
+    """The judge on the renderer's own clips."""
+    rng = random.Random(11)
+    scenes = held_out_scenes(count)
+    clips = [render(scene, poses(scene, rng)) for scene in scenes]
+    asked = random.Random(3).sample(scenes, count) if shuffled else scenes
+    verdicts = [judge(scene, clip) for scene, clip in zip(asked, clips, strict=True)]
+    return rows_of(asked, verdicts)
+
+
+def measure(base: str, scenes: Sequence[Scene]) -> tuple[list[Row], list[np.ndarray]]:
+    """The model on these scenes: rows of the table, and the clips f h w 3."""
+    jobs = [
+        job_from_options({"prompt": scene.caption(), "seed": seed, "base": base, "preset": "tiny"})[
+            0
+        ]
+        for seed, scene in enumerate(scenes)
+    ]
+    planned = plan(jobs)
+    model, motion = load(planned[0].found, offline=True)
+    assert all(parts_of(job) == planned[0].found.parts for job in jobs)
+    animated = inflate(model.unet, motion)
+    clips = [_clip(job, model, animated) for job in jobs]
+    verdicts = [judge(scene, _tensor(c)) for scene, c in zip(scenes, clips, strict=True)]
+    animated.deflate()
+    rows = rows_of(scenes, verdicts)
+    return rows + _smoothness(scenes, jobs, verdicts, model, animated), clips
+
+
+def rows_of(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
+    """Shares that came true, with the issue's gates."""
+    rows = []
+    both = list(zip(scenes, verdicts, strict=True))
+    for name in ("background", "color", "shape", "place"):
+        asked = [v for s, v in both if name != "place" or s.place]
+        rows.append(_row(name, [getattr(v, name) for v in asked]))
+    directions = [v.motion for s, v in both if s.motion in DIRECTIONS]
+    sizes = [v.motion for s, v in both if s.motion in ("growing", "shrinking")]
+    rows += [_row("direction", directions), _row("growing or shrinking", sizes)]
+    rows += [_row(m, [v.motion for s, v in both if s.motion == m]) for m in MOTIONS if m]
+    return rows
+
+
+def _row(name: str, right: Sequence[bool]) -> Row:
+    wanted = f"{GATES[name]:.2f}" if name in GATES else ""
+    return Row(name, sum(right) / max(len(right), 1), len(right), wanted)
+
+
+def _smoothness(
+    scenes: Sequence[Scene],
+    jobs: Sequence[Job],
+    verdicts: Sequence[Verdict],
+    base: BaseModel,
+    animated: AnimatedUNet,
+) -> list[Row]:
+    """Frame-to-frame change against frames sampled one by one, and the centre's path."""
+    count = min(len(MOTIONS), len(scenes))
+    still = StillUNet(base.unet)
+    changes = []
+    for job in jobs[:count]:
+        latents = _still_latents(job, base, still, animated)
+        frames = _tensor(decode(base.vae, latents))
+        changes.append(float((frames[1:] - frames[:-1]).abs().mean()))
+    ratio = sum(v.change for v in verdicts[:count]) / max(sum(changes), 1e-9)
+    moving = [v for s, v in zip(scenes, verdicts, strict=True) if s.motion in DIRECTIONS]
+    paths = [v.path >= 0.05 for v in moving]
+    steps = [v.largest_step <= 0.10 for v in verdicts]
+    return [
+        Row("frame-to-frame change, share of single frames'", ratio, count, "at most 0.25"),
+        Row("path of the centre at least 5 %", sum(paths) / max(len(paths), 1), len(paths)),
+        Row("no step of the centre over 10 %", sum(steps) / len(steps), len(steps)),
+    ]
+
+
+def _still_latents(job: Job, base: BaseModel, still: StillUNet, animated: AnimatedUNet) -> Tensor:
+    shape = (1, 4, job.frames, job.height // base.factor, job.width // base.factor)
+    config = animated.motion.config
+    scheduler = make_scheduler(job.scheduler, config, prediction_type=base.prediction_type)
+    return denoise(
+        still,
+        scheduler,
+        draw_noise(job.seed, shape),
+        embed_prompt(base, job.prompt, job.frames).tokens,
+        embed_prompt(base, {0: ""}, job.frames).tokens,
+        steps=job.steps,
+        guidance_scale=job.guidance_scale,
+    )
+
+
+def _clip(job: Job, base: BaseModel, animated: AnimatedUNet) -> np.ndarray:
+    *_, frames = sample(job, base, animated)
+    assert isinstance(frames, np.ndarray)
+    return frames
+
+
+def _tensor(frames: np.ndarray) -> Tensor:
+    """f h w 3 uint8 -> f 3 h w in [0, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,135 @@
+"""First stage of the tiny model: an AutoencoderKL of factor 4, 64 x 64 pixels to 4 x 16 x 16.
+
+Shapes: n pictures, 3 h w pixels in [-1, 1], 4 h/4 w/4 latents.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers.models import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from .renderer import render_batch
+from .saved import load_state, save_state
+from .world import draw_scene, poses
+
+CROPPED_STEPS = 3000
+"""Steps on crops around the thing, where all detail is, before the whole pictures."""
+STEPS = 3400
+CROP = 32
+
+
+def new_vae() -> AutoencoderKL:
+    """0.7 M parameters; an ordinary AutoencoderKL, so that it takes the path of a real one."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=64,
+        scaling_factor=1.0,
+    )
+
+
+def pictures(rng: random.Random, count: int, *, crop: int | None = None) -> Tensor:
+    """Random frames of random clips of the seen combinations: n 3 h w in [-1, 1].
+
+    `crop` cuts a square of so many pixels around the edge of the thing.
+    """
+    scenes = [draw_scene(rng) for _ in range(count)]
+    chosen = [rng.choice(poses(scene, rng)) for scene in scenes]
+    batch = render_batch(scenes, chosen) * 2 - 1
+    if crop is None:
+        return batch
+    cuts = []
+    for picture, pose in zip(batch, chosen, strict=True):
+        top, left = (
+            round(min(max(64 * (share + rng.uniform(-0.25, 0.25)) - crop / 2, 0), 64 - crop))
+            for share in (pose.y, pose.x)
+        )
+        cuts.append(picture[:, top : top + crop, left : left + crop])
+    return torch.stack(cuts)
+
+
+def train_vae(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, float]]:
+    """Train and save the state at `state_file`; yields step and PSNR in dB. Resumes by itself."""
+    torch.manual_seed(0)
+    vae = new_vae()
+    average = torch.optim.swa_utils.AveragedModel(
+        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+    )
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-3, total_steps=steps + 1, pct_start=0.05
+    )
+    parts = {"vae": vae, "average": average, "optimizer": optimizer, "schedule": schedule}
+    start = 0
+    if state := load_state(state_file):
+        start = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    for step in range(start, steps):
+        batch = _training_batch(step)
+        noise = torch.Generator().manual_seed(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(batch).latent_dist
+            picture = vae.decode(posterior.sample(noise)).sample.float()
+        difference = picture - batch
+        rate = 0.5 * (posterior.mean.pow(2) + posterior.var - 1 - posterior.logvar).mean()
+        loss = difference.abs().mean() + 2 * difference.pow(2).mean() + 1e-4 * rate.float()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(vae)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_state(state_file, {**state, "step": step + 1})
+            yield step + 1, psnr(average.module)
+
+
+def _training_batch(step: int) -> Tensor:
+    rng = random.Random(step)
+    if step < CROPPED_STEPS:
+        return pictures(rng, 32, crop=CROP)
+    return pictures(rng, 16)
+
+
+def psnr(vae: AutoencoderKL) -> float:
+    """Mean signal-to-noise ratio of 64 unseen pictures, in dB."""
+    batch = pictures(random.Random(-1), 64)
+    with torch.no_grad():
+        picture = vae.decode(vae.encode(batch).latent_dist.mean).sample
+    error = F.mse_loss(picture, batch, reduction="none").mean((1, 2, 3))
+    return float((10 * torch.log10(4 / error)).mean())
+
+
+def finished_vae(state_file: Path) -> AutoencoderKL:
+    """The averaged weights, with latents of zero mean and unit variance in every channel.
+
+    The change of scale goes into quant_conv and its inverse into post_quant_conv, so that the
+    file stays an ordinary AutoencoderKL with scaling_factor 1.
+    """
+    state = load_state(state_file)
+    assert state is not None, "the stage before must have run"
+    weights = {k.removeprefix("module."): v for k, v in state["average"].items()}
+    weights.pop("n_averaged")
+    vae = new_vae()
+    vae.load_state_dict(weights)
+    batch = pictures(random.Random(-2), 512)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(b).latent_dist.mean for b in batch.split(64)])
+        mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        out, back = vae.quant_conv, vae.post_quant_conv
+        out.bias[:4] = (out.bias[:4] - mean) / deviation
+        out.weight[:4] /= deviation.view(-1, 1, 1, 1)
+        out.bias[4:] -= 2 * deviation.log()
+        back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
+        back.weight *= deviation.view(1, -1, 1, 1)
+    return vae.requires_grad_(False).eval()

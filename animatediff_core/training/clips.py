@@ -1,0 +1,172 @@
+"""Video data: which clips there are, and one window of frames from one of them.
+
+Every draw depends only on the seed and the sample's number, so a resumed run goes on with exactly
+the samples that an uninterrupted one would have seen.
+
+Legend: f frames, h w pixels.
+"""
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from ..errors import MediaError, TrainingError
+from ..media import open_video, read_picture
+from .cache import LatentCache
+from .config import TrainConfig
+
+VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """One video (or picture) and what it shows."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window: pixels f 3 h w in [-1, 1], or moments f 2c h w where latents are cached."""
+
+    frames: Tensor
+    caption: str
+    bad: tuple[tuple[int, str], ...]
+    """Number and reason of each file that was tried before and could not be read."""
+
+
+def list_clips(config: TrainConfig) -> list[ClipFile]:
+    """The clips of a CSV, or of a folder with captions beside the videos; at least one."""
+    folder = Path(config.data.video_folder)
+    if not folder.is_dir():
+        raise TrainingError(
+            f"{folder}: no such folder; set train_data.video_folder to where the videos are"
+        )
+    if config.data.csv_path is not None:
+        clips = _listed(Path(config.data.csv_path), folder)
+    else:
+        clips = _captioned(folder, config.stage)
+    if not clips:
+        raise TrainingError(
+            f"{folder}: no videos in this folder; put videos with a .txt caption beside each, "
+            "or name a CSV in train_data.csv_path"
+        )
+    return clips
+
+
+def _listed(table: Path, folder: Path) -> list[ClipFile]:
+    if not table.is_file():
+        raise TrainingError(f"{table}: no such file; train_data.csv_path must name a CSV")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        missing = {"videoid", "name"} - set(rows.fieldnames or ())
+        if missing:
+            raise TrainingError(
+                f"{table}: no column {', '.join(sorted(missing))}; the first line must name the "
+                "columns videoid, name and page_dir"
+            )
+        return [ClipFile(folder / f"{row['videoid']}.mp4", row["name"] or "") for row in rows]
+
+
+def _captioned(folder: Path, stage: str) -> list[ClipFile]:
+    suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if stage == "image" else set())
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    without = [p.name for p in paths if not p.with_suffix(".txt").is_file()]
+    if without:
+        raise TrainingError(
+            f"{folder}: no caption file for {', '.join(without[:5])}"
+            f"{' and others' if len(without) > 5 else ''}; write one line into NAME.txt beside each"
+        )
+    return [ClipFile(p, p.with_suffix(".txt").read_text("utf-8").strip()) for p in paths]
+
+
+class Clips(Dataset[Sample]):
+    """Endless samples by number; each pass over the files is a permutation of its own."""
+
+    def __init__(
+        self, files: Sequence[ClipFile], config: TrainConfig, cache: LatentCache | None
+    ) -> None:
+        self.files = files
+        self.config = config
+        self.cache = cache
+
+    def __getitem__(self, number: int) -> Sample:
+        bad: list[tuple[int, str]] = []
+        for attempt in range(len(self.files)):
+            index = self._file_of(number + attempt)
+            rng = random.Random(f"{self.config.seed} {number}")
+            file = self.files[index]
+            try:
+                frames = self._window(file, rng)
+            except MediaError as error:
+                bad.append((index, str(error)))
+                if len(bad) > self.config.data.max_bad_files:
+                    break
+                continue
+            dropped = rng.random() < self.config.caption_dropout
+            return Sample(frames, "" if dropped else file.caption, tuple(bad))
+        raise TrainingError(bad_files_message([reason for _, reason in bad]))
+
+    def _file_of(self, number: int) -> int:
+        count = len(self.files)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number // count)
+        return int(torch.randperm(count, generator=generator)[number % count])
+
+    def _window(self, file: ClipFile, rng: random.Random) -> Tensor:
+        data, wanted = self.config.data, self.config.num_frames
+        flip = data.horizontal_flip and rng.random() < 0.5
+        if self.cache is not None:
+            moments = self.cache.read(file.path, flip=flip)
+            return moments[window(len(moments), wanted, data.sample_stride, rng)]
+        pixels = decode(file.path, wanted, data.sample_stride, data.sample_size, rng)
+        return pixels.flip(3) if flip else pixels
+
+
+def bad_files_message(reasons: Sequence[str]) -> str:
+    """The sentence that ends a run with too many unreadable files."""
+    return (
+        f"{len(reasons)} unreadable files: {'; '.join(reasons)}; "
+        "mend or remove them, or raise train_data.max_bad_files"
+    )
+
+
+def decode(
+    path: Path, wanted: int, stride: int, size: tuple[int, int], rng: random.Random
+) -> Tensor:
+    """A random window of a video, or the one frame of a picture: f 3 h w in [-1, 1]."""
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return to_pixels(read_picture(path)[None], size)
+    with open_video(path) as video:
+        indices = window(video.num_frames, wanted, stride, rng)
+        return to_pixels(video.read_frames(indices), size)
+
+
+def window(total: int, wanted: int, stride: int, rng: random.Random) -> list[int]:
+    """Frame numbers of a random window (official dataset.py): short videos repeat frames."""
+    length = min(total, (wanted - 1) * stride + 1)
+    start = rng.randint(0, total - length)
+    if wanted == 1:
+        return [start]
+    return [start + i * (length - 1) // (wanted - 1) for i in range(wanted)]
+
+
+def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """f h w 3 uint8, scaled to cover `size` and cut to its middle: f 3 h w in [-1, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    height, width = pixels.shape[2:]
+    scale = max(size[0] / height, size[1] / width)
+    if (height, width) != size:
+        covering = (max(round(height * scale), size[0]), max(round(width * scale), size[1]))
+        pixels = F.interpolate(pixels, covering, mode="bilinear", antialias=True)
+    top, left = (pixels.shape[2] - size[0]) // 2, (pixels.shape[3] - size[1]) // 2
+    return pixels[:, :, top : top + size[0], left : left + size[1]]

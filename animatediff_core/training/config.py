@@ -1,0 +1,127 @@
+"""What one training run is told: frozen records, read from YAML by `config_file`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import TrainingError
+from ..motion import Betas
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the clips are and how windows are cut from them."""
+
+    video_folder: str
+    """Folder of videos (or pictures, for the image stage), captions in `.txt` files beside them."""
+    csv_path: str | None = None
+    """WebVid-style CSV with columns videoid, name, page_dir; the file is FOLDER/videoid.mp4."""
+    sample_size: tuple[int, int] = (256, 256)
+    """Height and width in pixels; scaled to cover it, and the middle is cut out."""
+    sample_stride: int = 4
+    """Frames from one sampled frame to the next."""
+    sample_n_frames: int = 16
+    """Frames in a window; the image stage takes one."""
+    horizontal_flip: bool = False
+    """Mirror half of the clips; leave it off where captions say left or right."""
+    max_bad_files: int = 10
+    """Unreadable videos to name and skip before the run stops."""
+    num_workers: int = 0
+    """Processes that decode ahead; 0 decodes between the steps."""
+    cache_folder: str | None = None
+    """Where to keep the latents of every frame, encoded once; none encodes at each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """What is sampled from the model in training, so that a person can look at it."""
+
+    prompts: tuple[str, ...] = ()
+    """One clip each (one picture each in the image stage)."""
+    steps: int = 25
+    """Denoising steps."""
+    guidance_scale: float = 8.0
+    """Classifier-free guidance; 1 is off."""
+    every: int = 5000
+    """Training steps from one validation to the next; 0 is never."""
+    at: tuple[int, ...] = ()
+    """Further single steps at which to validate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run of one stage. Defaults are those of the official training code and files."""
+
+    stage: Literal["image", "motion"]
+    """image: all of the UNet, on single frames. motion: the motion module, base frozen."""
+    base: str
+    """Base model: a folder, file, hub id or bundled:tiny."""
+    data: DataConfig
+    motion: str | None = None
+    """Motion module to start from; none starts a fresh one of `motion_version`'s layout."""
+    motion_version: str = "v3"
+    """Arithmetic and layout of the module (v1, v2, v3, sdxl-beta), at the base model's size."""
+    max_frames: int | None = None
+    """Positions of a fresh module; none takes the version's."""
+    unet: str | None = None
+    """UNet weights to use instead of the base's, as the image stage writes them."""
+    betas: Betas | None = None
+    """Noise schedule; none takes the module's (linear), or the base's own in the image stage."""
+    learning_rate: float = 1e-4
+    lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    lr_warmup_steps: int = 0
+    train_batch_size: int = 4
+    """Clips for each device and micro-step."""
+    gradient_accumulation_steps: int = 1
+    """Micro-steps whose gradients are averaged into one step."""
+    max_train_steps: int = 1000
+    """Optimizer steps."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    """Decay of the weights' moving average, which is then what is written; 0 is off."""
+    caption_dropout: float = 0.1
+    """Share of clips trained with the empty caption, for classifier-free guidance."""
+    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    """uniform is the paper's; logit_normal draws more from the middle."""
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 42
+    checkpointing_steps: int = 500
+    """Steps from one saved state to the next."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be {least} or more, got {value}"
+            for name, value, least in (
+                ("train_batch_size", self.train_batch_size, 1),
+                ("gradient_accumulation_steps", self.gradient_accumulation_steps, 1),
+                ("max_train_steps", self.max_train_steps, 1),
+                ("checkpointing_steps", self.checkpointing_steps, 1),
+                ("lr_warmup_steps", self.lr_warmup_steps, 0),
+                ("train_data.sample_stride", self.data.sample_stride, 1),
+                ("train_data.sample_n_frames", self.data.sample_n_frames, 1),
+                ("train_data.max_bad_files", self.data.max_bad_files, 0),
+                ("train_data.num_workers", self.data.num_workers, 0),
+                ("validation.steps", self.validation.steps, 1),
+            )
+            if value < least
+        ]
+        for name, share in (
+            ("caption_dropout", self.caption_dropout),
+            ("ema_decay", self.ema_decay),
+        ):
+            if not 0 <= share <= 1:
+                problems.append(f"{name} must lie between 0 and 1, got {share}")
+        if self.learning_rate <= 0:
+            problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
+        if problems:
+            raise TrainingError("; ".join(problems))
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of one training sample."""
+        return 1 if self.stage == "image" else self.data.sample_n_frames

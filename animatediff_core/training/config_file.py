@@ -1,0 +1,289 @@
+"""Reads a training YAML: our own keys, and the official training files as they are.
+
+Every problem of a file is reported at once; nothing that it says is ignored in silence.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from ..errors import TrainingError
+from .config import DataConfig, TrainConfig, ValidationConfig
+
+_ALIASES = {
+    "pretrained_model_path": "base",
+    "global_seed": "seed",
+    "train_data": "data",
+    "validation_data": "validation",
+    "unet_checkpoint_path": "unet",
+    "adam_weight_decay": "weight_decay",
+    "validation_steps": "validation.every",
+    "validation_steps_tuple": "validation.at",
+}
+"""Official names, or our longer ones, of TrainConfig's fields."""
+_VALIDATION_ALIASES = {"num_inference_steps": "steps"}
+_MOTION_KEYS = {
+    "motion_module_type": ("Vanilla",),
+    "motion_module_resolutions": ([1, 2, 4, 8], [1, 2, 4]),
+    "use_motion_module": (True,),
+    "unet_use_cross_frame_attention": (False,),
+    "unet_use_temporal_attention": (False,),
+    "motion_module_decoder_only": (False,),
+}
+"""Official settings of the module's place, and the values that this project builds."""
+_KERNEL_KEYS = {
+    "num_transformer_block": (1,),
+    "attention_block_types": (["Temporal_Self", "Temporal_Self"],),
+    "temporal_position_encoding": (True,),
+    "temporal_attention_dim_div": (1,),
+    "zero_initialize": (True,),
+    "num_attention_heads": (8,),
+}
+
+
+def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a file; `overrides` are dotted keys (`data.sample_size`) that win over it.
+
+    Paths in the file are relative to the file's folder, overrides' to the working folder.
+    """
+    try:
+        text = path.read_text("utf-8")
+        given = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path}: no such file; name a training YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise TrainingError(f"{path}: not a readable YAML file: {_first_line(error)}") from error
+    if not isinstance(given, dict):
+        raise TrainingError(f"{path}: must be a mapping of settings such as base and train_data")
+    problems: list[str] = []
+    flat = _translated(given, problems)
+    flat = _with_paths(flat, path.parent)
+    for key, value in (overrides or {}).items():
+        _put(flat, key, value)
+    config = _built(TrainConfig, flat, "", problems)
+    if problems:
+        raise TrainingError(f"{path}: " + "; ".join(problems))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` of the command line, the value read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise TrainingError(f"--set {text}: must be KEY=VALUE, for instance learning_rate=1e-5")
+    number = _number(value)
+    return key, number if number is not None else yaml.safe_load(value)
+
+
+def _translated(given: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Official keys to ours; what has no counterpart must have the value that is built here."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        if key == "image_finetune":
+            flat["stage"] = "image" if value else "motion"
+        elif key == "mixed_precision_training":
+            flat["mixed_precision"] = "fp16" if value else "no"
+        elif key == "noise_scheduler_kwargs":
+            _translate_noise(value, flat, problems)
+        elif key == "unet_additional_kwargs":
+            _translate_unet(value, flat, problems)
+        elif key == "trainable_modules":
+            _expect("trainable_modules", value, (["motion_modules."], ["."]), problems)
+        elif key in ("max_train_epoch", "checkpointing_epochs"):
+            _expect(key, value, (-1, None), problems, hint="count in steps instead")
+        elif key == "is_debug":
+            _expect(key, value, (False,), problems, hint="use --dry-run instead")
+        elif key == "enable_xformers_memory_efficient_attention":
+            _expect(key, value, (True, False), problems)  # torch's own fused attention serves both
+        elif key == "output_dir":
+            problems.append("output_dir: give the folder on the command line with -o")
+        elif key in ("unet_checkpoint_path", "motion", "csv_path") and value in ("", None):
+            continue
+        else:
+            _put(flat, _ALIASES.get(key, key), value)
+    return flat
+
+
+def _translate_noise(value: Any, flat: dict[str, Any], problems: list[str]) -> None:
+    known = {
+        "num_train_timesteps": (1000,),
+        "steps_offset": (0, 1),
+        "clip_sample": (False,),
+    }
+    if not isinstance(value, dict):
+        problems.append("noise_scheduler_kwargs: must be a mapping")
+        return
+    for key, one in value.items():
+        if key in known:
+            _expect(f"noise_scheduler_kwargs.{key}", one, known[key], problems)
+        elif key not in ("beta_start", "beta_end", "beta_schedule"):
+            problems.append(f"noise_scheduler_kwargs.{key}: unknown key")
+    flat["betas"] = [
+        value.get("beta_start", 0.00085),
+        value.get("beta_end", 0.012),
+        value.get("beta_schedule", "linear"),
+    ]
+
+
+def _translate_unet(value: Any, flat: dict[str, Any], problems: list[str]) -> None:
+    if not isinstance(value, dict):
+        problems.append("unet_additional_kwargs: must be a mapping")
+        return
+    inflated, mid = value.get("use_inflated_groupnorm", False), False
+    for key, one in value.items():
+        where = f"unet_additional_kwargs.{key}"
+        if key == "motion_module_kwargs" and isinstance(one, dict):
+            for inner, setting in one.items():
+                if inner == "temporal_position_encoding_max_len":
+                    flat["max_frames"] = setting
+                elif inner in _KERNEL_KEYS:
+                    _expect(f"{where}.{inner}", setting, _KERNEL_KEYS[inner], problems)
+                else:
+                    problems.append(f"{where}.{inner}: unknown key")
+        elif key == "motion_module_mid_block":
+            mid = bool(one)
+        elif key in _MOTION_KEYS:
+            _expect(where, one, _MOTION_KEYS[key], problems)
+        elif key != "use_inflated_groupnorm":
+            problems.append(f"{where}: unknown key")
+    if mid and not inflated:
+        problems.append("unet_additional_kwargs: a mid block needs use_inflated_groupnorm: true")
+    flat["motion_version"] = "v2" if mid else ("v3" if inflated else "v1")
+
+
+def _expect(
+    key: str, value: Any, allowed: tuple[Any, ...], problems: list[str], hint: str = ""
+) -> None:
+    if value not in allowed:
+        works = " or ".join(str(a) for a in allowed)
+        problems.append(
+            f"{key}: {value!r} is not supported{'; ' + hint if hint else ''}; {works} is"
+        )
+
+
+def _with_paths(flat: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make paths of the file independent of the working folder."""
+    data = flat.get("data")
+    if isinstance(data, dict):
+        for key in ("video_folder", "csv_path", "cache_folder"):
+            if isinstance(data.get(key), str) and data[key]:
+                data[key] = str(folder / data[key])
+            elif key != "video_folder":
+                data.pop(key, None)
+    for key in ("base", "motion", "unet"):
+        value = flat.get(key)
+        if isinstance(value, str) and (folder / value).exists():
+            flat[key] = str(folder / value)
+    return flat
+
+
+def _put(flat: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, with its official names allowed on each level."""
+    first, _, rest = key.partition(".")
+    first = _ALIASES.get(first, first)
+    if "." in first and not rest:
+        first, _, rest = first.partition(".")
+    if not rest:
+        if isinstance(value, dict) and isinstance(flat.get(first), dict):
+            flat[first].update(value)
+        else:
+            flat[first] = value
+        return
+    inner = flat.setdefault(first, {})
+    if isinstance(inner, dict):
+        inner[_VALIDATION_ALIASES.get(rest, rest) if first == "validation" else rest] = value
+
+
+def _built(kind: type, given: dict[str, Any], where: str, problems: list[str]) -> Any:
+    """A config record from a mapping; None where anything was wrong."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    before = len(problems)
+    for key, value in given.items():
+        name = _VALIDATION_ALIASES.get(key, key) if kind is ValidationConfig else key
+        if name not in fields:
+            close = difflib.get_close_matches(name, [*fields, *_ALIASES], n=1)
+            problems.append(
+                f"{where}{key}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+            )
+            continue
+        values[name] = _converted(fields[name], value, f"{where}{key}", problems)
+    for name, one in fields.items():
+        required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            problems.append(f"{where}{name}: is missing")
+    if len(problems) > before:
+        return None
+    try:
+        return kind(**values)
+    except TrainingError as error:
+        problems.append(str(error))
+        return None
+
+
+def _converted(field: dataclasses.Field[Any], value: Any, where: str, problems: list[str]) -> Any:
+    """`value` as the field's type, or a problem."""
+    kinds: dict[str, type] = {"data": DataConfig, "validation": ValidationConfig}
+    if field.name in kinds:
+        if not isinstance(value, dict):
+            problems.append(f"{where}: must be a mapping")
+            return None
+        return _built(kinds[field.name], value, f"{where}.", problems)
+    choices = get_args(field.type) if not isinstance(field.type, str) else ()
+    if choices and all(isinstance(c, str) for c in choices):
+        if value not in choices:
+            problems.append(f"{where}: must be one of {', '.join(choices)}, got {value!r}")
+        return value
+    if field.name == "sample_size":
+        pair = [value, value] if isinstance(value, int) else value
+        if not (isinstance(pair, list) and len(pair) == 2 and all(_is_size(v) for v in pair)):
+            problems.append(f"{where}: must be a size or [height, width] in pixels, got {value!r}")
+            return None
+        return tuple(pair)
+    if field.name in ("betas", "adam_betas", "prompts", "at"):
+        if not isinstance(value, list):
+            problems.append(f"{where}: must be a list, got {value!r}")
+            return None
+        return tuple(_number(v) if isinstance(v, str) and _number(v) else v for v in value)
+    return _scalar(field, value, where, problems)
+
+
+def _scalar(field: dataclasses.Field[Any], value: Any, where: str, problems: list[str]) -> Any:
+    kind = field.type
+    if kind is float or kind is int:
+        number = _number(value)
+        if number is None or (kind is int and number != int(number)):
+            word = "a whole number" if kind is int else "a number"
+            problems.append(f"{where}: must be {word}, got {value!r}")
+            return None
+        return kind(number)
+    if kind is bool and not isinstance(value, bool):
+        problems.append(f"{where}: must be true or false, got {value!r}")
+    if kind is str and not isinstance(value, str):
+        problems.append(f"{where}: must be text, got {value!r}")
+    return value
+
+
+def _number(value: Any) -> float | int | None:
+    """YAML 1.1 reads 1e-4 as text; people mean a number."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return value
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

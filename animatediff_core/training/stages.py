@@ -1,0 +1,88 @@
+"""What each stage trains: a module whose forward is the loss, and its parameters by official name.
+
+Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers.models import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.schedulers import DDPMScheduler
+from torch import Tensor, nn
+
+from ..diffusion.loss import image_loss, motion_loss
+from ..motion import AnimatedUNet
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """One stage's model: `loss` is called as loss(latents b c f h w, noise, timesteps, text)."""
+
+    loss: nn.Module
+    parameters: dict[str, nn.Parameter]
+    """What is trained, by the names that the written file uses."""
+    scheduler: DDPMScheduler
+
+
+class ImageLoss(nn.Module):
+    """Stage `image`: the plain UNet on the first frame of each sample."""
+
+    def __init__(self, unet: UNet2DConditionModel, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.unet = unet
+        self.scheduler = scheduler
+
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        return image_loss(
+            self.unet, self.scheduler, latents[:, :, 0], noise[:, :, 0], timesteps, text
+        )
+
+
+class MotionLoss(nn.Module):
+    """Stage `motion`: the animated UNet, only its motion module learns."""
+
+    def __init__(self, animated: AnimatedUNet, scheduler: DDPMScheduler) -> None:
+        super().__init__()
+        self.animated = animated
+        self.scheduler = scheduler
+
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        return motion_loss(self.animated, self.scheduler, latents, noise, timesteps, text)
+
+
+def image_trainee(unet: UNet2DConditionModel, scheduler: DDPMScheduler) -> Trainee:
+    """All weights of the image UNet."""
+    _use_fast_backward(unet)
+    unet.requires_grad_(True).train()
+    return Trainee(ImageLoss(unet, scheduler), dict(unet.named_parameters()), scheduler)
+
+
+def motion_trainee(animated: AnimatedUNet, scheduler: DDPMScheduler) -> Trainee:
+    """The motion module over a frozen UNet."""
+    _use_fast_backward(animated.unet)
+    animated.unet.requires_grad_(False).eval()
+    animated.motion.requires_grad_(True).train()
+    parameters = dict(animated.motion.named_parameters())
+    return Trainee(MotionLoss(animated, scheduler), parameters, scheduler)
+
+
+def _use_fast_backward(unet: UNet2DConditionModel) -> None:
+    """On the CPU the plain attention's backward is about 1.3 times as fast as the fused one's."""
+    if next(unet.parameters()).device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
+
+
+def timestep_draw(
+    sampling: str, mean: float, std: float
+) -> Callable[[int, torch.Generator], Tensor]:
+    """A function from (count, generator) to timesteps in 0..999."""
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        if sampling == "uniform":
+            return torch.randint(0, 1000, (count,), generator=generator)
+        normal = torch.randn(count, generator=generator) * std + mean
+        return (normal.sigmoid() * 1000).long().clamp(0, 999)
+
+    return draw

@@ -1,0 +1,1 @@
+"""The command line: Typer and rich, no tensor code; torch is imported inside command bodies."""

@@ -1,0 +1,84 @@
+"""The Typer app, and the one place where an error becomes a message and an exit code."""
+
+import os
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from animatediff_core.errors import AnimateDiffError
+
+from . import render
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class _Group(TyperGroup):
+    """Turns errors of the core into one message and their exit code, also under CliRunner."""
+
+    def invoke(self, ctx: Any) -> Any:
+        previous = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(ctx)
+        except AnimateDiffError as error:
+            if render.settings.debug:
+                raise
+            render.error(str(error))
+            raise SystemExit(error.exit_code) from error
+        except KeyboardInterrupt:
+            render.error("interrupted; nothing is half-written")
+            raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            raise SystemExit(0) from None
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn any Stable Diffusion model into an animation generator.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"animatediff {version('animatediff')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn any Stable Diffusion model into an animation generator."""
+
+
+def _register() -> None:
+    from . import generate, inject, inspect, train
+
+    app.command()(generate.generate)
+    app.command()(inject.inject)
+    app.command()(train.train)
+    app.command()(inspect.inspect)
+
+
+_register()
+
+if __name__ == "__main__":
+    app()

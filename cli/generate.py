@@ -1,0 +1,200 @@
+"""`animatediff generate`: options and prompt files to clips."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from animatediff_core.errors import AnimateDiffError, SurroundingsError
+from animatediff_core.jobs import FORMATS, Job, job_from_options, load_prompt_file
+
+from . import options, render
+
+if TYPE_CHECKING:
+    from animatediff_core.runs.generate import Planned, Result
+
+
+def generate(
+    prompt_file: Annotated[
+        str | None,
+        typer.Argument(help="YAML prompt file or a clip's sidecar; - is standard input."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="What to show, without a file.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Model with its settings (see inspect --presets).")
+    ] = None,
+    base: options.Base = None,
+    motion: options.Motion = None,
+    motion_version: options.MotionVersion = None,
+    vae: options.Vae = None,
+    lora: options.Lora = None,
+    motion_lora: options.MotionLora = None,
+    embedding: options.Embedding = None,
+    negative: Annotated[str | None, typer.Option("--negative", help="What not to show.")] = None,
+    width: Annotated[int | None, typer.Option("-W", "--width", help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option("-H", "--height", help="Pixels.")] = None,
+    frames: Annotated[
+        int | None, typer.Option("-L", "--frames", help="Length of the clip.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Guidance scale; 1 is off.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Sampler, for instance ddim or euler.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="0 to 2**64-1; -1 or none draws one.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option("-r", "--repeats", min=1, help="Clips for each job, seeds counting up.")
+    ] = 1,
+    fps: Annotated[float | None, typer.Option("--fps", help="Frames a second.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help=" or ".join(FORMATS) + ".")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the clips.")] = Path(
+        "outputs"
+    ),
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where the paths of official prompt files begin.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16.")] = None,
+    offline: options.Offline = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make clips from a prompt file or --prompt; prints one path a line."""
+    render.configure(quiet=quiet, as_json=json, debug=debug)
+    given: dict[str, Any] = {
+        "base": base, "motion": motion, "motion_version": motion_version, "vae": vae,
+        "loras": options.adapters(lora) or None,
+        "motion_loras": options.adapters(motion_lora) or None,
+        "embeddings": tuple(embedding) if embedding else None, "negative_prompt": negative,
+        "width": width, "height": height, "frames": frames, "steps": steps,
+        "guidance_scale": guidance, "scheduler": scheduler, "seed": seed,
+    }  # fmt: skip
+    said = {key: value for key, value in given.items() if value is not None}
+    clip = {k: v for k, v in (("fps", fps), ("format", format)) if v is not None}
+    jobs = _repeated(_jobs(prompt_file, prompt, preset, said, clip, root), repeats)
+    options.go_offline(offline)
+    if dry_run:
+        from animatediff_core.runs.generate import plan
+
+        _show_plan(plan(jobs, offline=offline), output)
+        return
+    _run(jobs, output, device, dtype, offline)
+
+
+def _jobs(
+    prompt_file: str | None,
+    prompt: str | None,
+    preset: str | None,
+    said: dict[str, Any],
+    clip: dict[str, Any],
+    root: Path | None,
+) -> list[Job]:
+    if prompt_file is None and prompt is None:
+        raise AnimateDiffError("nothing to do; name a prompt file or give --prompt TEXT")
+    if prompt_file is not None and prompt is not None:
+        raise AnimateDiffError("a prompt file and --prompt cannot go together; use one of them")
+    if prompt is not None:
+        if "motion" in said and "base" not in said and preset is None:
+            raise AnimateDiffError("--motion needs --base or --preset: which model should move?")
+        return job_from_options(
+            {**said, **({"preset": preset} if preset else {}), "prompt": prompt, "output": clip}
+        )
+    if preset is not None:
+        raise AnimateDiffError("--preset goes with --prompt; in a prompt file write preset: NAME")
+    assert prompt_file is not None
+    path = _sidecar_of(prompt_file)
+    if "base" in said and "motion" not in said:
+        said = {**said, "motion": None}
+    jobs = load_prompt_file(path, root=root, overrides=said)
+    return [_with_output(job, clip) for job in jobs] if clip else jobs
+
+
+def _sidecar_of(prompt_file: str) -> str:
+    """A clip stands for the sidecar beside it."""
+    path = Path(prompt_file)
+    if path.suffix.lower().removeprefix(".") in FORMATS:
+        if not path.with_suffix(".yaml").is_file():
+            raise AnimateDiffError(
+                f"{path}: has no sidecar {path.stem}.yaml beside it to make it from"
+            )
+        return str(path.with_suffix(".yaml"))
+    return prompt_file
+
+
+def _with_output(job: Job, clip: dict[str, Any]) -> Job:
+    from dataclasses import replace
+
+    try:
+        return replace(job, output=replace(job.output, **clip))
+    except ValueError as error:
+        raise AnimateDiffError(f"{job.name}: {error}") from error
+
+
+def _repeated(jobs: list[Job], repeats: int) -> list[Job]:
+    from dataclasses import replace
+
+    return [replace(job, seed=(job.seed + i) % 2**64) for job in jobs for i in range(repeats)]
+
+
+def _show_plan(planned: "list[Planned]", output: Path) -> None:
+    for one in planned:
+        job = one.job
+        render.result(
+            f"{output / job.name}-{job.seed}.{job.output.format}",
+            {"name": job.name, "seed": job.seed, "prompt": job.prompt[0], "base": job.base,
+             "motion": str(one.found.motion), "frames": job.frames, "width": job.width,
+             "height": job.height, "steps": job.steps},
+        )  # fmt: skip
+    rows = [
+        (p.job.name, str(p.job.seed), p.job.prompt[0][:60], p.job.base, p.found.motion.name,
+         f"{p.job.frames} x {p.job.width} x {p.job.height}", str(p.job.steps))
+        for p in planned
+    ]  # fmt: skip
+    columns = ("job", "seed", "prompt", "base", "motion", "frames", "steps")
+    render.table(f"{len(rows)} clips would be made", columns, rows)
+
+
+def _run(
+    jobs: list[Job], output: Path, device: str | None, dtype: str | None, offline: bool
+) -> None:
+    from animatediff_core.runs.generate import Loading, Result, Step, run
+
+    errors: list[AnimateDiffError] = []
+    with render.progress() as bars:
+        total = bars.add_task("clips", total=len(jobs), info="")
+        steps = bars.add_task("steps", total=None, info="")
+        for event in run(jobs, output_dir=output, device=device, dtype=dtype, offline=offline):
+            if isinstance(event, Loading):
+                bars.update(steps, description="loading", info=event.source, completed=0)
+            elif isinstance(event, Step):
+                bars.update(
+                    steps, description="steps", total=event.steps, completed=event.step,
+                    info=event.job.name,
+                )  # fmt: skip
+            elif isinstance(event, Result):
+                bars.advance(total)
+                _tell(event, errors)
+    if errors:
+        lost = [error for error in errors if isinstance(error, SurroundingsError)]
+        raise SystemExit(3 if len(lost) == len(jobs) else 1)
+
+
+def _tell(result: "Result", errors: list[AnimateDiffError]) -> None:
+    record: dict[str, object] = {"name": result.job.name, "seed": result.job.seed}
+    if result.error is None:
+        render.result(str(result.path), {**record, "path": str(result.path), "error": None})
+        return
+    errors.append(result.error)
+    render.error(str(result.error))
+    if render.settings.json:
+        render.result("", {**record, "path": None, "error": str(result.error)})

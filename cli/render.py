@@ -1,0 +1,96 @@
+"""Everything that a person or script sees: results on stdout, all else on stderr.
+
+The only rich Console of the project. Without a terminal there are no progress bars; with --quiet
+there is nothing but errors and results.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class Settings:
+    """How talkative this run is; set once by the command that runs."""
+
+    quiet: bool = False
+    json: bool = False
+    debug: bool = False
+
+
+settings = Settings()
+
+
+def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False) -> None:
+    """Set what the options of a command say, and send the core's warnings to stderr."""
+    settings.quiet, settings.json, settings.debug = quiet, as_json, debug
+    level = logging.DEBUG if debug else (logging.ERROR if quiet else logging.WARNING)
+    logger = logging.getLogger("animatediff_core")
+    logger.handlers = [_Handler()]
+    logger.setLevel(level)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}", always=True)
+
+
+def error(message: str) -> None:
+    """Say what went wrong, also when quiet."""
+    for line in message.splitlines():
+        console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+
+
+def note(message: str, *, always: bool = False) -> None:
+    """Tell a person something that no script needs."""
+    if not settings.quiet or always:
+        console.print(message, markup=False, soft_wrap=True)
+
+
+def result(text: str, record: Mapping[str, object] | None = None) -> None:
+    """One result line on stdout: the text, or with --json the record."""
+    typer.echo(json.dumps(record) if settings.json and record is not None else text)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people, on stderr."""
+    if settings.quiet:
+        return
+    drawn = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+@contextmanager
+def progress(what: str = "") -> Iterator[Progress]:
+    """Bars on a terminal, nothing elsewhere."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[info]}"),
+        console=console,
+        transient=True,
+        disable=settings.quiet or not console.is_terminal,
+    )
+    with bars:
+        yield bars

@@ -1,0 +1,69 @@
+"""`animatediff train`: a YAML configuration to a motion module (or a fine-tuned UNet)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, render
+
+if TYPE_CHECKING:
+    from animatediff_core.training.config import TrainConfig
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Training YAML, ours or the official one's keys.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of this run.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE over the file, for instance learning_rate=1e-5."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's state.")
+    ] = False,
+    offline: options.Offline = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read data, decode clips, make one step, write nothing."),
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a motion module on videos, or the image model on pictures; prints the result."""
+    render.configure(quiet=quiet, as_json=json, debug=debug)
+    options.go_offline(offline)
+    from animatediff_core.training.config_file import load_train_config, parse_override
+
+    given = dict(parse_override(text) for text in set_ or [])
+    _run(load_train_config(config, given), output, resume, dry_run, offline)
+
+
+def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offline: bool) -> None:
+    from animatediff_core.runs.train import Checked, Encoding, Skipped, Written, run
+    from animatediff_core.training.loop import Step
+
+    with render.progress() as bars:
+        encoding = bars.add_task("latents", total=None, visible=False, info="")
+        steps = bars.add_task("steps", total=config.max_train_steps, info="")
+        for event in run(config, output, resume=resume, dry_run=dry_run, offline=offline):
+            if isinstance(event, Step):
+                info = f"loss {event.loss:.4f}  rate {event.learning_rate:.2g}"
+                bars.update(steps, completed=event.step, info=info)
+            elif isinstance(event, Encoding):
+                bars.update(encoding, visible=True, total=event.total, completed=event.done)
+            elif isinstance(event, Skipped):
+                render.note(f"skipped: {event.reason}", always=True)
+            elif isinstance(event, Checked):
+                megabytes = event.memory / 2**20
+                render.result(
+                    f"{event.clips} clips, {event.decoded} decoded, one step: loss "
+                    f"{event.loss:.4f}, peak memory {megabytes:.0f} MiB",
+                    {"clips": event.clips, "decoded": event.decoded, "loss": event.loss,
+                     "memory_mib": round(megabytes)},
+                )  # fmt: skip
+            elif isinstance(event, Written):
+                if event.final:
+                    render.result(str(event.path), {"path": str(event.path)})
+                else:
+                    render.note(f"wrote {event.path}")
