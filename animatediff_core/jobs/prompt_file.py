@@ -175,7 +175,9 @@ def _rooted(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _jobs(settings: dict[str, Any], place: str, problems: list[str]) -> list[Job]:
     """One job for each seed; problems are added, and then there are none."""
     before = len(problems)
-    values = {key: settings[key] for key in settings.keys() - {"seed", "output", "prompt"}}
+    values = {
+        key: settings[key] for key in settings.keys() & _JOB_KEYS - {"seed", "output", "prompt"}
+    }
     for key, kind in _NUMBERS.items():
         if key in values:
             values[key] = _number(values[key], kind, f"{place}{key}", problems)
@@ -192,7 +194,7 @@ def _jobs(settings: dict[str, Any], place: str, problems: list[str]) -> list[Job
     seeds = _seeds(settings.get("seed"), f"{place}seed", problems)
     if len(problems) > before:
         return []
-    values["name"] = _file_name(values.get("name") or values["prompt"][0])
+    values["name"] = _file_name(values.get("name") or next(iter(values["prompt"].values())))
     for key in ("negative_prompt",):
         values[key] = values.get(key) or ""
     try:

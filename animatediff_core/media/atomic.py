@@ -21,6 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
+        beside.chmod(0o644)
         os.replace(beside, path)
     except OSError as error:
         raise _explained(error, path) from error

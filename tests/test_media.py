@@ -1,0 +1,121 @@
+"""Files of clips: what is written is what is read, whole or not at all."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from animatediff_core.errors import MediaError, SurroundingsError
+from animatediff_core.media import (
+    contact_sheet,
+    durations,
+    free_path,
+    open_video,
+    release,
+    replacing,
+    write_clip,
+)
+
+
+def moving(frames: int = 16, size: int = 32) -> np.ndarray:
+    clip = np.full((frames, size, size, 3), (20, 60, 200), np.uint8)
+    for i in range(frames):
+        clip[i, 8:16, i : i + 8] = (220, 40, 30)
+    return clip
+
+
+@pytest.mark.parametrize("fps", [1, 7.5, 8, 12, 24, 29.97, 50])
+def test_gif_timing_never_drifts(fps):
+    total = np.cumsum([0, *durations(200, fps)])
+    assert np.abs(total - 100 * np.arange(201) / fps).max() <= 0.5
+
+
+def test_gif_is_read_back_by_pillow(tmp_path):
+    write_clip(moving(), tmp_path / "c.gif", format="gif", fps=8)
+    picture = Image.open(tmp_path / "c.gif")
+    assert (picture.n_frames, picture.info["loop"]) == (16, 0)
+    spent, worst = 0, 0
+    for i, frame in enumerate(moving()):
+        picture.seek(i)
+        spent += picture.info["duration"]
+        shown = np.asarray(picture.convert("RGB")).astype(int)
+        worst = max(worst, np.abs(shown - frame).mean())
+    assert spent == 2000
+    assert worst < 3
+
+
+def test_mp4_is_h264_yuv420p_with_its_index_first(tmp_path):
+    write_clip(moving(), tmp_path / "c.mp4", format="mp4", fps=12, crf=10)
+    with open_video(tmp_path / "c.mp4") as video:
+        assert (video.num_frames, video.fps) == (16, 12)
+        stream = video._stream.codec_context
+        assert (stream.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert np.abs(video.read_frames([3])[0].astype(int) - moving()[3]).mean() < 8
+    content = (tmp_path / "c.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_frames_are_read_by_number_in_any_order(tmp_path):
+    write_clip(moving(), tmp_path / "c.mp4", format="mp4", fps=8, crf=0)
+    with open_video(tmp_path / "c.mp4") as video:
+        all_frames = video.read_all()
+        assert np.array_equal(video.read_frames([9, 2, 2]), all_frames[[9, 2, 2]])
+
+
+def test_mp4_refuses_odd_sizes(tmp_path):
+    with pytest.raises(MediaError, match="even width and height, got 31 x 31"):
+        write_clip(moving(size=31)[:, :31, :31], tmp_path / "c.mp4", format="mp4", fps=8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all", "cut"])
+def test_broken_videos_are_named(tmp_path, content):
+    path = tmp_path / "broken.mp4"
+    if content == "cut":
+        write_clip(moving(64, 64), path, format="mp4", fps=8)
+        content = path.read_bytes()[:400]
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"broken\.mp4"), open_video(path) as video:
+        video.read_frames([0])
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_as_such(tmp_path):
+    def fill():
+        with replacing(tmp_path / "f"), open("/dev/full", "w") as file:
+            file.write("x")
+
+    with pytest.raises(SurroundingsError, match="disk is full"):
+        fill()
+
+
+def test_names_never_overwrite(tmp_path):
+    first = free_path(tmp_path, "a-1", ".gif")
+    second = free_path(tmp_path, "a-1", ".gif")
+    assert (first.name, second.name) == ("a-1.gif", "a-1-2.gif")
+    first.write_bytes(b"x")
+    release(first)
+    release(second)
+    assert free_path(tmp_path, "a-1", ".gif").name == "a-1-2.gif"
+    assert os.listdir(tmp_path).count("a-1.gif") == 1
+
+
+def test_contact_sheet_has_a_row_for_each_clip():
+    sheet = contact_sheet([moving(), moving(4)], columns=4, gap=1)
+    assert sheet.shape == (66, 132, 3)

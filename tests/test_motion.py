@@ -1,0 +1,139 @@
+"""The motion module and inflation: the official numbers, and an image model that stays itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import new_motion, new_unet
+from diffusers.models import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from animatediff_core import inflate, load_motion_module, motion_loss
+from animatediff_core.diffusion.schedules import training_scheduler
+from animatediff_core.errors import CheckpointError
+from animatediff_core.motion import VERSIONS, Conditions, MotionConfig, MotionModule
+
+
+def official(golden: Path, version: str):
+    name = "motion_module.ckpt" if version == "v1" else "motion_module.safetensors"
+    unet = UNet2DConditionModel.from_pretrained(golden / version / "unet2d").eval()
+    return inflate(unet, load_motion_module(golden / version / name, version=version))
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_forward_is_the_official_one(golden, version):
+    tensors = load_file(golden / version / "io.safetensors")
+    animated = official(golden, version)
+    with torch.no_grad():
+        out = animated(tensors["sample"], tensors["timestep"], tensors["encoder_hidden_states"])
+    assert (out - tensors["output"]).abs().max() < 1e-4
+
+
+def test_training_step_is_the_official_one(golden):
+    tensors = load_file(golden / "v2" / "train.safetensors")
+    animated = official(golden, "v2")
+    animated.motion.requires_grad_(True)
+    animated.unet.requires_grad_(False)
+    loss = motion_loss(
+        animated,
+        training_scheduler(animated.motion.config.betas),
+        tensors["latents"],
+        tensors["noise"],
+        tensors["timesteps"],
+        tensors["encoder_hidden_states"],
+    )
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in animated.motion.parameters()]).norm()
+    assert abs(loss - tensors["loss"].squeeze()) < 1e-5
+    assert abs(norm / tensors["grad_norm"].squeeze() - 1) < 1e-4
+
+
+def sample(frames: int = 4):
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(2, 4, frames, 8, 8, generator=generator),
+        torch.tensor([10, 900]),
+        torch.randn(2, 5, 16, generator=generator),
+    )
+
+
+def test_zero_init_motion_leaves_image_model_unchanged():
+    unet = new_unet()
+    fresh = MotionModule(new_motion().config)
+    x, t, text = sample()
+    with torch.no_grad():
+        plain = torch.stack([unet(x[:, :, i], t, text).sample for i in range(4)], 2)
+        moved = inflate(unet, fresh)(x, t, text)
+    assert torch.allclose(plain, moved, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["frame", "clip"])
+def test_deflate_gives_the_image_model_back_bit_for_bit(norm):
+    unet = new_unet()
+    keys = list(unet.state_dict())
+    x, t, text = sample()
+    with torch.no_grad():
+        before = unet(x[:, :, 0], t, text).sample
+        animated = inflate(unet, new_motion(resnet_norm=norm))
+        assert list(unet.state_dict()) == keys
+        moved = animated(x, t, text)
+        assert animated.deflate() is unet
+        after = unet(x[:, :, 0], t, text).sample
+    assert torch.equal(before, after)
+    assert not torch.allclose(moved[:, :, 0], before, atol=1e-2)
+    assert inflate(unet, new_motion()) is not None
+
+
+def test_clips_do_not_see_each_other():
+    animated = inflate(new_unet(), new_motion(resnet_norm="clip", frame_norm="clip"))
+    x, t, text = sample()
+    with torch.no_grad():
+        both = animated(x, t, text)
+        alone = animated(x[1:], t[1:], text[1:])
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_motion_strength_zero_is_the_image_model():
+    unet = new_unet()
+    animated = inflate(unet, new_motion())
+    x, t, text = sample(1)
+    with torch.no_grad():
+        still = animated(x, t, text, Conditions(motion_strength=0.0))
+        animated.deflate()
+        assert torch.equal(still[:, :, 0], unet(x[:, :, 0], t, text).sample)
+
+
+def test_text_may_differ_from_frame_to_frame():
+    animated = inflate(new_unet(), new_motion())
+    x, t, text = sample()
+    repeated = text.unsqueeze(1).expand(-1, 4, -1, -1)
+    with torch.no_grad():
+        assert torch.equal(animated(x, t, text), animated(x, t, repeated))
+
+
+def test_a_full_size_module_has_the_released_sizes():
+    sizes = {"v1": (417.1376, 520), "v2": (453.209, 546), "sdxl-beta": (236.779, 390)}
+    for version, (millions, tensors) in sizes.items():
+        with torch.device("meta"):
+            motion = MotionModule(VERSIONS[version])
+        assert len(motion.state_dict()) == tensors
+        assert sum(p.numel() for p in motion.parameters()) / 1e6 == pytest.approx(millions, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: inflate(new_unet((32, 64)), new_motion((32, 32))), "base model's family"),
+        (lambda: inflate(new_unet((32, 64)), new_motion((32, 64, 64))), "levels of 32, 64, 64"),
+        (lambda: inflate(inflate(new_unet(), new_motion()).unet, new_motion()), "already animated"),
+        (lambda: inflate(new_unet(), new_motion(max_frames=2))(*sample(4)), "fewer frames"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(CheckpointError, match=message):
+        change()
+
+
+def test_config_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match="does not divide"):
+        MotionConfig(block_out_channels=(30,))

@@ -1,0 +1,114 @@
+"""Motion modules in and out of files."""
+
+import pytest
+import torch
+from conftest import new_motion
+from safetensors.torch import save_file
+
+from animatediff_core import load_motion_module, save_motion_module
+from animatediff_core.checkpoints.export import motion_adapter
+from animatediff_core.errors import CheckpointError
+from animatediff_core.motion.module import sinusoids
+
+
+def same(one, other):
+    return all(torch.equal(t, other.state_dict()[k]) for k, t in one.state_dict().items())
+
+
+def with_positions(motion, length=32):
+    tensors = {}
+    for key, tensor in motion.state_dict().items():
+        tensors[key] = tensor
+        if key.endswith("to_q.weight"):
+            stem = key.removesuffix("to_q.weight")
+            pe = sinusoids(length, tensor.shape[0], tensor).unsqueeze(0)
+            tensors[f"{stem}pos_encoder.pe"] = pe.clone()
+    return tensors
+
+
+def test_round_trip_is_bit_exact_and_keeps_the_configuration(tmp_path):
+    motion = new_motion(max_frames=20, resnet_norm="clip", frame_norm="clip")
+    save_motion_module(motion, tmp_path / "m.safetensors")
+    loaded = load_motion_module(tmp_path / "m.safetensors")
+    assert loaded.config == motion.config
+    assert same(motion, loaded)
+
+
+def new_official(channels=(32, 64, 64, 32)):
+    """32 groups, as official files have without saying so."""
+    return new_motion(channels, norm_num_groups=32)
+
+
+def test_official_trainer_file_loads_with_its_prefix_and_wrapper(tmp_path):
+    motion = new_official()
+    tensors = {f"module.{k}": t for k, t in with_positions(motion).items()}
+    tensors["module.conv_in.weight"] = torch.zeros(3)
+    torch.save({"epoch": 0, "global_step": 5, "state_dict": tensors}, tmp_path / "m.ckpt")
+    config = load_motion_module(tmp_path / "m.ckpt").config
+    assert (config.version, config.max_frames, config.mid_block) == ("v2", 32, True)
+
+
+def test_without_positions_the_version_must_be_given(golden, tmp_path):
+    with pytest.raises(CheckpointError, match="v1 or v3.*--motion-version"):
+        load_motion_module(golden / "v1" / "motion_module.ckpt")
+    motion = load_motion_module(golden / "v1" / "motion_module.ckpt", version="v1")
+    assert (motion.config.resnet_norm, motion.config.max_frames) == ("clip", 24)
+
+
+def test_diffusers_folder_is_read_back(tmp_path):
+    motion = new_motion((32, 64), max_frames=32)
+    motion_adapter(motion).save_pretrained(tmp_path / "adapter")
+    loaded = load_motion_module(tmp_path / "adapter")
+    assert same(motion, loaded)
+    assert loaded.config.frame_norm == "frame"
+
+
+def test_missing_and_unknown_tensors_are_named(tmp_path):
+    tensors = with_positions(new_official())
+    gone = "up_blocks.1.motion_modules.0.temporal_transformer.proj_in.bias"
+    save_file({k: t for k, t in tensors.items() if k != gone}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=f"lacks 1 of .* first {gone}"):
+        load_motion_module(tmp_path / "m.safetensors")
+    extra = "down_blocks.0.motion_modules.0.temporal_transformer.surprise"
+    save_file({**tensors, extra: torch.zeros(1)}, tmp_path / "n.safetensors")
+    with pytest.raises(CheckpointError, match="has unknown 1"):
+        load_motion_module(tmp_path / "n.safetensors")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+BAD = {
+    "page.safetensors": (b"<!DOCTYPE html><html>log in</html>", "web page"),
+    "pointer.safetensors": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1",
+        "LFS pointer",
+    ),
+    "empty.safetensors": (b"", "is empty"),
+    "noise.ckpt": (b"\x01\x02\x03\x04 nothing", "truncated or damaged"),
+    "text.txt": (b"hello there, this is text", "no weight file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_files_that_hold_no_weights_are_named(tmp_path, name):
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_motion_module(tmp_path / name)
+
+
+def test_truncated_files_and_code_are_refused(tmp_path, capsys):
+    save_motion_module(new_motion(), tmp_path / "m.safetensors")
+    whole = (tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_motion_module(tmp_path / "cut.safetensors")
+    torch.save({"a": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(CheckpointError, match="could run code"):
+        load_motion_module(tmp_path / "evil.ckpt")
+    assert "code ran" not in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_motion_module(tmp_path / "missing.ckpt")

@@ -1,0 +1,63 @@
+"""The tiny world and its judge, and the bundled model's promise in one clip."""
+
+import random
+
+import pytest
+import torch
+from conftest import TINY
+
+from animatediff_core.tiny.measure import Verdict, judge, look
+from animatediff_core.tiny.renderer import render
+from animatediff_core.tiny.report import held_out_scenes, prove
+from animatediff_core.tiny.world import MOTIONS, Scene, combinations, draw_scene, poses
+
+
+def test_held_out_combinations_never_meet_training():
+    seen, unseen = set(combinations(held_out=False)), set(combinations(held_out=True))
+    assert not seen & unseen
+    assert (len(seen), len(unseen)) == (120, 30)
+    rng = random.Random(0)
+    drawn = [draw_scene(rng) for _ in range(200)]
+    assert all((s.color, s.shape, s.background) in seen for s in drawn)
+    assert all((s.color, s.shape, s.background) in unseen for s in held_out_scenes(40))
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_things_stay_in_view_and_step_gently(motion):
+    rng = random.Random(1)
+    for _ in range(30):
+        path = poses(draw_scene(rng, motion=motion), rng)
+        assert all(p.radius < min(p.x, p.y, 1 - p.x, 1 - p.y) for p in path)
+        steps = [abs(a.x - b.x) + abs(a.y - b.y) for a, b in zip(path, path[1:], strict=False)]
+        assert max(steps) <= 0.1
+
+
+def told(verdict: Verdict) -> tuple[bool, ...]:
+    return verdict.background, verdict.color, verdict.shape, verdict.place, verdict.motion
+
+
+def test_judge_sees_what_is_drawn():
+    drawn = {"color": "red", "shape": "ring", "background": "white"}
+    scene = Scene(**drawn, place="on the left", motion="growing")
+    clip = render(scene, poses(scene, random.Random(2)))
+    assert told(judge(scene, clip)) == (True,) * 5
+    other = {"color": "blue", "shape": "star", "background": "black"}
+    wrong = Scene(**other, place="on the right", motion="shrinking")
+    assert told(judge(wrong, clip)) == (False,) * 5
+
+
+def test_an_empty_picture_shows_nothing():
+    assert look(torch.full((3, 64, 64), 0.88)).shape == "none"
+
+
+@pytest.mark.slow
+def test_judge_is_right_on_the_renderer_and_at_chance_on_shuffled_captions():
+    right = {row.name: row.right for row in prove(48)}
+    assert min(right.values()) >= 0.98
+    shuffled = {row.name: row.right for row in prove(48, shuffled=True)}
+    assert shuffled["shape"] < 0.45
+    assert shuffled["direction"] < 0.5
+
+
+def test_bundled_model_is_small():
+    assert sum(p.stat().st_size for p in TINY.rglob("*") if p.is_file()) < 40e6

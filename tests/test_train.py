@@ -1,0 +1,248 @@
+"""Training: real steps on real and drawn videos, exact resume, honest errors."""
+
+import random
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from safetensors.torch import load_file
+
+from animatediff_core import load_motion_module
+from animatediff_core.checkpoints.base import load_base
+from animatediff_core.errors import TrainingError
+from animatediff_core.runs.train import Checked, Skipped, Written, run
+from animatediff_core.tiny.clips import write_clips
+from animatediff_core.training.clips import Clips, list_clips, to_pixels, window
+from animatediff_core.training.config_file import load_train_config, parse_override
+from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
+from animatediff_core.training.stages import Trainee
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    list(write_clips(folder, count=6))
+    return folder
+
+
+def config(drawn, tmp_path, **changes):
+    path = tmp_path / "train.yaml"
+    given = {
+        "stage": "motion",
+        "base": str(TINY / "base"),
+        "max_frames": 16,
+        "max_train_steps": 4,
+        "train_batch_size": 1,
+        "learning_rate": 1e-3,
+        "checkpointing_steps": 2,
+        "data": {
+            "video_folder": str(drawn / "clips"),
+            "csv_path": str(drawn / "clips.csv"),
+            "sample_size": 32,
+            "sample_stride": 2,
+            "sample_n_frames": 4,
+        },
+    }
+    data = changes.pop("data", {})
+    given["data"] |= data
+    path.write_text(yaml.safe_dump(given | changes))
+    return load_train_config(path)
+
+
+def steps_of(events):
+    return [e for e in events if isinstance(e, Step)]
+
+
+def test_resumed_run_gives_the_weights_of_an_uninterrupted_one(drawn, tmp_path):
+    whole = config(drawn, tmp_path, ema_decay=0.9)
+    list(run(whole, tmp_path / "whole"))
+    cut = iter(run(whole, tmp_path / "cut"))
+    for event in cut:
+        if isinstance(event, Step) and event.step == 3:
+            break
+    cut.close()
+    again = steps_of(run(whole, tmp_path / "cut", resume=True))
+    assert [step.step for step in again] == [3, 4]
+    one = load_file(tmp_path / "whole" / "motion_module.safetensors")
+    other = load_file(tmp_path / "cut" / "motion_module.safetensors")
+    assert all(torch.equal(one[k], other[k]) for k in one)
+    assert any(t.abs().max() > 0 for k, t in one.items() if "proj_out" in k)
+
+
+class Line(torch.nn.Module):
+    """A loss whose gradient is the mean of its samples: what accumulation must keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, latents, noise, timesteps, text):
+        return (latents.mean((1, 2, 3, 4)) * self.weight + self.weight).mean()
+
+
+def test_four_micro_steps_of_one_equal_one_step_of_four(drawn, tmp_path):
+    norms = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        made = config(
+            drawn,
+            tmp_path,
+            max_train_steps=1,
+            train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+        )
+        line = Line()
+        trainee = Trainee(line, dict(line.named_parameters()), None)
+        vae = load_base("bundled:tiny").vae
+        encoders = Encoders(vae, 1.0, lambda captions: torch.zeros(len(captions), 1, 1))
+        loop = Loop(made, trainee, Clips(list_clips(made), made, None), encoders)
+        (step,) = loop.steps()
+        norms.append(step.gradient_norm)
+    # the VAE's posterior noise is drawn for each micro-step, and is small
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_frozen_base_and_a_file_of_the_trained_part_only(drawn, tmp_path):
+    made = config(drawn, tmp_path, validation={"prompts": ["a"], "every": 2, "steps": 2})
+    written = [e for e in run(made, tmp_path / "o") if isinstance(e, Written)]
+    assert written[-1].final
+    motion = load_motion_module(written[-1].path)
+    assert (motion.config.version, motion.config.max_frames) == ("v3", 16)
+    assert motion.config.betas == (0.00085, 0.012, "linear")
+    assert all("motion_modules" in key for key in load_file(written[-1].path))
+    names = {p.name for p in (tmp_path / "o").rglob("*") if p.is_file()}
+    assert {"state.pt", "loss.csv", "loss.png", "step-2.gif", "step-4.gif"} <= names
+
+
+def test_image_stage_writes_a_model_that_opens(drawn, tmp_path):
+    made = config(drawn, tmp_path, stage="image", max_train_steps=2, train_batch_size=2)
+    list(run(made, tmp_path / "o"))
+    trained = load_file(tmp_path / "o" / "unet.safetensors")
+    before = load_file(TINY / "base" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert trained.keys() == before.keys()
+    assert (tmp_path / "o" / "base" / "model_index.json").is_file()
+    motion = config(drawn, tmp_path, unet=str(tmp_path / "o" / "unet.safetensors"))
+    assert steps_of(run(motion, tmp_path / "m"))
+
+
+def test_cached_latents_train_like_decoded_videos(drawn, tmp_path):
+    plain = [s.loss for s in steps_of(run(config(drawn, tmp_path), tmp_path / "a"))]
+    cached = config(drawn, tmp_path, data={"cache_folder": str(tmp_path / "latents")})
+    losses = [s.loss for s in steps_of(run(cached, tmp_path / "b"))]
+    assert losses == pytest.approx(plain, rel=0.02)
+    assert len(list((tmp_path / "latents").iterdir())) == 6
+
+
+def test_the_loss_falls(drawn, tmp_path):
+    made = config(drawn, tmp_path, max_train_steps=30, caption_dropout=0.0, learning_rate=2e-3)
+    losses = [s.loss for s in steps_of(run(made, tmp_path / "o"))]
+    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+
+
+def test_a_corrupt_video_is_named_and_skipped_within_the_budget(drawn, tmp_path):
+    folder = tmp_path / "clips"
+    shutil.copytree(drawn / "clips", folder)
+    (folder / "00002.mp4").write_bytes(b"broken")
+    made = config(drawn, tmp_path, max_train_steps=6, data={"video_folder": str(folder)})
+    skipped = [e.reason for e in run(made, tmp_path / "o") if isinstance(e, Skipped)]
+    assert len(skipped) == 1
+    assert "00002.mp4" in skipped[0]
+    strict = config(
+        drawn, tmp_path, max_train_steps=6,
+        data={"video_folder": str(folder), "max_bad_files": 0},
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"00002\.mp4.*raise train_data.max_bad_files"):
+        list(run(strict, tmp_path / "p"))
+
+
+def test_dry_run_writes_nothing(drawn, tmp_path):
+    (checked,) = run(config(drawn, tmp_path), tmp_path / "o", dry_run=True)
+    assert isinstance(checked, Checked)
+    assert (checked.clips, checked.decoded) == (6, 6)
+    assert checked.memory > 0
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"video_folder": "nowhere"}}, "no such folder"),
+        ({"data": {"csv_path": "nowhere.csv"}}, "must name a CSV"),
+        ({"data": {"sample_size": 30}}, "no multiple of 4"),
+        ({"data": {"sample_n_frames": 17}}, "more than the module's 16 positions"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused(drawn, tmp_path, change, message):
+    with pytest.raises(TrainingError, match=message):
+        list(run(config(drawn, tmp_path, **change), tmp_path / "o"))
+
+
+def test_an_empty_folder_is_refused(drawn, tmp_path):
+    (tmp_path / "empty").mkdir()
+    made = config(drawn, tmp_path, data={"video_folder": str(tmp_path / "empty"), "csv_path": ""})
+    with pytest.raises(TrainingError, match="no videos in this folder"):
+        list(run(made, tmp_path / "o"))
+
+
+def test_a_used_folder_needs_resume(drawn, tmp_path):
+    made = config(drawn, tmp_path, max_train_steps=1)
+    list(run(made, tmp_path / "o"))
+    with pytest.raises(TrainingError, match="--resume"):
+        list(run(made, tmp_path / "o"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\nlerning_rate: 1", "mean learning_rate"),
+        ("stage: motoin\nbase: x\ndata: {video_folder: v}", "stage: must be one of image, motion"),
+        ("stage: motion\ndata: {video_folder: v}", "base: is missing"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\nmax_train_steps: 1.5", "a whole number"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2", "between 0 and 1"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\nis_debug: true", "use --dry-run"),
+    ],
+)  # fmt: skip
+def test_wrong_configurations_are_told(tmp_path, text, message):
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        load_train_config(tmp_path / "t.yaml")
+
+
+def test_official_training_file_is_understood(peer_prompts, tmp_path):
+    official = peer_prompts.parent / "training" / "v1" / "training.yaml"
+    text = official.read_text().replace('output_dir: "outputs"', "")
+    (tmp_path / "t.yaml").write_text(text)
+    made = load_train_config(tmp_path / "t.yaml", dict([parse_override("learning_rate=3e-5")]))
+    assert (made.stage, made.motion_version, made.max_frames) == ("motion", "v1", 24)
+    assert made.betas == (0.00085, 0.012, "linear")
+    assert (made.data.sample_stride, made.data.sample_n_frames) == (4, 16)
+    assert (made.mixed_precision, made.learning_rate) == ("fp16", 3e-5)
+    assert (made.validation.every, made.validation.at) == (5000, (2, 50))
+
+
+def test_windows_stay_inside_and_short_videos_repeat_frames():
+    rng = random.Random(0)
+    for total in (1, 5, 16, 61, 400):
+        for _ in range(20):
+            indices = window(total, 16, 4, rng)
+            assert len(indices) == 16
+            assert 0 <= indices[0] <= indices[-1] < total
+            assert indices == sorted(indices)
+
+
+def test_pixels_cover_the_size_without_borders():
+    import numpy as np
+
+    frames = np.full((2, 50, 90, 3), 255, np.uint8)
+    pixels = to_pixels(frames, (64, 32))
+    assert pixels.shape == (2, 3, 64, 32)
+    assert pixels.min() > 0.99
+
+
+def test_learning_rate_warms_up_and_falls(drawn, tmp_path):
+    made = config(drawn, tmp_path, lr_scheduler="cosine", lr_warmup_steps=2, max_train_steps=10)
+    rates = [learning_rate(made, step) for step in range(10)]
+    assert rates[0] == pytest.approx(5e-4)
+    assert rates[2] == max(rates)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
