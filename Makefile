@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow lint format typecheck check tiny clean
+.PHONY: install demo test test-slow lint format typecheck check tiny measure bench clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -34,6 +34,12 @@ check: lint typecheck test
 
 tiny: $(STAMP)
 	$(BIN)/python -m animatediff_core.tiny
+
+measure: $(STAMP)
+	$(BIN)/python -m animatediff_core.tiny measure
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/forward.py
 
 clean:
 	rm -rf .venv outputs .pytest_cache .ruff_cache .mypy_cache *.egg-info

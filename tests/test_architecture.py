@@ -14,7 +14,7 @@ BELOW = {
     "runs": {"training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
     "training": {"diffusion", "checkpoints", "motion", "media", "errors"},
     "diffusion": {"checkpoints", "motion", "errors"},
-    "checkpoints": {"motion", "media", "errors"},
+    "checkpoints": {"motion", "media", "jobs", "errors"},
     "motion": {"errors"},
     "media": {"errors"},
     "jobs": {"errors"},

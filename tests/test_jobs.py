@@ -71,7 +71,7 @@ def test_official_files_become_their_jobs(peer_prompts):
         assert len(made) == 8
         assert all(job.steps == 25 and job.width == 512 for job in made)
     lora = made[0].motion_loras[0]
-    assert (lora.path, lora.scale) == ("models/MotionLoRA/v2_lora_ZoomIn.ckpt", 1.0)
+    assert (lora.path, lora.scale) == ("./models/MotionLoRA/v2_lora_ZoomIn.ckpt", 1.0)
     assert made[0].seed == 43242532350557906
 
 

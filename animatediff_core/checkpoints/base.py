@@ -86,6 +86,8 @@ def looks_local(source: str) -> bool:
     path = Path(source).expanduser()
     if path.exists() or path.is_absolute() or source.startswith((".", "~")):
         return True
+    if "/" in source and Path(path.parts[0]).is_dir():
+        return True
     return (
         path.suffix in _MODEL_SUFFIXES and source.count("/") != 2 or source.count("/") not in (1, 2)
     )

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,18 +13,18 @@ from diffusers.models import MotionAdapter
 from diffusers.schedulers import DDIMScheduler
 
 from ..errors import CheckpointError, SurroundingsError
+from ..jobs import RECORD_FILE
 from ..motion import Betas, MotionModule
 from .base import BaseModel
 from .motion_modules import FROM_DIFFUSERS, save_motion_module
 
 MOTION_FILE = "motion_module.safetensors"
-RECORD_FILE = "animatediff.json"
 
 
 def write_pipeline_folder(
-    base: BaseModel, motion: MotionModule, folder: Path, sources: Sequence[dict[str, object]]
+    base: BaseModel, motion: MotionModule, folder: Path, record: Mapping[str, object]
 ) -> None:
-    """Write the parts, the motion module in both forms, and what they came from.
+    """Write the parts, the motion module in both forms, and `record`, what they came from.
 
     The folder appears whole or not at all; one that exists is not touched (CheckpointError).
     """
@@ -39,8 +39,8 @@ def write_pipeline_folder(
         _write_scheduler(motion.config.betas, base.prediction_type, staged)
         motion_adapter(motion).to(base.unet.dtype).save_pretrained(staged / "motion_adapter")
         save_motion_module(motion, staged / MOTION_FILE)
-        record = {"motion": asdict(motion.config), "sources": list(sources)}
-        (staged / RECORD_FILE).write_text(json.dumps(record, indent=1), "utf-8")
+        noted = {"motion": asdict(motion.config), **record}
+        (staged / RECORD_FILE).write_text(json.dumps(noted, indent=1), "utf-8")
         (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
 
 

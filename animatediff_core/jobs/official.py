@@ -94,9 +94,9 @@ def _listed(value: Any) -> list[Any]:
 def _found(path: str, folder: Path, root: Path | None) -> str:
     """A path of the file where it exists: beside the file, then upward, then under the root."""
     if not path or Path(path).is_absolute():
-        return path
+        return str(root / path) if root else f"./{path}"
     places = [folder, *folder.absolute().parents, *([root] if root else [])]
     for place in places:
         if (place / path).exists():
             return str(place / path)
-    return path
+    return str(root / path) if root else f"./{path}"

@@ -1,5 +1,6 @@
 """Presets: a model with the settings that suit it, one YAML file each, shipped as data."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import yaml
 
 from ..errors import PromptFileError
 
+RECORD_FILE = "animatediff.json"
+"""What `inject` notes in its folder."""
 FOLDER = Path(__file__).parent.parent / "models" / "presets"
 
 
@@ -22,3 +25,26 @@ def load_preset(name: str) -> dict[str, Any]:
         raise PromptFileError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     return settings
+
+
+def defaults_of(base: str) -> dict[str, Any]:
+    """The settings that suit a base model, where no preset is named: frames, size, steps, …
+
+    From the preset with this base, from what `inject` noted in its folder, or for another
+    diffusers folder the size that its configuration names.
+    """
+    for name in preset_names():
+        settings = load_preset(name)
+        if settings["base"] == base:
+            return {k: v for k, v in settings.items() if k not in ("about", "base", "motion")}
+    folder = Path(base).expanduser()
+    try:
+        if (folder / RECORD_FILE).is_file():
+            noted = json.loads((folder / RECORD_FILE).read_text("utf-8")).get("defaults", {})
+            return {str(key): value for key, value in noted.items()}
+        unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+        vae = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+        size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # planning names what is wrong with the folder
+    return {"width": size, "height": size}

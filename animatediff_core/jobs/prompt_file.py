@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import PromptFileError
 from .official import official_entries
-from .presets import load_preset
+from .presets import defaults_of, load_preset
 from .records import Adapter, Job, Output
 
 _MODEL_KEYS = {"base", "motion", "motion_version", "vae", "loras", "motion_loras", "embeddings"}
@@ -175,6 +175,7 @@ def _rooted(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _jobs(settings: dict[str, Any], place: str, problems: list[str]) -> list[Job]:
     """One job for each seed; problems are added, and then there are none."""
     before = len(problems)
+    settings = {**defaults_of(str(settings.get("base", ""))), **settings}
     values = {
         key: settings[key] for key in settings.keys() & _JOB_KEYS - {"seed", "output", "prompt"}
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..checkpoints.export import write_pipeline_folder
 from ..checkpoints.files import digest
 from ..errors import CheckpointError
+from ..jobs import defaults_of
 from ..motion import MotionConfig, inflate
 from .model import Found, Parts, files_of, find, load
 
@@ -32,7 +33,11 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Path:
     """Merge and write; returns the folder, which appears whole or not at all."""
     base, motion = load(planned.found, offline=offline)
     inflate(base.unet, motion).deflate()
-    write_pipeline_folder(base, motion, planned.output, list(_sources(planned.found, offline)))
+    record = {
+        "sources": list(_sources(planned.found, offline)),
+        "defaults": defaults_of(planned.found.parts.base),
+    }
+    write_pipeline_folder(base, motion, planned.output, record)
     return planned.output
 
 
