@@ -58,8 +58,8 @@ def error(message: str) -> None:
 
 
 def note(message: str, *, always: bool = False) -> None:
-    """Tell a person something that no script needs."""
-    if not settings.quiet or always:
+    """Tell a person at a terminal something that no script needs; `always`: logs too."""
+    if always or (console.is_terminal and not settings.quiet):
         console.print(message, markup=False, soft_wrap=True)
 
 
@@ -69,8 +69,8 @@ def result(text: str, record: Mapping[str, object] | None = None) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for people, on stderr."""
-    if settings.quiet:
+    """A table for a person at a terminal, on stderr."""
+    if settings.quiet or not console.is_terminal:
         return
     drawn = Table(*columns, title=title, title_justify="left")
     for row in rows:

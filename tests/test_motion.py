@@ -134,6 +134,21 @@ def test_what_does_not_fit_is_refused(change, message):
         change()
 
 
+def test_a_module_of_another_family_is_named_at_full_size():
+    names = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    ups = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280, 1280), down_block_types=names,
+            up_block_types=ups, cross_attention_dim=768,
+        )  # fmt: skip
+        motion = MotionModule(VERSIONS["sdxl-beta"])
+        v2 = MotionModule(VERSIONS["v2"])
+    with pytest.raises(CheckpointError, match="made for SDXL .* but the base model is SD1.5"):
+        inflate(unet, motion)
+    assert len(inflate(unet, v2)._handles) == 21
+
+
 def test_config_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="does not divide"):
         MotionConfig(block_out_channels=(30,))

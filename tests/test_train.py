@@ -9,12 +9,14 @@ import yaml
 from conftest import TINY
 from safetensors.torch import load_file
 
-from animatediff_core import load_motion_module
+from animatediff_core import inflate, load_motion_module, motion_loss
 from animatediff_core.checkpoints.base import load_base
+from animatediff_core.diffusion.schedules import training_scheduler
+from animatediff_core.diffusion.text import encode
 from animatediff_core.errors import TrainingError
 from animatediff_core.runs.train import Checked, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
-from animatediff_core.training.clips import Clips, list_clips, to_pixels, window
+from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
 from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
 from animatediff_core.training.stages import Trainee
@@ -138,6 +140,58 @@ def test_the_loss_falls(drawn, tmp_path):
     made = config(drawn, tmp_path, max_train_steps=30, caption_dropout=0.0, learning_rate=2e-3)
     losses = [s.loss for s in steps_of(run(made, tmp_path / "o"))]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+
+
+def held_out_loss(motion_file, videos) -> float:
+    """Over windows of a video that training never saw, at fixed noise and timesteps."""
+    base = load_base("bundled:tiny")
+    motion = load_motion_module(motion_file)
+    animated = inflate(base.unet, motion)
+    text = encode(base, [""])[0]
+    scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
+    rng, generator, losses = random.Random(5), torch.Generator().manual_seed(5), []
+    for time in range(100, 900, 100):
+        pixels = decode(videos[-1], 4, 2, (32, 32), rng)
+        latents = base.vae.encode(pixels).latent_dist.mean.transpose(0, 1).unsqueeze(0)
+        noise = torch.randn(latents.shape, generator=generator)
+        with torch.no_grad():
+            loss = motion_loss(animated, scheduler, latents, noise, torch.tensor([time]), text)
+        losses.append(float(loss))
+    return sum(losses) / len(losses)
+
+
+def test_training_on_real_videos_lowers_the_loss_on_held_out_windows(tmp_path, videos):
+    captions = ["a rabbit in a meadow", "people on bicycles", "a street"]
+    rows = [f"{v.stem},{c},real" for v, c in zip(videos, captions, strict=False)]
+    (tmp_path / "list.csv").write_text("\n".join(["videoid,name,page_dir", *rows]) + "\n")
+    real = {
+        "video_folder": str(videos[0].parent),
+        "csv_path": str(tmp_path / "list.csv"),
+        "cache_folder": str(tmp_path / "latents"),
+    }
+    start = TINY / "motion_module.safetensors"
+    made = config(tmp_path, tmp_path, motion=str(start), max_train_steps=25, data=real)
+    list(run(made, tmp_path / "o"))
+    after = held_out_loss(tmp_path / "o" / "motion_module.safetensors", videos)
+    assert after < 0.98 * held_out_loss(start, videos)
+
+
+def test_a_run_can_start_from_a_module(drawn, tmp_path):
+    start = TINY / "motion_module.safetensors"
+    made = config(drawn, tmp_path, motion=str(start), max_train_steps=1, learning_rate=1e-9)
+    list(run(made, tmp_path / "o"))
+    one = load_motion_module(start)
+    other = load_motion_module(tmp_path / "o" / "motion_module.safetensors")
+    assert one.config == other.config
+    for key, tensor in one.state_dict().items():
+        assert torch.allclose(tensor, other.state_dict()[key], atol=1e-6)
+
+
+def test_precision_that_this_machine_lacks_is_refused(drawn, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("fp16 works on this machine")
+    with pytest.raises(TrainingError, match="mixed_precision fp16 does not work"):
+        list(run(config(drawn, tmp_path, mixed_precision="fp16"), tmp_path / "o"))
 
 
 def test_a_corrupt_video_is_named_and_skipped_within_the_budget(drawn, tmp_path):

@@ -234,6 +234,7 @@ def _conditions(text: TextEmbedding, job: Job) -> Conditions | None:
 def _write(job: Job, frames: np.ndarray, base: BaseModel, folder: Path) -> Path:
     """The clip and, beside it, the sidecar that makes it again."""
     path = free_path(folder, f"{job.name}-{job.seed}", f".{job.output.format}")
+    whole = False
     try:
         output = job.output
         write_text(path.with_suffix(".yaml"), dump_job(job, made_with=made_with(base.unet)))
@@ -241,6 +242,9 @@ def _write(job: Job, frames: np.ndarray, base: BaseModel, folder: Path) -> Path:
             frames, path, format=output.format, fps=output.fps, crf=output.crf,
             comment=job.prompt[0],
         )  # fmt: skip
+        whole = True
     finally:
         release(path)
+        if not whole:
+            path.with_suffix(".yaml").unlink(missing_ok=True)
     return path

@@ -33,7 +33,7 @@ from ..training.clips import (
 from ..training.config import TrainConfig
 from ..training.loop import Encoders, Loop, Step
 from ..training.record import LossRecord
-from ..training.stages import Trainee, image_trainee, motion_trainee
+from ..training.stages import Trainee, image_trainee, motion_trainee, use_fast_backward
 from .validation import validate
 
 STATE_FILE = "state.pt"
@@ -102,6 +102,7 @@ def run(
         cache = LatentCache(Path(config.data.cache_folder), base.vae, config.data.sample_size)
     loop = Loop(config, model.trainee, Clips(files, config, cache), encoders)
     base.to(loop.accelerator.device, torch.float32)
+    use_fast_backward(base.unet)
     if dry_run:
         yield from _dry_run(loop, files)
         return
@@ -195,11 +196,12 @@ def _motion(config: TrainConfig, base: BaseModel, offline: bool) -> MotionModule
     """The module to start from, or a fresh one with the run's own seed."""
     if config.motion is not None:
         path = Path(config.motion) if Path(config.motion).exists() else None
-        motion = load_motion_module(path or resolve_file(config.motion, offline=offline))
+        path = path or resolve_file(config.motion, offline=offline)
+        motion = load_motion_module(path, version=config.motion_version)
     else:
         unet = base.unet.config
         motion_config = for_unet(
-            config.motion_version,
+            config.motion_version or "v3",
             unet.block_out_channels,
             layers_per_block=unet.layers_per_block,
             norm_num_groups=unet.norm_num_groups,

@@ -58,8 +58,8 @@ class TrainConfig:
     data: DataConfig
     motion: str | None = None
     """Motion module to start from; none starts a fresh one of `motion_version`'s layout."""
-    motion_version: str = "v3"
-    """Arithmetic and layout of the module (v1, v2, v3, sdxl-beta), at the base model's size."""
+    motion_version: str | None = None
+    """Arithmetic and layout (v1, v2, v3, sdxl-beta); none is v3, or what the file says."""
     max_frames: int | None = None
     """Positions of a fresh module; none takes the version's."""
     unet: str | None = None

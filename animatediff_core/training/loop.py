@@ -61,7 +61,7 @@ class Loop:
         self.trainee = trainee
         self.clips = clips
         self.encoders = encoders
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = _accelerator(config.mixed_precision)
         self.step = 0
         self.skipped: dict[int, str] = {}
         self.parameters: list[Tensor] = list(trainee.parameters.values())
@@ -212,6 +212,15 @@ class Loop:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
+
+
+def _accelerator(mixed_precision: str) -> Accelerator:
+    try:
+        return Accelerator(mixed_precision=mixed_precision)
+    except ValueError as error:
+        raise TrainingError(
+            f"mixed_precision {mixed_precision} does not work on this machine; use no, or bf16"
+        ) from error
 
 
 class _Numbers(Sampler[list[int]]):

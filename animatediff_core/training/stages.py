@@ -54,21 +54,19 @@ class MotionLoss(nn.Module):
 
 def image_trainee(unet: UNet2DConditionModel, scheduler: DDPMScheduler) -> Trainee:
     """All weights of the image UNet."""
-    _use_fast_backward(unet)
     unet.requires_grad_(True).train()
     return Trainee(ImageLoss(unet, scheduler), dict(unet.named_parameters()), scheduler)
 
 
 def motion_trainee(animated: AnimatedUNet, scheduler: DDPMScheduler) -> Trainee:
     """The motion module over a frozen UNet."""
-    _use_fast_backward(animated.unet)
     animated.unet.requires_grad_(False).eval()
     animated.motion.requires_grad_(True).train()
     parameters = dict(animated.motion.named_parameters())
     return Trainee(MotionLoss(animated, scheduler), parameters, scheduler)
 
 
-def _use_fast_backward(unet: UNet2DConditionModel) -> None:
+def use_fast_backward(unet: UNet2DConditionModel) -> None:
     """On the CPU the plain attention's backward is about 1.3 times as fast as the fused one's."""
     if next(unet.parameters()).device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())
