@@ -1,20 +1,20 @@
 """Single-file checkpoints (the layout of the first Stable Diffusion release), SD1.x.
 
-diffusers converts UNet and VAE; the family's configuration is in the package, so that only the
-tokenizer's word list comes from the hub's cache.
+diffusers converts UNet and VAE; the family's configuration and CLIP's word pieces (OpenAI, MIT
+licence) are in the package, so that a checkpoint opens without the hub.
 """
 
 from pathlib import Path
 
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..errors import CheckpointError, SurroundingsError
+from ..errors import CheckpointError
 from .base import MODELS, BaseModel, family_of
 from .files import read_tensors
 
 CONFIGS = MODELS / "configs" / "sd15"
-TOKENIZER = "openai/clip-vit-large-patch14"
 _TEXT_PREFIX = "cond_stage_model.transformer."
 
 
@@ -24,8 +24,6 @@ def load_single_file(path: Path, source: str, dtype: torch.dtype, *, xl: bool) -
         raise CheckpointError(
             f"{source}: is a single-file SDXL checkpoint; convert it to a diffusers folder first"
         )
-    from transformers.models.clip import CLIPTextConfig, CLIPTextModel
-
     unet = _converted(UNet2DConditionModel, path, CONFIGS / "unet", dtype)
     text = {
         key.removeprefix(_TEXT_PREFIX): tensor
@@ -48,7 +46,7 @@ def load_single_file(path: Path, source: str, dtype: torch.dtype, *, xl: bool) -
         unet=unet,
         vae=_converted(AutoencoderKL, path, CONFIGS / "vae", torch.float32),
         text_encoders=[encoder.to(dtype)],
-        tokenizers=[_tokenizer()],
+        tokenizers=[clip_tokenizer()],
         scheduler_config={"prediction_type": "epsilon", "beta_start": 0.00085, "beta_end": 0.012,
                           "beta_schedule": "scaled_linear"},
         family=family_of(unet.config.block_out_channels, unet.config.cross_attention_dim),
@@ -73,13 +71,19 @@ def _converted(kind: type, path: Path, config: Path, dtype: torch.dtype):  # typ
         ) from error
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
-    from transformers.models.clip import CLIPTokenizer
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's word pieces, 49408 in all: bytes, bytes that end a word, merges, two marks."""
+    lines = (CONFIGS / "tokenizer" / "merges.txt").read_text("utf-8").splitlines()
+    merges = [(left, right) for left, right in (line.split(" ") for line in lines)]
+    alphabet = _byte_characters()
+    pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges),
+              "<|startoftext|>", "<|endoftext|>"]  # fmt: skip
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
-    try:
-        return CLIPTokenizer.from_pretrained(TOKENIZER)
-    except (OSError, ValueError) as error:
-        raise SurroundingsError(
-            f"{TOKENIZER}: the tokenizer of single-file checkpoints cannot be fetched; connect to "
-            "the hub once, or use a diffusers folder"
-        ) from error
+
+def _byte_characters() -> list[str]:
+    """The 256 bytes as visible characters, in CLIP's order (GPT-2's byte-level alphabet)."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return [*map(chr, visible), *(chr(256 + number) for number in range(len(hidden)))]
