@@ -70,12 +70,13 @@ def main(
 
 
 def _register() -> None:
-    from . import generate, inject, inspect, train
+    from . import download, generate, inject, inspect, train
 
     app.command()(generate.generate)
     app.command()(inject.inject)
     app.command()(train.train)
     app.command()(inspect.inspect)
+    app.command()(download.download)
 
 
 _register()

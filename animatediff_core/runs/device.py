@@ -24,6 +24,8 @@ def choose(device: str | None, dtype: str | None) -> tuple[torch.device, torch.d
         raise AnimateDiffError(f"no device {device!r}; use cpu, cuda, cuda:1 or mps") from error
     if where.type == "cuda" and not torch.cuda.is_available():
         raise AnimateDiffError("no CUDA device on this machine; leave --device out, or use cpu")
+    if where.type == "cuda" and (where.index or 0) >= (count := torch.cuda.device_count()):
+        raise AnimateDiffError(f"no {device} on this machine, which has {count}; they start at 0")
     if where.type == "mps" and not torch.backends.mps.is_available():
         raise AnimateDiffError("no MPS device on this machine; leave --device out, or use cpu")
     if dtype is not None and dtype not in DTYPES:

@@ -151,21 +151,29 @@ def run(
     groups: dict[Parts, list[Planned]] = {}
     for one in planned:
         groups.setdefault(one.found.parts, []).append(one)
-    for parts, members in groups.items():
-        yield Loading(parts.base, len(members))
-        try:
-            base, motion = load(members[0].found, offline=offline)
-            base.to(where, kind)
-            animated = inflate(base.unet, motion.to(where, kind))
-        except AnimateDiffError as error:
-            yield from (Result(one.job, None, None, error) for one in members)
-            continue
-        except (torch.OutOfMemoryError, MemoryError):
-            full = SurroundingsError(f"{parts.base}: not enough memory on {where} to load it")
-            yield from (Result(one.job, None, None, full) for one in members)
-            continue
-        for one in members:
-            yield from _run_job(one.job, base, animated, folder)
+    for members in groups.values():
+        yield from _run_group(members, folder, where, kind, offline)
+
+
+def _run_group(
+    members: Sequence[Planned], folder: Path, where: torch.device, kind: torch.dtype, offline: bool
+) -> Iterator[Loading | Step | Result]:
+    """All jobs of one model, which is loaded for them and gone after them."""
+    found = members[0].found
+    yield Loading(found.parts.base, len(members))
+    try:
+        base, motion = load(found, offline=offline)
+        base.to(where, kind)
+        animated = inflate(base.unet, motion.to(where, kind))
+    except AnimateDiffError as error:
+        yield from (Result(one.job, None, None, error) for one in members)
+        return
+    except (torch.OutOfMemoryError, MemoryError):
+        full = SurroundingsError(f"{found.parts.base}: not enough memory on {where} to load it")
+        yield from (Result(one.job, None, None, full) for one in members)
+        return
+    for one in members:
+        yield from _run_job(one.job, base, animated, folder)
 
 
 def _run_job(
