@@ -6,6 +6,7 @@ from conftest import new_motion, new_unet
 from safetensors.torch import save_file
 
 from animatediff_core import apply_lora, apply_motion_lora, save_motion_module
+from animatediff_core.checkpoints.identify import identify
 from animatediff_core.errors import CheckpointError
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
@@ -55,6 +56,51 @@ def test_every_dialect_changes_its_layer_by_the_product(tmp_path, name):
             assert torch.allclose(weight, before + 0.7 * factor * up @ down, atol=1e-5)
         else:
             assert torch.equal(weight, before), key
+
+
+CONV = "down_blocks.0.resnets.0.conv1"
+
+
+def lycoris(form: str):
+    """Tensors of one 3 x 3 convolution, and its change by the paper's formula (2309.14859)."""
+    torch.manual_seed(5)
+    o, i, r = 32, 32, 4
+    name = f"lycoris_unet_{CONV.replace('.', '_')}"
+    a, b, c, d = torch.randn(o, r), torch.randn(r, i * 9), torch.randn(o, r), torch.randn(r, i * 9)
+    small, large = torch.randn(4, 4), torch.randn(o // 4, i // 4, 3, 3)
+    core, down, up = torch.randn(r, r, 3, 3), torch.randn(r, i, 1, 1), torch.randn(o, r, 1, 1)
+    files = {
+        "LoHa": ({"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d,
+                  "alpha": torch.tensor(2.0)}, 0.5 * (a @ b) * (c @ d)),
+        "LoKr": ({"lokr_w1": small, "lokr_w2": large, "alpha": torch.tensor(9.0)},
+                 torch.stack([torch.kron(small, large[:, :, k, m]) for k in range(3)
+                              for m in range(3)], -1).flatten(1)),
+        "LoCon": ({"lora_up.weight": up, "lora_mid.weight": core, "lora_down.weight": down},
+                  torch.einsum("or,rskl,si->oikl", up[..., 0, 0], core, down[..., 0, 0])),
+        "difference": ({"diff": large.repeat(4, 4, 1, 1)}, large.repeat(4, 4, 1, 1)),
+    }  # fmt: skip
+    tensors, change = files[form]
+    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}, change
+
+
+@pytest.mark.parametrize("form", ["LoHa", "LoKr", "LoCon", "difference"])
+def test_lycoris_forms_change_a_convolution_by_their_formula(tmp_path, form):
+    tensors, change = lycoris(form)
+    save_file(tensors, tmp_path / "l.safetensors")
+    unet = new_unet()
+    assert apply_lora(unet, tmp_path / "l.safetensors", -0.3) == 1
+    weight, before = (m.state_dict()[f"{CONV}.weight"] for m in (unet, new_unet()))
+    assert torch.allclose(weight, before - 0.3 * change.view_as(before), atol=1e-5)
+    if form != "difference":
+        assert form in identify(tmp_path / "l.safetensors").details.get("form", "")
+
+
+def test_a_layer_without_all_its_parts_is_named(tmp_path):
+    tensors, _ = lycoris("LoHa")
+    del tensors[next(key for key in tensors if key.endswith("hada_w2_a"))]
+    save_file(tensors, tmp_path / "l.safetensors")
+    with pytest.raises(CheckpointError, match="conv1 lacks its part hada_w2_a"):
+        apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
 
 
 def motion_lora(motion, rank: int = 2):

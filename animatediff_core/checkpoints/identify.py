@@ -1,6 +1,7 @@
 """What is this file? Told from names and shapes alone, so it costs no memory."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from .base import family_of
 from .files import is_safetensors, read_metadata, read_shapes
 from .motion_modules import official_keys, read_config, weights_in
 
+_DOWN = re.compile(r"lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b")
+_LYCORIS = re.compile(r"lokr_w1|hada_w1|\.diff$")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -41,7 +44,7 @@ def identify(path: str | Path) -> FileReport:
     if official_keys(shapes):  # type: ignore[arg-type]
         return _motion(path, shapes, read_metadata(path), None)
     names = " ".join(shapes)
-    if "lora" in names:
+    if any(word in names for word in ("lora", "hada_w1", "lokr_w")):
         return _lora(path, shapes)
     if any(key.startswith("model.diffusion_model.") for key in shapes):
         return _single_file(path, shapes)
@@ -93,8 +96,13 @@ def _text_width(levels: tuple[int, ...]) -> int:
 
 
 def _lora(path: Path, shapes: Shapes) -> FileReport:
-    ranks = {s[0] for k, s in shapes.items() if "down" in k.rsplit("lora", 1)[-1] or "lora_A" in k}
-    details = {"layers": str(sum("up." in k or "lora_B" in k for k in shapes))}
+    downs = [k for k in shapes if _DOWN.search(k)]
+    ranks = {shapes[k][0] for k in downs}
+    layers = len(downs) or len({k.rsplit(".", 1)[0] for k in shapes if _LYCORIS.search(k)})
+    details = {"layers": str(layers)}
+    forms = {"LoHa": "hada_w1", "LoKr": "lokr_w", "LoCon": "lora_mid"}
+    if found := [form for form, mark in forms.items() if any(mark in k for k in shapes)]:
+        details["form"] = ", ".join(found)
     if ranks:
         details["rank"] = ", ".join(map(str, sorted(ranks)))
     if any("motion_modules." in key for key in shapes):
