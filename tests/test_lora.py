@@ -158,3 +158,27 @@ def test_a_lora_of_another_family_changes_nothing_and_names_a_layer(tmp_path):
     with pytest.raises(CheckpointError, match="elsewhere_to_k"):
         apply_lora(unet, tmp_path / "lost.safetensors", 1.0)
     assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
+
+
+def test_a_motion_lora_for_a_mid_block_says_what_it_leaves_out(tmp_path, caplog):
+    save_file(motion_lora(new_motion()), tmp_path / "l.safetensors")
+    motion = new_motion(mid_block=False, version="v3")
+    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 8 * 6
+    assert "8 layers for a mid block, which this module lacks, are left out" in caplog.text
+
+
+def test_motion_directors_keys_reach_every_linear_layer(tmp_path):
+    motion = new_motion()
+    block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
+    tensors = {}
+    for layer, spelled in {
+        "attention_blocks.0.to_q": "attention_blocks.0.processor.to_q_lora",
+        "attention_blocks.0.to_out.0": "attention_blocks.0.to_out.processor.0_lora",
+        "ff.net.0.proj": "ff.net.0.processor.proj_lora",
+        "ff.net.2": "ff.net.processor.2_lora",
+    }.items():
+        rows, columns = motion.get_parameter(f"{block}.{layer}.weight").shape
+        tensors[f"{block}.{spelled}.up.weight"] = torch.randn(rows, 2)
+        tensors[f"{block}.{spelled}.down.weight"] = torch.randn(2, columns)
+    save_file(tensors, tmp_path / "l.safetensors")
+    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 4

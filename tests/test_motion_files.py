@@ -48,6 +48,39 @@ def test_official_trainer_file_loads_with_its_prefix_and_wrapper(tmp_path):
     assert (config.version, config.max_frames, config.mid_block) == ("v2", 32, True)
 
 
+@pytest.mark.parametrize(
+    ("levels", "mid_block", "positions", "version", "norms"),
+    [
+        (4, False, 24, "v1", ("frame", "clip")),
+        (4, True, 32, "v2", ("frame", "frame")),
+        (4, False, 32, "v3", ("frame", "frame")),
+        (3, False, 32, "sdxl-beta", ("clip", "frame")),
+        (3, False, 24, "hotshot-xl", ("frame", "clip")),
+    ],
+)
+def test_the_content_tells_the_version(tmp_path, levels, mid_block, positions, version, norms):
+    motion = new_motion((32,) * levels, norm_num_groups=32, mid_block=mid_block)
+    save_file(with_positions(motion, positions), tmp_path / "m.safetensors")
+    config = load_motion_module(tmp_path / "m.safetensors").config
+    assert (config.version, config.max_frames) == (version, positions)
+    assert (config.frame_norm, config.resnet_norm) == norms
+
+
+def test_hotshot_xl_is_read_out_of_its_whole_unet(tmp_path):
+    motion = new_motion((32, 64, 64), norm_num_groups=32, mid_block=False)
+    tensors = {
+        key.replace(".motion_modules.", ".temporal_attentions.")
+        .replace(".temporal_transformer.", ".")
+        .replace(".pos_encoder.pe", ".pos_encoder.positional_encoding"): tensor
+        for key, tensor in with_positions(motion, 24).items()
+    }
+    tensors["down_blocks.0.resnets.0.conv1.weight"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "m.safetensors")
+    loaded = load_motion_module(tmp_path / "m.safetensors")
+    assert same(motion, loaded)
+    assert loaded.config.version == "hotshot-xl"
+
+
 def test_without_positions_the_version_must_be_given(golden, tmp_path):
     with pytest.raises(CheckpointError, match="v1 or v3.*--motion-version"):
         load_motion_module(golden / "v1" / "motion_module.ckpt")

@@ -1,5 +1,6 @@
 """Adapters merged into weights: `W += scale * change`, in fp32, whatever the file's dialect."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ..motion import MotionModule
 from .files import read_tensors
 from .lora_files import read_deltas
 from .lora_math import Delta, product
+
+log = logging.getLogger(__name__)
 
 
 def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
@@ -30,7 +33,10 @@ def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
 
 
 def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0) -> int:
-    """Merge a MotionLoRA into a motion module; returns the layers changed (a full v2 file: 168)."""
+    """Merge a MotionLoRA into a motion module; returns the layers changed (a full v2 file: 168).
+
+    Layers for a mid block that the module lacks are left out, with a warning that says so.
+    """
     path = Path(path)
     tensors = read_tensors(path).tensors
     if not any("motion_modules." in key and "lora" in key for key in tensors):
@@ -41,8 +47,10 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
             what = "something else; `animatediff inspect` says what"
         raise CheckpointError(f"{path}: is no MotionLoRA but {what}")
     deltas = read_deltas(tensors, path)
-    if motion.mid_block is None:
-        deltas = {k: d for k, d in deltas.items() if not k.startswith("mid_block")}
+    if motion.mid_block is None and (mid := [k for k in deltas if k.startswith("mid_block")]):
+        log.warning("%s: %d layers for a mid block, which this module lacks, are left out",
+                    path, len(mid))  # fmt: skip
+        deltas = {k: d for k, d in deltas.items() if k not in mid}
     return _merge(_layers_of(motion, ""), deltas, path, scale)
 
 

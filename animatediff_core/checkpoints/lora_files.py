@@ -3,7 +3,8 @@
 Dialects: kohya and LyCORIS (`lora_unet_down_blocks_0_…lora_up.weight`, `….hada_w1_a`,
 `….lokr_w1`, with alpha), diffusers and PEFT (`unet.….lora_A.weight`, `….lora.up.weight`), the
 official domain adapter and MotionLoRA (`….processor.to_q_lora.up.weight`,
-`….attention_blocks.0.processor.to_q_lora.up.weight`).
+`….attention_blocks.0.processor.to_q_lora.up.weight`), MotionDirector
+(`….to_out.processor.0_lora.…`, `….ff.net.0.processor.proj_lora.…`).
 """
 
 import re
@@ -20,7 +21,7 @@ _UP_DOWN = re.compile(
     r"lora_linear_layer\.up|lora_linear_layer\.down)(?:\.default)?(?:\.weight)?$"
 )
 _PROCESSOR = re.compile(
-    r"^(?P<layer>.+)\.processor\.(?P<name>to_[qkv]|to_out)_lora\.(?P<kind>up|down)\.weight$"
+    r"^(?P<layer>.+)\.processor\.(?P<name>to_[qkv]|to_out|proj|\d+)_lora\.(?P<kind>up|down)\.weight$"
 )
 _LYCORIS = re.compile(
     r"^(?P<layer>.+)\.(?P<kind>hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|"

@@ -1,4 +1,4 @@
-"""Motion modules in and out of files: official keys, diffusers keys, our own.
+"""Motion modules in and out of files: official keys, diffusers keys, Hotshot-XL's, our own.
 
 Facts used: the key table of the released files (28 tensors a site, of which two are positions),
 and diffusers' conversion script, whose six renames are undone here.
@@ -29,7 +29,7 @@ FROM_DIFFUSERS = (
     (".transformer_blocks.0.norm2.", ".transformer_blocks.0.norms.1."),
     (".transformer_blocks.0.norm3.", ".transformer_blocks.0.ff_norm."),
 )
-_TENSORS_PER_SITE = 26
+_HOTSHOT = re.compile(r"\.temporal_attentions\.(\d+)\.")
 
 
 def load_motion_module(
@@ -76,6 +76,8 @@ def official_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for key, tensor in tensors.items():
         name = key.removeprefix("module.").removeprefix("unet.")
+        name = _HOTSHOT.sub(r".motion_modules.\1.temporal_transformer.", name)
+        name = name.replace(".pos_encoder.positional_encoding", ".pos_encoder.pe")
         match = _SITE.match(name)
         if match is None or "lora" in name:
             continue
