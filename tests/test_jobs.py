@@ -7,6 +7,7 @@ import pytest
 from animatediff_core.errors import PromptFileError
 from animatediff_core.jobs import (
     Job,
+    defaults_of,
     dump_job,
     job_from_options,
     load_preset,
@@ -125,7 +126,10 @@ def test_options_alone_make_a_job_with_the_bundled_model():
 
 
 def test_presets_are_whole():
-    assert {"tiny", "sd15-v1", "sd15-v2", "sd15-v3", "sdxl-beta"} <= set(preset_names())
+    assert {
+        "tiny", "sd15-v1", "sd15-v2", "sd15-v3", "sdxl-beta", "hotshot-xl", "animatelcm",
+        "lightning-2step", "lightning-4step", "lightning-8step",
+    } <= set(preset_names())  # fmt: skip
     for name in preset_names():
         assert job_from_options({"prompt": "a", "preset": name})[0].motion
 
@@ -135,3 +139,9 @@ def test_shipped_prompt_files_are_sound():
     assert len(files) >= 5
     for file in files:
         assert load_prompt_file(file), file
+
+
+def test_a_base_model_alone_takes_only_what_its_presets_agree_on():
+    assert defaults_of("bundled:tiny")["guidance_scale"] == 3.0
+    shared = defaults_of("emilianJR/epiCRealism")  # in LCM's and Lightning's presets
+    assert shared == {"width": 512, "height": 512, "frames": 16}

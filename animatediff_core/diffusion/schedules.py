@@ -1,7 +1,8 @@
 """Noise schedules: the betas that the motion module was trained with, in diffusers' schedulers.
 
 Official settings (inference-v1..3.yaml with the diffusers of that time): leading spacing,
-steps_offset 1, no clipping of samples, alpha 1 after the last step.
+steps_offset 1, no clipping of samples, alpha 1 after the last step. Few-step modules are sampled
+with trailing spacing, as they were distilled.
 """
 
 from diffusers.schedulers import (
@@ -50,7 +51,7 @@ def make_scheduler(
     if name not in _SCHEDULERS:
         raise AnimateDiffError(f"no scheduler {name!r}; there are {', '.join(_SCHEDULERS)}")
     kind, settings = _SCHEDULERS[name]
-    common = {"timestep_spacing": "leading", "steps_offset": 1}
+    common = {"timestep_spacing": config.timestep_spacing, "steps_offset": 1}
     return kind(**betas_of(config.betas), prediction_type=prediction_type, **{**common, **settings})
 
 

@@ -11,6 +11,8 @@ from ..errors import PromptFileError
 RECORD_FILE = "animatediff.json"
 """What `inject` notes in its folder."""
 FOLDER = Path(__file__).parent.parent / "models" / "presets"
+_OWN = ("width", "height", "frames", "steps", "guidance_scale", "scheduler")
+"""Settings that suit a base model, whatever moves it."""
 
 
 def preset_names() -> list[str]:
@@ -30,13 +32,15 @@ def load_preset(name: str) -> dict[str, Any]:
 def defaults_of(base: str) -> dict[str, Any]:
     """The settings that suit a base model, where no preset is named: frames, size, steps, …
 
-    From the preset with this base, from what `inject` noted in its folder, or for another
+    What the presets with this base agree on, what `inject` noted in its folder, or for another
     diffusers folder the size that its configuration names.
     """
-    for name in preset_names():
-        settings = load_preset(name)
-        if settings["base"] == base:
-            return {k: v for k, v in settings.items() if k not in ("about", "base", "motion")}
+    alike = [s for s in map(load_preset, preset_names()) if s["base"] == base]
+    if alike:
+        first, *others = alike
+        return {
+            k: first[k] for k in _OWN & first.keys() if all(s.get(k) == first[k] for s in others)
+        }
     folder = Path(base).expanduser()
     try:
         if (folder / RECORD_FILE).is_file():

@@ -34,6 +34,8 @@ class MotionConfig:
     """Groups of the module's own GroupNorm; they divide every level's channels."""
     betas: Betas = LINEAR_BETAS
     """Noise schedule that it was trained with: start, end, diffusers' schedule name."""
+    timestep_spacing: Literal["leading", "trailing"] = "leading"
+    """How samplers choose their steps; trailing for modules distilled to a few steps."""
 
     def __post_init__(self) -> None:
         for name in ("frame_norm", "resnet_norm"):
@@ -70,7 +72,7 @@ VERSIONS: dict[str, MotionConfig] = {
         betas=(0.00085, 0.012, "scaled_linear"),
     ),
     "animatelcm": MotionConfig(version="animatelcm", mid_block=True, max_frames=64),
-    "lightning": MotionConfig(version="lightning", mid_block=True),
+    "lightning": MotionConfig(version="lightning", mid_block=True, timestep_spacing="trailing"),
     "pia": MotionConfig(version="pia", resnet_norm="clip"),
 }
 """The released modules at their full size (paper's repository and its descendants)."""
