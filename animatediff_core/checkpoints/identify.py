@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ..errors import CheckpointError
 from .base import family_of
-from .files import is_safetensors, read_metadata, read_shapes
+from .embeddings import read_embedding
+from .files import read_metadata, read_shapes
 from .motion_modules import official_keys, read_config, weights_in
 
 _DOWN = re.compile(r"lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b")
@@ -140,31 +139,23 @@ def _unet(path: Path, shapes: Shapes) -> FileReport:
 
 
 def _embedding(path: Path, shapes: Shapes) -> FileReport:
-    vectors = [s for s in shapes.values() if len(s) in (1, 2)]
-    if len(shapes) == 1 and vectors:
-        width, name = vectors[0][-1], next(iter(shapes))
-        return _embedding_report(
-            path, path.stem if name == "emb_params" else name, vectors[0], width
-        )
-    if not shapes and not is_safetensors(path):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        words = content.get("string_to_param", {}) if isinstance(content, dict) else {}
-        if words:
-            shape = tuple(next(iter(words.values())).shape)
-            return _embedding_report(path, str(content.get("name") or path.stem), shape, shape[-1])
+    if len(shapes) <= 2:
+        try:
+            word, vectors = read_embedding(path)
+        except CheckpointError:
+            pass
+        else:
+            width = vectors[0].shape[1]
+            families = {768: "SD1.5", 1024: "SD2"}
+            return FileReport(
+                path=path,
+                kind="embedding",
+                family="SDXL" if len(vectors) == 2 else families.get(width, f"width {width}"),
+                goes_in="embeddings",
+                details={"word": word, "vectors": str(len(vectors[0]))},
+            )
     return FileReport(
         path=path, kind="unknown", goes_in="nowhere", details={"tensors": str(len(shapes))}
-    )
-
-
-def _embedding_report(path: Path, word: str, shape: tuple[int, ...], width: int) -> FileReport:
-    vectors = shape[0] if len(shape) == 2 else 1
-    return FileReport(
-        path=path,
-        kind="embedding",
-        family={768: "SD1.5", 1024: "SD2", 1280: "SDXL"}.get(width, "unknown"),
-        goes_in="embeddings",
-        details={"word": word, "vectors": str(vectors)},
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
+from ..checkpoints.embeddings import spelled_out
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def encode(base: BaseModel, texts: Sequence[str]) -> tuple[Tensor, Tensor | None
 def cut_text(base: BaseModel, text: str) -> str | None:
     """What of a prompt lies beyond the tokenizer's window, or None."""
     tokenizer = base.tokenizers[0]
-    ids = tokenizer(text).input_ids
+    ids = tokenizer(*spelled_out(tokenizer, [text])).input_ids
     window = tokenizer.model_max_length
     if len(ids) <= window:
         return None
@@ -77,7 +78,7 @@ def cut_text(base: BaseModel, text: str) -> str | None:
 
 def _ids(tokenizer, texts: Sequence[str], encoder) -> Tensor:  # type: ignore[no-untyped-def]
     given = tokenizer(
-        list(texts),
+        spelled_out(tokenizer, texts),
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,

@@ -210,6 +210,10 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
     for words in job.prompt.values():
         if rest := cut_text(base, words):
             log.warning("%s: the prompt is too long, without effect is: %s", job.name, rest)
+    said = " ".join([*job.prompt.values(), job.negative_prompt])
+    for word in (w for w in base.triggers if w not in said):
+        log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
+                    job.name, word)  # fmt: skip
     text = embed_prompt(base, job.prompt, job.frames)
     negative = embed_prompt(base, {0: job.negative_prompt}, job.frames)
     scheduler = make_scheduler(job.scheduler, motion.config, prediction_type=base.prediction_type)
