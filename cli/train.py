@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from animatediff_core.errors import AnimateDiffError
+
 from . import options, render
 
 if TYPE_CHECKING:
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[Path, typer.Argument(help="Training YAML, ours or the official one's keys.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of this run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of this run, over the file's output_dir."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE over the file, for instance learning_rate=1e-5."),
@@ -36,7 +41,11 @@ def train(
     from animatediff_core.training.config_file import load_train_config, parse_override
 
     given = dict(parse_override(text) for text in set_ or [])
-    _run(load_train_config(config, given), output, resume, dry_run, offline)
+    told = load_train_config(config, given)
+    folder = output or (Path(told.output_dir) if told.output_dir else None)
+    if folder is None:
+        raise AnimateDiffError("-o is missing: which folder is this run's?")
+    _run(told, folder, resume, dry_run, offline)
 
 
 def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offline: bool) -> None:

@@ -9,7 +9,7 @@ import yaml
 from conftest import TINY
 from safetensors.torch import load_file
 
-from animatediff_core import inflate, load_motion_module, motion_loss
+from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.checkpoints.base import load_base
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.diffusion.text import encode
@@ -19,6 +19,7 @@ from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
 from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
+from animatediff_core.training.lora_layers import LoraLayers
 from animatediff_core.training.stages import Trainee
 
 
@@ -34,7 +35,6 @@ def config(drawn, tmp_path, **changes):
     given = {
         "stage": "motion",
         "base": str(TINY / "base"),
-        "max_frames": 16,
         "max_train_steps": 4,
         "train_batch_size": 1,
         "learning_rate": 1e-3,
@@ -47,6 +47,8 @@ def config(drawn, tmp_path, **changes):
             "sample_n_frames": 4,
         },
     }
+    if changes.get("stage", "motion") == "motion":
+        given["max_frames"] = 16
     data = changes.pop("data", {})
     given["data"] |= data
     path.write_text(yaml.safe_dump(given | changes))
@@ -126,6 +128,34 @@ def test_image_stage_writes_a_model_that_opens(drawn, tmp_path):
     assert (tmp_path / "o" / "base" / "model_index.json").is_file()
     motion = config(drawn, tmp_path, unet=str(tmp_path / "o" / "unet.safetensors"))
     assert steps_of(run(motion, tmp_path / "m"))
+
+
+def test_lora_stage_writes_what_generate_merges(drawn, tmp_path):
+    made = config(
+        drawn, tmp_path, stage="lora", lora_rank=4, max_train_steps=6, learning_rate=0.02,
+        weight_decay=0.0,
+    )  # fmt: skip
+    *_, written = run(made, tmp_path / "o")
+    assert written.path == tmp_path / "o" / "lora.safetensors"
+    base, plain = load_base(str(TINY / "base")), load_base(str(TINY / "base"))
+    assert apply_lora(base, written.path, 1.0) == len(load_file(written.path)) // 2 == 56
+    layers = LoraLayers(plain.unet, 4, torch.Generator())
+    with torch.no_grad():
+        for key, tensor in load_file(written.path).items():
+            layers.by_key()[key].copy_(tensor)
+        x, text = torch.randn(1, 4, 8, 8), torch.randn(1, 32, 128)
+        merged, beside = (m.unet(x, 300, text, return_dict=False)[0] for m in (base, plain))
+        layers.remove()
+        without = plain.unet(x, 300, text, return_dict=False)[0]
+    assert torch.allclose(merged, beside, atol=1e-4)
+    assert (merged - without).abs().max() > 1e-3
+
+
+def test_settings_of_another_stage_are_refused(drawn, tmp_path):
+    with pytest.raises(TrainingError, match="max_frames belongs to stage motion, this is stage im"):
+        config(drawn, tmp_path, stage="image", max_frames=8)
+    with pytest.raises(TrainingError, match="lora_rank belongs to stage lora"):
+        config(drawn, tmp_path, lora_rank=8)
 
 
 def test_cached_latents_train_like_decoded_videos(drawn, tmp_path):
@@ -265,14 +295,16 @@ def test_wrong_configurations_are_told(tmp_path, text, message):
 
 def test_official_training_file_is_understood(peer_prompts, tmp_path):
     official = peer_prompts.parent / "training" / "v1" / "training.yaml"
-    text = official.read_text().replace('output_dir: "outputs"', "")
-    (tmp_path / "t.yaml").write_text(text)
+    (tmp_path / "t.yaml").write_text(official.read_text())
     made = load_train_config(tmp_path / "t.yaml", dict([parse_override("learning_rate=3e-5")]))
     assert (made.stage, made.motion_version, made.max_frames) == ("motion", "v1", 24)
     assert made.betas == (0.00085, 0.012, "linear")
     assert (made.data.sample_stride, made.data.sample_n_frames) == (4, 16)
     assert (made.mixed_precision, made.learning_rate) == ("fp16", 3e-5)
     assert (made.validation.every, made.validation.at) == (5000, (2, 50))
+    assert made.output_dir == str(tmp_path / "outputs")
+    image = load_train_config(official.with_name("image_finetune.yaml"))
+    assert (image.stage, image.betas) == ("image", (0.00085, 0.012, "scaled_linear"))
 
 
 def test_windows_stay_inside_and_short_videos_repeat_frames():

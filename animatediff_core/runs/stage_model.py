@@ -1,10 +1,11 @@
 """What a training run trains: the stage's model, where it starts from, and how it is written."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from diffusers.schedulers import DDPMScheduler
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel, resolve_file
@@ -14,58 +15,90 @@ from ..checkpoints.motion_modules import load_motion_module, save_motion_module
 from ..diffusion.schedules import training_scheduler
 from ..diffusion.text import encode
 from ..errors import CheckpointError, TrainingError
-from ..motion import AnimatedUNet, Betas, MotionConfig, MotionModule, for_unet, inflate
+from ..motion import AnimatedUNet, Betas, MotionModule, for_unet, inflate
 from ..training.config import TrainConfig
-from ..training.stages import Trainee, image_trainee, motion_trainee
+from ..training.lora_layers import LoraLayers
+from ..training.stages import Trainee, image_trainee, lora_trainee, motion_trainee
 
 UNET_FILE = "unet.safetensors"
+LORA_FILE = "lora.safetensors"
 
 
+@dataclass(frozen=True)
 class StageModel:
-    """The stage's model: what is trained, and how it is written."""
+    """One stage's model: what is trained, and how it is written."""
 
-    def __init__(self, config: TrainConfig, base: BaseModel, offline: bool) -> None:
-        self.base = base
-        self.animated: AnimatedUNet | None = None
-        self.motion_config: MotionConfig | None = None
-        if config.unet is not None:
-            _replace_unet(base, Path(config.unet))
-        if config.stage == "image":
-            kind = base.scheduler_config
-            own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
-            scheduler = training_scheduler(
-                config.betas or own, prediction_type=base.prediction_type
-            )
-            self.trainee: Trainee = image_trainee(base.unet, scheduler)
-            return
-        motion = _motion(config, base, offline)
-        self.motion_config = motion.config
-        self.animated = inflate(base.unet, motion)
-        scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
-        self.trainee = motion_trainee(self.animated, scheduler)
+    trainee: Trainee
+    embed: Callable[[Sequence[str]], Tensor]
+    """Captions -> b n d."""
+    write: Callable[[dict[str, Tensor], Path], Path]
+    """Writes the trained part only, as safetensors, into a folder."""
+    finish: Callable[[dict[str, Tensor], Path], Path]
+    """The last file, and what else the stage leaves."""
+    animated: AnimatedUNet | None = None
+    """The model that validation samples, where it is not the image model."""
 
-    def embed(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> b n d."""
-        return encode(self.base, captions)[0]
 
-    def write(self, weights: dict[str, Tensor], output: Path) -> Path:
-        """The trained part only, as safetensors."""
-        if self.motion_config is None:
-            write_tensors(output / UNET_FILE, weights, {"format": "pt"})
-            return output / UNET_FILE
+def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageModel:
+    """The model of the configuration's stage, over a loaded base model."""
+    if config.unet is not None:
+        _replace_unet(base, Path(config.unet))
+    if config.stage == "motion":
+        return _motion_stage(base, _motion(config, base, offline))
+    kind = base.scheduler_config
+    own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
+    scheduler = training_scheduler(config.betas or own, prediction_type=base.prediction_type)
+    return (
+        _image_stage(base, scheduler)
+        if config.stage == "image"
+        else _lora_stage(config, base, scheduler)
+    )
+
+
+def _motion_stage(base: BaseModel, motion: MotionModule) -> StageModel:
+    animated = inflate(base.unet, motion)
+    scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
+
+    def write(weights: dict[str, Tensor], output: Path) -> Path:
         with torch.device("meta"):
-            motion = MotionModule(self.motion_config)
-        motion.load_state_dict(weights, assign=True)
-        save_motion_module(motion, output / MOTION_FILE)
+            trained = MotionModule(motion.config)
+        trained.load_state_dict(weights, assign=True)
+        save_motion_module(trained, output / MOTION_FILE)
         return output / MOTION_FILE
 
-    def finish(self, weights: dict[str, Tensor], output: Path) -> Path:
-        """The last file; the image stage also writes the whole model for `--base`."""
-        path = self.write(weights, output)
-        if self.motion_config is None:
-            self.base.unet.load_state_dict(weights)
-            write_base_folder(self.base, output / "base")
+    trainee = motion_trainee(animated, scheduler)
+    return StageModel(trainee, _embedder(base), write, write, animated)
+
+
+def _image_stage(base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
+    def write(weights: dict[str, Tensor], output: Path) -> Path:
+        write_tensors(output / UNET_FILE, weights, {"format": "pt"})
+        return output / UNET_FILE
+
+    def finish(weights: dict[str, Tensor], output: Path) -> Path:
+        """Also the whole model, for `--base`."""
+        path = write(weights, output)
+        base.unet.load_state_dict(weights)
+        write_base_folder(base, output / "base")
         return path
+
+    return StageModel(image_trainee(base.unet, scheduler), _embedder(base), write, finish)
+
+
+def _lora_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
+    generator = torch.Generator().manual_seed(config.seed)
+    layers = LoraLayers(base.unet, config.lora_rank or 16, generator)
+
+    def write(weights: dict[str, Tensor], output: Path) -> Path:
+        write_tensors(output / LORA_FILE, weights, {"format": "pt"})
+        return output / LORA_FILE
+
+    trainee = lora_trainee(base.unet, layers, scheduler)
+    return StageModel(trainee, _embedder(base), write, write)
+
+
+def _embedder(base: BaseModel) -> Callable[[Sequence[str]], Tensor]:
+    return lambda captions: encode(base, captions)[0]
 
 
 def _motion(config: TrainConfig, base: BaseModel, offline: bool) -> MotionModule:

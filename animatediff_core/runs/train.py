@@ -1,8 +1,8 @@
 """The use case `train`: a configuration in, one safetensors file of the trained part out.
 
 The output folder holds `state.pt` (resume), `loss.csv` and `loss.png`, `validation/`, and
-`motion_module.safetensors` or `unet.safetensors` with, for the image stage, the whole model
-under `base/`.
+`motion_module.safetensors`, `lora.safetensors` or `unet.safetensors` with, for the image stage,
+the whole model under `base/`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from ..training.config import TrainConfig
 from ..training.loop import Encoders, Loop, Step
 from ..training.record import LossRecord
 from ..training.stages import use_fast_backward
-from .stage_model import StageModel
+from .stage_model import StageModel, open_stage
 from .validation import validate
 
 STATE_FILE = "state.pt"
@@ -88,7 +88,7 @@ def run(
         raise TrainingError(f"{output}: holds a run already; add --resume, or choose another -o")
     base = load_base(config.base, offline=offline)
     _check_size(config, base)
-    model = StageModel(config, base, offline)
+    model = open_stage(config, base, offline=offline)
     encoders = Encoders(base.vae, base.vae.config.scaling_factor, model.embed)
     cache = None
     if config.data.cache_folder is not None and not dry_run:

@@ -79,7 +79,7 @@ def _listed(table: Path, folder: Path) -> list[ClipFile]:
 
 
 def _captioned(folder: Path, stage: str) -> list[ClipFile]:
-    suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if stage == "image" else set())
+    suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if stage != "motion" else set())
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
     without = [p.name for p in paths if not p.with_suffix(".txt").is_file()]
     if without:

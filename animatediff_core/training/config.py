@@ -12,7 +12,7 @@ class DataConfig:
     """Where the clips are and how windows are cut from them."""
 
     video_folder: str
-    """Folder of videos (or pictures, for the image stage), captions in `.txt` files beside them."""
+    """Folder of videos (outside the motion stage also pictures), captions in .txt files beside."""
     csv_path: str | None = None
     """WebVid-style CSV with columns videoid, name, page_dir; the file is FOLDER/videoid.mp4."""
     sample_size: tuple[int, int] = (256, 256)
@@ -20,7 +20,7 @@ class DataConfig:
     sample_stride: int = 4
     """Frames from one sampled frame to the next."""
     sample_n_frames: int = 16
-    """Frames in a window; the image stage takes one."""
+    """Frames in a window; the stages on pictures take one."""
     horizontal_flip: bool = False
     """Mirror half of the clips; leave it off where captions say left or right."""
     max_bad_files: int = 10
@@ -36,7 +36,7 @@ class ValidationConfig:
     """What is sampled from the model in training, so that a person can look at it."""
 
     prompts: tuple[str, ...] = ()
-    """One clip each (one picture each in the image stage)."""
+    """One clip each (one picture each outside the motion stage)."""
     steps: int = 25
     """Denoising steps."""
     guidance_scale: float = 8.0
@@ -51,11 +51,14 @@ class ValidationConfig:
 class TrainConfig:
     """One run of one stage. Defaults are those of the official training code and files."""
 
-    stage: Literal["image", "motion"]
-    """image: all of the UNet, on single frames. motion: the motion module, base frozen."""
+    stage: Literal["image", "motion", "lora"]
+    """image: all of the UNet, on single frames. motion: the motion module, base frozen. lora:
+    low-rank layers in the UNet's attentions, base frozen, on pictures of one look or thing."""
     base: str
     """Base model: a folder, file, hub id or bundled:tiny."""
     data: DataConfig
+    output_dir: str | None = None
+    """Folder of the run, where the command line names none."""
     motion: str | None = None
     """Motion module to start from; none starts a fresh one of `motion_version`'s layout."""
     motion_version: str | None = None
@@ -64,8 +67,10 @@ class TrainConfig:
     """Positions of a fresh module; none takes the version's."""
     unet: str | None = None
     """UNet weights to use instead of the base's, as the image stage writes them."""
+    lora_rank: int | None = None
+    """Rank of the lora stage's matrices; none is 16."""
     betas: Betas | None = None
-    """Noise schedule; none takes the module's (linear), or the base's own in the image stage."""
+    """Noise schedule; none takes the module's (linear), or the base's own outside motion."""
     learning_rate: float = 1e-4
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
     lr_warmup_steps: int = 0
@@ -106,9 +111,19 @@ class TrainConfig:
                 ("train_data.sample_n_frames", self.data.sample_n_frames, 1),
                 ("train_data.max_bad_files", self.data.max_bad_files, 0),
                 ("train_data.num_workers", self.data.num_workers, 0),
+                ("lora_rank", self.lora_rank or 1, 1),
                 ("validation.steps", self.validation.steps, 1),
             )
             if value < least
+        ]
+        owners = {
+            "motion": "motion", "motion_version": "motion", "max_frames": "motion",
+            "lora_rank": "lora",
+        }  # fmt: skip
+        problems += [
+            f"{name} belongs to stage {stage}, this is stage {self.stage}; leave it out"
+            for name, stage in owners.items()
+            if getattr(self, name) is not None and stage != self.stage
         ]
         for name, share in (
             ("caption_dropout", self.caption_dropout),
@@ -124,4 +139,4 @@ class TrainConfig:
     @property
     def num_frames(self) -> int:
         """Frames of one training sample."""
-        return 1 if self.stage == "image" else self.data.sample_n_frames
+        return self.data.sample_n_frames if self.stage == "motion" else 1

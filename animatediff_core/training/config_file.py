@@ -29,7 +29,7 @@ _VALIDATION_ALIASES = {"num_inference_steps": "steps"}
 _MOTION_KEYS = {
     "motion_module_type": ("Vanilla",),
     "motion_module_resolutions": ([1, 2, 4, 8], [1, 2, 4]),
-    "use_motion_module": (True,),
+    "use_motion_module": (True, False),
     "unet_use_cross_frame_attention": (False,),
     "unet_use_temporal_attention": (False,),
     "motion_module_decoder_only": (False,),
@@ -92,6 +92,9 @@ def _translated(given: dict[str, Any], problems: list[str]) -> dict[str, Any]:
             _translate_noise(value, flat, problems)
         elif key == "unet_additional_kwargs":
             _translate_unet(value, flat, problems)
+            moves = isinstance(value, dict) and value.get("use_motion_module", True)
+            if not moves and not given.get("image_finetune"):
+                problems.append(f"{key}.use_motion_module: false needs image_finetune: true")
         elif key == "trainable_modules":
             _expect("trainable_modules", value, (["motion_modules."], ["."]), problems)
         elif key in ("max_train_epoch", "checkpointing_epochs"):
@@ -100,8 +103,6 @@ def _translated(given: dict[str, Any], problems: list[str]) -> dict[str, Any]:
             _expect(key, value, (False,), problems, hint="use --dry-run instead")
         elif key == "enable_xformers_memory_efficient_attention":
             _expect(key, value, (True, False), problems)  # torch's own fused attention serves both
-        elif key == "output_dir":
-            problems.append("output_dir: give the folder on the command line with -o")
         elif key in ("unet_checkpoint_path", "motion", "csv_path") and value in ("", None):
             continue
         else:
@@ -153,7 +154,8 @@ def _translate_unet(value: Any, flat: dict[str, Any], problems: list[str]) -> No
             problems.append(f"{where}: unknown key")
     if mid and not inflated:
         problems.append("unet_additional_kwargs: a mid block needs use_inflated_groupnorm: true")
-    flat["motion_version"] = "v2" if mid else ("v3" if inflated else "v1")
+    if value.get("use_motion_module", True):
+        flat["motion_version"] = "v2" if mid else ("v3" if inflated else "v1")
 
 
 def _expect(
@@ -175,6 +177,8 @@ def _with_paths(flat: dict[str, Any], folder: Path) -> dict[str, Any]:
                 data[key] = str(folder / data[key])
             elif key != "video_folder":
                 data.pop(key, None)
+    if isinstance(flat.get("output_dir"), str):
+        flat["output_dir"] = str(folder / flat["output_dir"])
     for key in ("base", "motion", "unet"):
         value = flat.get(key)
         if isinstance(value, str) and (folder / value).exists():

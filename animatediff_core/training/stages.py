@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..diffusion.loss import image_loss, motion_loss
 from ..motion import AnimatedUNet
+from .lora_layers import LoraLayers
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ def motion_trainee(animated: AnimatedUNet, scheduler: DDPMScheduler) -> Trainee:
     animated.motion.requires_grad_(True).train()
     parameters = dict(animated.motion.named_parameters())
     return Trainee(MotionLoss(animated, scheduler), parameters, scheduler)
+
+
+def lora_trainee(
+    unet: UNet2DConditionModel, layers: LoraLayers, scheduler: DDPMScheduler
+) -> Trainee:
+    """Low-rank layers beside a frozen UNet."""
+    unet.requires_grad_(False).eval()
+    loss = ImageLoss(unet, scheduler)
+    loss.layers = layers  # so that it moves with the UNet
+    return Trainee(loss, layers.by_key(), scheduler)
 
 
 def use_fast_backward(unet: UNet2DConditionModel) -> None:
