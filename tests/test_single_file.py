@@ -1,16 +1,24 @@
 """Single-file checkpoints of the first Stable Diffusion release."""
 
+import json
 import re
+import shutil
 
 import pytest
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.models.clip import CLIPTextConfig, CLIPTextModel
+from transformers.models.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
 
+from animatediff_core.checkpoints import single_file
 from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.single_file import CONFIGS, clip_tokenizer
+from animatediff_core.errors import CheckpointError
 
 
 def test_the_word_pieces_are_clips_own():
@@ -22,33 +30,87 @@ def test_the_word_pieces_are_clips_own():
     assert tokenizer("a", padding="max_length").input_ids == [49406, 320] + 75 * [49407]
 
 
+SMALL = {
+    "sd15/unet": {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 32},
+    "sd15/vae": {"block_out_channels": [32, 32, 64, 64]},
+    "sd15/text_encoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                          "num_attention_heads": 2, "projection_dim": 32},
+    "sdxl/unet": {"block_out_channels": [32, 64, 64], "cross_attention_dim": 72,
+                  "attention_head_dim": [2, 2, 2], "transformer_layers_per_block": [1, 1, 2],
+                  "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 88},
+    "sdxl/vae": {"block_out_channels": [32, 32, 64, 64]},
+    "sdxl/text_encoder_2": {"hidden_size": 40, "intermediate_size": 64, "num_hidden_layers": 2,
+                            "num_attention_heads": 2, "projection_dim": 40},
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_families(tmp_path, monkeypatch):
+    """The package's families with fewer channels and layers."""
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIGS, configs)
+    for name, changes in SMALL.items():
+        file = configs / name / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    monkeypatch.setattr(single_file, "CONFIGS", configs)
+    return configs
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_every_tensor_of_a_checkpoint_finds_its_place(tmp_path, small_families, family):
+    check(tmp_path, small_families, family, torch.float32)
+
+
 @pytest.mark.slow
 def test_a_full_size_checkpoint_opens_with_every_tensor_in_its_place(tmp_path):
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(CONFIGS / "unet"))
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(CONFIGS / "vae"))
-        text = CLIPTextModel(
-            CLIPTextConfig.from_json_file(CONFIGS / "text_encoder" / "config.json")
-        )
-    parts: list[nn.Module] = [unet, vae, text]
-    own = [filled(part) for part in parts]
-    named = {
-        "model.diffusion_model.": {unet_key(k): t for k, t in own[0].items()},
-        "first_stage_model.": dict(vae_item(k, t) for k, t in own[1].items()),
-        "cond_stage_model.transformer.": {
-            k if k.startswith("text_model.") else f"text_model.{k}": t for k, t in own[2].items()
-        },
-    }
-    file = {prefix + key: t for prefix, tensors in named.items() for key, t in tensors.items()}
-    assert len(file) == sum(map(len, own))
-    save_file(file, tmp_path / "full.safetensors")
-    base = load_base(str(tmp_path / "full.safetensors"), dtype=torch.float16)
-    assert base.family == "SD1.5"
-    for part, expected in zip((base.unet, base.vae, *base.text_encoders), own, strict=True):
+    check(tmp_path, CONFIGS, "sd15", torch.float16)
+
+
+def test_a_checkpoint_without_its_text_encoder_is_refused(tmp_path, small_families):
+    write_checkpoint(tmp_path / "m.safetensors", small_families, "sd15", leave="cond_stage_model.")
+    with pytest.raises(CheckpointError, match="lacks .* tensors of its text encoder"):
+        load_base(str(tmp_path / "m.safetensors"))
+
+
+def check(folder, configs, family, dtype):
+    own = write_checkpoint(folder / "m.safetensors", configs, family)
+    base = load_base(str(folder / "m.safetensors"), dtype=dtype)
+    parts = (base.unet, base.vae, *base.text_encoders)
+    for part, expected in zip(parts, own, strict=True):
         opened = part.state_dict()
         assert opened.keys() == expected.keys()
         for key, tensor in opened.items():
             assert torch.equal(tensor.half(), expected[key]), key
+
+
+def write_checkpoint(path, configs, family, leave="none"):
+    """A file in the family's own layout; returns what each part must hold."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(
+            UNet2DConditionModel.load_config(configs / family / "unet")
+        )
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs / family / "vae"))
+        parts: list[nn.Module] = [unet, vae, CLIPTextModel(text_config(configs, "sd15", ""))]
+        if family == "sdxl":
+            parts.append(CLIPTextModelWithProjection(text_config(configs, "sdxl", "_2")))
+    own = [filled(part) for part in parts]
+    texts = ["cond_stage_model.transformer."]
+    if family == "sdxl":
+        texts = ["conditioner.embedders.0.transformer."]
+    named = {
+        "model.diffusion_model.": {unet_key(k, unet): t for k, t in own[0].items()},
+        "first_stage_model.": dict(vae_item(k, t) for k, t in own[1].items()),
+        texts[0]: {f"text_model.{k.removeprefix('text_model.')}": t for k, t in own[2].items()},
+    }
+    if family == "sdxl":
+        named["conditioner.embedders.1.model."] = open_clip(own[3])
+    file = {prefix + key: t for prefix, tensors in named.items() for key, t in tensors.items()}
+    save_file({k: t.contiguous() for k, t in file.items() if not k.startswith(leave)}, path)
+    return own
+
+
+def text_config(configs, family, number):
+    return CLIPTextConfig.from_json_file(configs / family / f"text_encoder{number}" / "config.json")
 
 
 def filled(part: nn.Module) -> dict[str, Tensor]:
@@ -64,10 +126,11 @@ RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0
           "conv_shortcut": "skip_connection"}  # fmt: skip
 
 
-def unet_key(key: str) -> str:
+def unet_key(key: str, unet: UNet2DConditionModel) -> str:
     """diffusers' name -> the first release's."""
     for theirs, official in (
         ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
+        ("add_embedding.linear_1", "label_emb.0.0"), ("add_embedding.linear_2", "label_emb.0.2"),
         ("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
     ):  # fmt: skip
         if key.startswith(theirs):
@@ -94,9 +157,36 @@ def unet_key(key: str) -> str:
     )
     return re.sub(
         r"up_blocks\.(\d)\.upsamplers\.0",
-        lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 if m[1] == '0' else 2}",
+        lambda m: f"output_blocks.{3 * int(m[1]) + 2}.{1 + has_attention(unet, int(m[1]))}",
         key,
     )
+
+
+def has_attention(unet: UNet2DConditionModel, up_block: int) -> bool:
+    return hasattr(unet.up_blocks[up_block], "attentions")
+
+
+def open_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder in OpenCLIP's layout, whose query, key and value are one tensor."""
+    out = {}
+    for key, tensor in tensors.items():
+        name = key.removeprefix("text_model.")
+        for theirs, official in (
+            ("embeddings.token_embedding", "token_embedding"),
+            ("embeddings.position_embedding.weight", "positional_embedding"),
+            ("final_layer_norm", "ln_final"), ("encoder.layers", "transformer.resblocks"),
+            ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"),
+            ("mlp.fc2", "mlp.c_proj"), ("self_attn.out_proj", "attn.out_proj"),
+            ("text_projection.weight", "text_projection"),
+        ):  # fmt: skip
+            name = name.replace(theirs, official)
+        if ".self_attn.q_proj." in name:
+            others = [key.replace("q_proj", f"{o}_proj") for o in "kv"]
+            joined = torch.cat([tensor, *(tensors[other] for other in others)])
+            out[name.replace("self_attn.q_proj.", "attn.in_proj_")] = joined
+        elif "self_attn" not in name:
+            out[name] = tensor.T if name == "text_projection" else tensor
+    return out
 
 
 def vae_item(key: str, tensor: Tensor) -> tuple[str, Tensor]:

@@ -245,6 +245,11 @@ def _from_file(path: Path, source: str, dtype: torch.dtype) -> BaseModel:
             f"{source}: is no base checkpoint (it has no model.diffusion_model tensors); "
             "`animatediff inspect` says what it is"
         )
+    if any(key.startswith("cond_stage_model.model.") for key in shapes):
+        raise CheckpointError(
+            f"{source}: is an SD2 checkpoint; save it as a diffusers folder first (SD1.x and SDXL "
+            "work as single files)"
+        )
     from .single_file import load_single_file
 
     return load_single_file(

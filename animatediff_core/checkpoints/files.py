@@ -31,20 +31,23 @@ class TensorFile:
     metadata: dict[str, str]
 
 
-def read_tensors(path: Path) -> TensorFile:
-    """All tensors of a safetensors file or pickle; a wrapping `state_dict` is taken off.
+def read_tensors(path: Path, *, only: tuple[str, ...] = ("",)) -> TensorFile:
+    """The tensors of a safetensors file or pickle; a wrapping `state_dict` is taken off.
 
-    Raises CheckpointError with what the file is instead, where it is no weight file.
+    `only` are prefixes of the names to read. Raises CheckpointError with what the file is
+    instead, where it is no weight file.
     """
     check_weight_file(path)
     if is_safetensors(path):
         try:
             with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                names = [key for key in file.keys() if key.startswith(only)]  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in names}
                 return TensorFile(tensors, dict(file.metadata() or {}))
         except (SafetensorError, OSError) as error:
             raise _broken(path) from error
-    return TensorFile(_tensors_of(_unpickle(path), path), {})
+    tensors = _tensors_of(_unpickle(path), path)
+    return TensorFile({key: t for key, t in tensors.items() if key.startswith(only)}, {})
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:

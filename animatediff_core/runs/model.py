@@ -143,7 +143,7 @@ def _base_shape(base: Path) -> tuple[tuple[int, ...], int, int]:
     known = {"SD1.5": ((320, 640, 1280, 1280), 768), "SDXL": ((320, 640, 1280), 2048)}
     if family not in known:
         raise CheckpointError(
-            f"{base}: is a single-file checkpoint of family {family}; SD1.x works"
+            f"{base}: is a single-file checkpoint of family {family}; SD1.x and SDXL work"
         )
     return (*known[family], 8)
 
