@@ -3,6 +3,7 @@
 import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,9 +12,11 @@ from safetensors.torch import load_file
 
 from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.checkpoints.base import load_base
+from animatediff_core.checkpoints.embeddings import apply_embedding
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.diffusion.text import encode
 from animatediff_core.errors import TrainingError
+from animatediff_core.media import write_picture
 from animatediff_core.runs.train import Checked, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
@@ -149,6 +152,27 @@ def test_lora_stage_writes_what_generate_merges(drawn, tmp_path):
         without = plain.unet(x, 300, text, return_dict=False)[0]
     assert torch.allclose(merged, beside, atol=1e-4)
     assert (merged - without).abs().max() > 1e-3
+
+
+def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        write_picture(np.full((32, 32, 3), 90 * number, np.uint8), folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a <look> circle")
+    made = config(
+        drawn, tmp_path, stage="textual-inversion", word="<look>", init_word="red", num_vectors=2,
+        weight_decay=0.0, learning_rate=0.1, data={"video_folder": str(folder), "csv_path": None},
+    )  # fmt: skip
+    events = list(run(made, tmp_path / "o"))
+    assert steps_of(events)[0].gradient_norm > 0
+    ((word, vectors),) = load_file(events[-1].path).items()
+    assert (word, tuple(vectors.shape)) == ("<look>", (2, 128))
+    base = load_base(str(TINY / "base"))
+    tokens = base.tokenizers[0]("red", add_special_tokens=False).input_ids
+    red = base.text_encoders[0].get_input_embeddings().weight[tokens[0]]
+    assert (vectors - red).abs().amax(1).min() > 0.05
+    assert apply_embedding(base, events[-1].path) == "<look>"
 
 
 def test_settings_of_another_stage_are_refused(drawn, tmp_path):
@@ -318,8 +342,6 @@ def test_windows_stay_inside_and_short_videos_repeat_frames():
 
 
 def test_pixels_cover_the_size_without_borders():
-    import numpy as np
-
     frames = np.full((2, 50, 90, 3), 255, np.uint8)
     pixels = to_pixels(frames, (64, 32))
     assert pixels.shape == (2, 3, 64, 32)

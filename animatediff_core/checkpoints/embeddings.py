@@ -36,20 +36,23 @@ def apply_embedding(base: BaseModel, path: Path) -> str:
                 f"{path}: has {one.shape[1]} values a word but this model's text encoder has "
                 f"{width}; use an embedding of the base model's family"
             )
-        _teach(tokenizer, encoder, word, one, path)
+        if word in tokenizer.get_vocab():
+            raise CheckpointError(f"{path}: the word {word!r} exists already; rename the file")
+        teach_word(tokenizer, encoder, word, one)
     base.triggers.append(word)
     return word
 
 
-def _teach(tokenizer: Any, encoder: Any, word: str, vectors: Tensor, path: Path) -> None:
-    tokens = [word, *(f"{word}_{number}" for number in range(1, len(vectors)))]
-    if taken := [token for token in tokens if token in tokenizer.get_vocab()]:
-        raise CheckpointError(f"{path}: the word {taken[0]!r} exists already; rename the file")
-    tokenizer.add_tokens(tokens)
+def teach_word(tokenizer: Any, encoder: Any, word: str, vectors: Tensor) -> list[int]:
+    """Give a new word its vectors, v d; returns its tokens."""
+    names = [word, *(f"{word}_{number}" for number in range(1, len(vectors)))]
+    tokenizer.add_tokens(names)
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = encoder.get_input_embeddings().weight
+    tokens: list[int] = tokenizer.convert_tokens_to_ids(names)
     with torch.no_grad():
-        table[tokenizer.convert_tokens_to_ids(tokens)] = vectors.to(table)
+        table[tokens] = vectors.to(table)
+    return tokens
 
 
 def read_embedding(path: Path) -> tuple[str, list[Tensor]]:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.schedulers import DDPMScheduler
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel, resolve_file
+from ..checkpoints.embeddings import teach_word
 from ..checkpoints.export import MOTION_FILE, write_base_folder
 from ..checkpoints.files import read_tensors, write_tensors
 from ..checkpoints.motion_modules import load_motion_module, save_motion_module
@@ -17,11 +19,19 @@ from ..diffusion.text import encode
 from ..errors import CheckpointError, TrainingError
 from ..motion import AnimatedUNet, Betas, MotionModule, for_unet, inflate
 from ..training.config import TrainConfig
+from ..training.learned_word import LearnedWord
 from ..training.lora_layers import LoraLayers
-from ..training.stages import Trainee, image_trainee, lora_trainee, motion_trainee
+from ..training.stages import (
+    Trainee,
+    image_trainee,
+    lora_trainee,
+    motion_trainee,
+    word_trainee,
+)
 
 UNET_FILE = "unet.safetensors"
 LORA_FILE = "lora.safetensors"
+WORD_FILE = "embedding.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,11 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageM
     kind = base.scheduler_config
     own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
     scheduler = training_scheduler(config.betas or own, prediction_type=base.prediction_type)
-    return (
-        _image_stage(base, scheduler)
-        if config.stage == "image"
-        else _lora_stage(config, base, scheduler)
-    )
+    if config.stage == "image":
+        return _image_stage(base, scheduler)
+    if config.stage == "lora":
+        return _lora_stage(config, base, scheduler)
+    return _word_stage(config, base, scheduler)
 
 
 def _motion_stage(base: BaseModel, motion: MotionModule) -> StageModel:
@@ -97,8 +107,47 @@ def _lora_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) 
     return StageModel(trainee, _embedder(base), write, write)
 
 
+def _word_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
+    if len(base.text_encoders) > 1:
+        raise TrainingError(
+            "textual-inversion: models of two text encoders (SDXL) cannot be taught"
+        )
+    word, tokenizer, encoder = str(config.word), base.tokenizers[0], base.text_encoders[0]
+    if word in tokenizer.get_vocab():
+        raise TrainingError(f"word: the model knows {word!r} already; choose one such as <{word}>")
+    start = _start_vector(config, tokenizer, encoder).repeat(config.num_vectors or 1, 1)
+    learned = LearnedWord(encoder, teach_word(tokenizer, encoder, word, start), start)
+    encoder.requires_grad_(False)
+
+    def write(weights: dict[str, Tensor], output: Path) -> Path:
+        write_tensors(output / WORD_FILE, weights, {"format": "pt"})
+        return output / WORD_FILE
+
+    trainee = word_trainee(base.unet, word, learned, scheduler)
+    return StageModel(trainee, lambda captions: encode(base, captions)[0], write, write)
+
+
+def _start_vector(config: TrainConfig, tokenizer: Any, encoder: Any) -> Tensor:
+    """The vector of `init_word`, or the mean of all words: 1 d."""
+    table: Tensor = encoder.get_input_embeddings().weight.detach()
+    if config.init_word is None:
+        return table.mean(0, keepdim=True)
+    tokens = tokenizer(config.init_word, add_special_tokens=False).input_ids
+    if len(tokens) != 1:
+        raise TrainingError(
+            f"init_word: {config.init_word!r} is {len(tokens)} tokens; name a simpler word"
+        )
+    return table[tokens].clone()
+
+
 def _embedder(base: BaseModel) -> Callable[[Sequence[str]], Tensor]:
-    return lambda captions: encode(base, captions)[0]
+    """Of a frozen text encoder."""
+
+    @torch.no_grad()
+    def embed(captions: Sequence[str]) -> Tensor:
+        return encode(base, captions)[0]
+
+    return embed
 
 
 def _motion(config: TrainConfig, base: BaseModel, offline: bool) -> MotionModule:

@@ -162,7 +162,7 @@ def window(total: int, wanted: int, stride: int, rng: random.Random) -> list[int
 
 def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
     """f h w 3 uint8, scaled to cover `size` and cut to its middle: f 3 h w in [-1, 1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = torch.tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     height, width = pixels.shape[2:]
     scale = max(size[0] / height, size[1] / width)
     if (height, width) != size:

@@ -51,9 +51,10 @@ class ValidationConfig:
 class TrainConfig:
     """One run of one stage. Defaults are those of the official training code and files."""
 
-    stage: Literal["image", "motion", "lora"]
+    stage: Literal["image", "motion", "lora", "textual-inversion"]
     """image: all of the UNet, on single frames. motion: the motion module, base frozen. lora:
-    low-rank layers in the UNet's attentions, base frozen, on pictures of one look or thing."""
+    low-rank layers in the UNet's attentions, base frozen. textual-inversion: the vectors of one
+    new word, all else frozen, on pictures whose captions use it."""
     base: str
     """Base model: a folder, file, hub id or bundled:tiny."""
     data: DataConfig
@@ -69,6 +70,12 @@ class TrainConfig:
     """UNet weights to use instead of the base's, as the image stage writes them."""
     lora_rank: int | None = None
     """Rank of the lora stage's matrices; none is 16."""
+    word: str | None = None
+    """The new word of the textual-inversion stage, for instance <neon>."""
+    init_word: str | None = None
+    """A word that means something near, whose vector it starts from; none starts at the mean."""
+    num_vectors: int | None = None
+    """Vectors of the new word; none is 1."""
     betas: Betas | None = None
     """Noise schedule; none takes the module's (linear), or the base's own outside motion."""
     learning_rate: float = 1e-4
@@ -112,13 +119,15 @@ class TrainConfig:
                 ("train_data.max_bad_files", self.data.max_bad_files, 0),
                 ("train_data.num_workers", self.data.num_workers, 0),
                 ("lora_rank", self.lora_rank or 1, 1),
+                ("num_vectors", self.num_vectors or 1, 1),
                 ("validation.steps", self.validation.steps, 1),
             )
             if value < least
         ]
         owners = {
             "motion": "motion", "motion_version": "motion", "max_frames": "motion",
-            "lora_rank": "lora",
+            "lora_rank": "lora", "word": "textual-inversion", "init_word": "textual-inversion",
+            "num_vectors": "textual-inversion",
         }  # fmt: skip
         problems += [
             f"{name} belongs to stage {stage}, this is stage {self.stage}; leave it out"
@@ -131,6 +140,8 @@ class TrainConfig:
         ):
             if not 0 <= share <= 1:
                 problems.append(f"{name} must lie between 0 and 1, got {share}")
+        if self.stage == "textual-inversion" and not self.word:
+            problems.append("word is missing: which word do the captions use?")
         if self.learning_rate <= 0:
             problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
         if problems:

@@ -111,8 +111,7 @@ class Loop:
         latents = self._latents(batch, generator)  # b c f h w
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = self.draw_timesteps(len(batch), generator).to(latents.device)
-        with torch.no_grad():
-            text = self.encoders.embed([sample.caption for sample in batch])
+        text = self.encoders.embed([sample.caption for sample in batch])
         with accelerator.autocast():
             loss = self.loss(latents, noise, timesteps, text)
         accelerator.backward(loss / self.config.gradient_accumulation_steps)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..diffusion.loss import image_loss, motion_loss
 from ..motion import AnimatedUNet
+from .learned_word import LearnedWord
 from .lora_layers import LoraLayers
 
 
@@ -28,11 +29,14 @@ class Trainee:
 
 
 class ImageLoss(nn.Module):
-    """Stage `image`: the plain UNet on the first frame of each sample."""
+    """The stages on pictures: the plain UNet on the first frame of each sample."""
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: DDPMScheduler) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, scheduler: DDPMScheduler, learned: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.unet = unet
+        self.learned = learned  # what hooks on the frozen models use moves with them
         self.scheduler = scheduler
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
@@ -72,9 +76,17 @@ def lora_trainee(
 ) -> Trainee:
     """Low-rank layers beside a frozen UNet."""
     unet.requires_grad_(False).eval()
-    loss = ImageLoss(unet, scheduler)
-    loss.layers = layers  # so that it moves with the UNet
+    loss = ImageLoss(unet, scheduler, layers)
     return Trainee(loss, layers.by_key(), scheduler)
+
+
+def word_trainee(
+    unet: UNet2DConditionModel, word: str, learned: LearnedWord, scheduler: DDPMScheduler
+) -> Trainee:
+    """The vectors of one word, everything else frozen."""
+    unet.requires_grad_(False).eval()
+    loss = ImageLoss(unet, scheduler, learned)
+    return Trainee(loss, {word: learned.vectors}, scheduler)
 
 
 def use_fast_backward(unet: UNet2DConditionModel) -> None:
