@@ -49,11 +49,12 @@ def train(
 
 
 def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offline: bool) -> None:
-    from animatediff_core.runs.train import Checked, Encoding, Skipped, Written, run
+    from animatediff_core.runs.train import Checked, Encoding, Prior, Skipped, Written, run
     from animatediff_core.training.loop import Step
 
     with render.progress() as bars:
         encoding = bars.add_task("latents", total=None, visible=False, info="")
+        prior = bars.add_task("prior pictures", total=None, visible=False, info="")
         steps = bars.add_task("steps", total=config.max_train_steps, info="")
         for event in run(config, output, resume=resume, dry_run=dry_run, offline=offline):
             if isinstance(event, Step):
@@ -61,6 +62,8 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
                 bars.update(steps, completed=event.step, info=info)
             elif isinstance(event, Encoding):
                 bars.update(encoding, visible=True, total=event.total, completed=event.done)
+            elif isinstance(event, Prior):
+                bars.update(prior, visible=True, total=event.total, completed=event.done)
             elif isinstance(event, Skipped):
                 render.note(f"skipped: {event.reason}", always=True)
             elif isinstance(event, Checked):

@@ -17,7 +17,7 @@ from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.diffusion.text import encode
 from animatediff_core.errors import TrainingError
 from animatediff_core.media import write_picture
-from animatediff_core.runs.train import Checked, Skipped, Written, run
+from animatediff_core.runs.train import Checked, Prior, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
@@ -152,6 +152,38 @@ def test_lora_stage_writes_what_generate_merges(drawn, tmp_path):
         without = plain.unet(x, 300, text, return_dict=False)[0]
     assert torch.allclose(merged, beside, atol=1e-4)
     assert (merged - without).abs().max() > 1e-3
+
+
+def test_dreambooth_trains_beside_pictures_of_the_base(drawn, tmp_path):
+    made = config(
+        drawn, tmp_path, stage="dreambooth", train_batch_size=2, max_train_steps=2,
+        prior_prompts=["a red circle", "a blue star"], prior_pictures=3, prior_weight=0.0,
+    )  # fmt: skip
+    events = list(run(made, tmp_path / "o"))
+    assert [e.done for e in events if isinstance(e, Prior)] == [2, 3]
+    captions = [(tmp_path / "o" / "prior" / f"{n:04}.txt").read_text() for n in range(3)]
+    assert captions == ["a red circle\n", "a blue star\n", "a red circle\n"]
+    assert (tmp_path / "o" / "base" / "model_index.json").is_file()
+    heavy = config(
+        drawn, tmp_path, stage="dreambooth", train_batch_size=2, max_train_steps=2,
+        prior_prompts=["a red circle", "a blue star"], prior_pictures=3, prior_weight=9.0,
+    )  # fmt: skip
+    (tmp_path / "o" / "prior").rename(tmp_path / "prior")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "prior").rename(tmp_path / "p" / "prior")
+    again = list(run(heavy, tmp_path / "p"))
+    assert not [e for e in again if isinstance(e, Prior)]
+    assert steps_of(again)[0].loss > 2 * steps_of(events)[0].loss
+
+
+def test_every_second_sample_is_a_prior_picture(drawn, tmp_path):
+    made = config(drawn, tmp_path)
+    files = list_clips(made)
+    clips = Clips(files[:3], made, None, prior=files[3:])
+    captions = {clips[number].caption for number in range(0, 24, 2)} - {""}
+    assert captions <= {file.caption for file in files[:3]}
+    captions = {clips[number].caption for number in range(1, 24, 2)} - {""}
+    assert captions <= {file.caption for file in files[3:]}
 
 
 def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):

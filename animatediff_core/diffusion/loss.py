@@ -35,11 +35,19 @@ def image_loss(
     noise: Tensor,
     timesteps: Tensor,
     text: Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """The same for pictures and the plain UNet: latents, noise b c h w. Returns a scalar, fp32."""
+    """The same for pictures and the plain UNet: latents, noise b c h w. Returns a scalar, fp32.
+
+    `weights`, b, scale each picture's share in the mean.
+    """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     predicted = unet(noisy, timesteps, text, return_dict=False)[0]
-    return F.mse_loss(predicted.float(), target(scheduler, latents, noise, timesteps).float())
+    wanted = target(scheduler, latents, noise, timesteps).float()
+    if weights is None:
+        return F.mse_loss(predicted.float(), wanted)
+    errors = F.mse_loss(predicted.float(), wanted, reduction="none").flatten(1).mean(1)  # b
+    return (errors * weights).mean()
 
 
 def target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageM
     kind = base.scheduler_config
     own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
     scheduler = training_scheduler(config.betas or own, prediction_type=base.prediction_type)
-    if config.stage == "image":
-        return _image_stage(base, scheduler)
+    if config.stage in ("image", "dreambooth"):
+        weight = 1.0 if config.prior_weight is None else config.prior_weight
+        return _image_stage(base, scheduler, weight if config.stage == "dreambooth" else None)
     if config.stage == "lora":
         return _lora_stage(config, base, scheduler)
     return _word_stage(config, base, scheduler)
@@ -80,7 +81,9 @@ def _motion_stage(base: BaseModel, motion: MotionModule) -> StageModel:
     return StageModel(trainee, _embedder(base), write, write, animated)
 
 
-def _image_stage(base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
+def _image_stage(
+    base: BaseModel, scheduler: DDPMScheduler, prior_weight: float | None
+) -> StageModel:
     def write(weights: dict[str, Tensor], output: Path) -> Path:
         write_tensors(output / UNET_FILE, weights, {"format": "pt"})
         return output / UNET_FILE
@@ -92,7 +95,8 @@ def _image_stage(base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
         write_base_folder(base, output / "base")
         return path
 
-    return StageModel(image_trainee(base.unet, scheduler), _embedder(base), write, finish)
+    trainee = image_trainee(base.unet, scheduler, prior_weight)
+    return StageModel(trainee, _embedder(base), write, finish)
 
 
 def _lora_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) -> StageModel:

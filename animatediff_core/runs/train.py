@@ -27,6 +27,7 @@ from ..training.config import TrainConfig
 from ..training.loop import Encoders, Loop, Step
 from ..training.record import LossRecord
 from ..training.stages import use_fast_backward
+from .prior import make_prior, prior_files
 from .stage_model import StageModel, open_stage
 from .validation import validate
 
@@ -67,7 +68,15 @@ class Checked:
     """Peak bytes of this process, or of the CUDA device."""
 
 
-Event = Encoding | Skipped | Step | Written | Checked
+@dataclass(frozen=True)
+class Prior:
+    """The base's own pictures are being made."""
+
+    done: int
+    total: int
+
+
+Event = Encoding | Prior | Skipped | Step | Written | Checked
 
 
 def run(
@@ -93,16 +102,23 @@ def run(
     cache = None
     if config.data.cache_folder is not None and not dry_run:
         cache = LatentCache(Path(config.data.cache_folder), base.vae, config.data.sample_size)
-    loop = Loop(config, model.trainee, Clips(files, config, cache), encoders)
+    prior = prior_files(config, output / "prior")
+    loop = Loop(config, model.trainee, Clips(files, config, cache, prior), encoders)
     base.to(loop.accelerator.device, torch.float32)
+    if dry_run:
+        loop.clips.prior = files if prior else []  # stand-ins of the same size
+    elif loop.accelerator.is_main_process:
+        yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
+    loop.accelerator.wait_for_everyone()
     use_fast_backward(base.unet)
     if dry_run:
         yield from _dry_run(loop, files)
         return
     if cache is not None:
         kept: list[ClipFile] = []
-        yield from _encode(files, config, base, cache, kept)
-        loop.clips.files = kept
+        yield from _encode([*files, *prior], config, base, cache, kept)
+        loop.clips.files = [file for file in kept if file not in prior]
+        loop.clips.prior = [file for file in kept if file in prior]
     if resume and state.exists():
         loop.resume(state)
     yield from _train(loop, model, base, output)

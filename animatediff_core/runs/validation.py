@@ -1,9 +1,11 @@
-"""What the model in training makes of a few prompts: one GIF, or one PNG in the image stage."""
+"""What the model in training makes of a few prompts: one GIF, or one PNG in stages on pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..checkpoints.base import BaseModel
 from ..diffusion.denoise import decode, denoise, draw_noise
@@ -19,10 +21,15 @@ def validate(
     config: TrainConfig, base: BaseModel, animated: AnimatedUNet | None, path: Path
 ) -> Path:
     """Sample every validation prompt, seeds counting up from 0; returns the file written."""
-    clips = [
-        _sample(config, base, animated, prompt, seed)
-        for seed, prompt in enumerate(config.validation.prompts)
-    ]
+    given = config.validation
+    settings = (given.steps, given.guidance_scale)
+    clips = []
+    for seed, prompt in enumerate(given.prompts):
+        if animated is None:
+            clips.append(sample_stills(config, base, prompt, [seed], settings))
+            continue
+        noise = draw_noise(seed, _shape(config, base, config.num_frames))
+        clips.append(_sample(base, animated, animated.motion.config, noise, prompt, settings))
     if animated is None:
         picture = path.with_suffix(".png")
         write_picture(contact_sheet(clips, columns=1), picture)
@@ -32,38 +39,48 @@ def validate(
     return clip
 
 
-def _sample(
-    config: TrainConfig, base: BaseModel, animated: AnimatedUNet | None, prompt: str, seed: int
+def sample_stills(
+    config: TrainConfig,
+    base: BaseModel,
+    prompt: str,
+    seeds: Sequence[int],
+    settings: tuple[int, float],
 ) -> np.ndarray:
-    """One clip: f h w 3 uint8."""
-    model = animated or StillUNet(base.unet)
+    """Pictures of the image model, one for each seed: f h w 3. `settings`: steps and guidance."""
+    noise = torch.cat([draw_noise(seed, _shape(config, base, 1)) for seed in seeds], dim=2)
+    kind = base.scheduler_config
+    own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
+    schedule = MotionConfig(betas=config.betas or own)
+    return _sample(base, StillUNet(base.unet), schedule, noise, prompt, settings)
+
+
+def _shape(config: TrainConfig, base: BaseModel, frames: int) -> tuple[int, int, int, int, int]:
+    height, width = (size // base.factor for size in config.data.sample_size)
+    return 1, base.unet.config.in_channels, frames, height, width
+
+
+def _sample(
+    base: BaseModel,
+    model: AnimatedUNet | StillUNet,
+    schedule: MotionConfig,
+    noise: Tensor,
+    prompt: str,
+    settings: tuple[int, float],
+) -> np.ndarray:
+    """noise: 1 c f h w -> f h w 3 uint8. The UNet is left in the mode that it came in."""
     training = base.unet.training
     base.unet.eval()
-    height, width = (size // base.factor for size in config.data.sample_size)
-    frames = config.num_frames
-    noise = draw_noise(seed, (1, base.unet.config.in_channels, frames, height, width))
     with torch.no_grad():
-        text = embed_prompt(base, {0: prompt}, frames).tokens
-        negative = embed_prompt(base, {0: ""}, frames).tokens
+        text = embed_prompt(base, {0: prompt}, noise.shape[2]).tokens
+        negative = embed_prompt(base, {0: ""}, noise.shape[2]).tokens
         latents = denoise(
             model,
-            make_scheduler(
-                "ddim", _schedule(config, base, animated), prediction_type=base.prediction_type
-            ),
+            make_scheduler("ddim", schedule, prediction_type=base.prediction_type),
             noise.to(base.unet.device),
             text,
             negative,
-            steps=config.validation.steps,
-            guidance_scale=config.validation.guidance_scale,
+            steps=settings[0],
+            guidance_scale=settings[1],
         )
     base.unet.train(training)
     return decode(base.vae, latents)
-
-
-def _schedule(config: TrainConfig, base: BaseModel, animated: AnimatedUNet | None) -> MotionConfig:
-    """The betas to sample with, in the form that `make_scheduler` takes."""
-    if animated is not None:
-        return animated.motion.config
-    kind = base.scheduler_config
-    own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
-    return MotionConfig(betas=config.betas or own)

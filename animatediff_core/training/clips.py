@@ -94,18 +94,23 @@ class Clips(Dataset[Sample]):
     """Endless samples by number; each pass over the files is a permutation of its own."""
 
     def __init__(
-        self, files: Sequence[ClipFile], config: TrainConfig, cache: LatentCache | None
+        self,
+        files: Sequence[ClipFile],
+        config: TrainConfig,
+        cache: LatentCache | None,
+        prior: Sequence[ClipFile] = (),
     ) -> None:
         self.files = files
         self.config = config
         self.cache = cache
+        self.prior = prior
+        """Files of every second sample, where there are any."""
 
     def __getitem__(self, number: int) -> Sample:
         bad: list[tuple[int, str]] = []
         for attempt in range(len(self.files)):
-            index = self._file_of(number + attempt)
+            index, file = self._file_of(number, attempt)
             rng = random.Random(f"{self.config.seed} {number}")
-            file = self.files[index]
             try:
                 frames = self._window(file, rng)
             except MediaError as error:
@@ -117,10 +122,18 @@ class Clips(Dataset[Sample]):
             return Sample(frames, "" if dropped else file.caption, tuple(bad))
         raise TrainingError(bad_files_message([reason for _, reason in bad]))
 
-    def _file_of(self, number: int) -> int:
-        count = len(self.files)
+    def _file_of(self, number: int, attempt: int) -> tuple[int, ClipFile]:
+        """The file of a sample, and its number among all files; later attempts take others."""
+        files, before = self.files, 0
+        if self.prior:
+            if number % 2:
+                files, before = self.prior, len(self.files)
+            number //= 2
+        number += attempt
+        count = len(files)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number // count)
-        return int(torch.randperm(count, generator=generator)[number % count])
+        index = int(torch.randperm(count, generator=generator)[number % count])
+        return before + index, files[index]
 
     def _window(self, file: ClipFile, rng: random.Random) -> Tensor:
         data, wanted = self.config.data, self.config.num_frames

@@ -51,10 +51,11 @@ class ValidationConfig:
 class TrainConfig:
     """One run of one stage. Defaults are those of the official training code and files."""
 
-    stage: Literal["image", "motion", "lora", "textual-inversion"]
-    """image: all of the UNet, on single frames. motion: the motion module, base frozen. lora:
-    low-rank layers in the UNet's attentions, base frozen. textual-inversion: the vectors of one
-    new word, all else frozen, on pictures whose captions use it."""
+    stage: Literal["image", "motion", "dreambooth", "lora", "textual-inversion"]
+    """image: all of the UNet, on single frames. motion: the motion module, base frozen.
+    dreambooth: as image, beside pictures that the base itself made. lora: low-rank layers in the
+    UNet's attentions, base frozen. textual-inversion: the vectors of one new word, all else frozen,
+    on pictures whose captions use it."""
     base: str
     """Base model: a folder, file, hub id or bundled:tiny."""
     data: DataConfig
@@ -76,6 +77,12 @@ class TrainConfig:
     """A word that means something near, whose vector it starts from; none starts at the mean."""
     num_vectors: int | None = None
     """Vectors of the new word; none is 1."""
+    prior_prompts: tuple[str, ...] | None = None
+    """What the base is asked for before a dreambooth run, so that the model does not forget it."""
+    prior_pictures: int | None = None
+    """How many pictures that makes; none is 100. Every second sample of a batch is one of them."""
+    prior_weight: float | None = None
+    """Weight of their loss beside that of the given pictures; none is 1."""
     betas: Betas | None = None
     """Noise schedule; none takes the module's (linear), or the base's own outside motion."""
     learning_rate: float = 1e-4
@@ -120,6 +127,8 @@ class TrainConfig:
                 ("train_data.num_workers", self.data.num_workers, 0),
                 ("lora_rank", self.lora_rank or 1, 1),
                 ("num_vectors", self.num_vectors or 1, 1),
+                ("prior_pictures", self.prior_pictures or 1, 1),
+                ("prior_weight", self.prior_weight or 0, 0),
                 ("validation.steps", self.validation.steps, 1),
             )
             if value < least
@@ -127,7 +136,8 @@ class TrainConfig:
         owners = {
             "motion": "motion", "motion_version": "motion", "max_frames": "motion",
             "lora_rank": "lora", "word": "textual-inversion", "init_word": "textual-inversion",
-            "num_vectors": "textual-inversion",
+            "num_vectors": "textual-inversion", "prior_prompts": "dreambooth",
+            "prior_pictures": "dreambooth", "prior_weight": "dreambooth",
         }  # fmt: skip
         problems += [
             f"{name} belongs to stage {stage}, this is stage {self.stage}; leave it out"
@@ -142,6 +152,11 @@ class TrainConfig:
                 problems.append(f"{name} must lie between 0 and 1, got {share}")
         if self.stage == "textual-inversion" and not self.word:
             problems.append("word is missing: which word do the captions use?")
+        if self.stage == "dreambooth":
+            if not self.prior_prompts:
+                problems.append("prior_prompts is missing: what should the model not forget?")
+            if self.train_batch_size % 2:
+                problems.append("train_batch_size must be even: half of a batch is prior pictures")
         if self.learning_rate <= 0:
             problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
         if problems:

@@ -249,7 +249,7 @@ def _converted(field: dataclasses.Field[Any], value: Any, where: str, problems: 
             problems.append(f"{where}: must be a size or [height, width] in pixels, got {value!r}")
             return None
         return tuple(pair)
-    if field.name in ("betas", "adam_betas", "prompts", "at"):
+    if field.name in ("betas", "adam_betas", "prompts", "prior_prompts", "at"):
         if not isinstance(value, list):
             problems.append(f"{where}: must be a list, got {value!r}")
             return None

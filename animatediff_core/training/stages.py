@@ -32,17 +32,26 @@ class ImageLoss(nn.Module):
     """The stages on pictures: the plain UNet on the first frame of each sample."""
 
     def __init__(
-        self, unet: UNet2DConditionModel, scheduler: DDPMScheduler, learned: nn.Module | None = None
+        self,
+        unet: UNet2DConditionModel,
+        scheduler: DDPMScheduler,
+        learned: nn.Module | None = None,
+        prior_weight: float | None = None,
     ) -> None:
         super().__init__()
         self.unet = unet
-        self.learned = learned  # what hooks on the frozen models use moves with them
         self.scheduler = scheduler
+        self.learned = learned  # what hooks on the frozen models use moves with them
+        self.prior_weight = prior_weight
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        return image_loss(
-            self.unet, self.scheduler, latents[:, :, 0], noise[:, :, 0], timesteps, text
-        )
+        """Every second sample is a prior picture where `prior_weight` is given."""
+        weights = None
+        if self.prior_weight is not None:
+            pair = torch.tensor([1.0, self.prior_weight], device=latents.device)
+            weights = pair.repeat(len(latents) // 2)
+        pictures, noises = latents[:, :, 0], noise[:, :, 0]
+        return image_loss(self.unet, self.scheduler, pictures, noises, timesteps, text, weights)
 
 
 class MotionLoss(nn.Module):
@@ -57,10 +66,13 @@ class MotionLoss(nn.Module):
         return motion_loss(self.animated, self.scheduler, latents, noise, timesteps, text)
 
 
-def image_trainee(unet: UNet2DConditionModel, scheduler: DDPMScheduler) -> Trainee:
+def image_trainee(
+    unet: UNet2DConditionModel, scheduler: DDPMScheduler, prior_weight: float | None = None
+) -> Trainee:
     """All weights of the image UNet."""
     unet.requires_grad_(True).train()
-    return Trainee(ImageLoss(unet, scheduler), dict(unet.named_parameters()), scheduler)
+    loss = ImageLoss(unet, scheduler, prior_weight=prior_weight)
+    return Trainee(loss, dict(unet.named_parameters()), scheduler)
 
 
 def motion_trainee(animated: AnimatedUNet, scheduler: DDPMScheduler) -> Trainee:
