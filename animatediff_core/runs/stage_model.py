@@ -160,6 +160,11 @@ def _motion(config: TrainConfig, base: BaseModel, offline: bool) -> MotionModule
         path = Path(config.motion) if Path(config.motion).exists() else None
         path = path or resolve_file(config.motion, offline=offline)
         motion = load_motion_module(path, version=config.motion_version)
+        if config.max_frames not in (None, motion.config.max_frames):
+            raise TrainingError(
+                f"max_frames {config.max_frames}: {config.motion} has {motion.config.max_frames} "
+                "positions; leave max_frames out where a run starts from a module"
+            )
     else:
         unet = base.unet.config
         motion_config = for_unet(
