@@ -150,7 +150,7 @@ def test_download_says_where_a_preset_is_and_what_cannot_be_had(command):
     assert done.stdout.splitlines() == [str(TINY / "base"), str(TINY / "motion_module.safetensors")]
     assert "sd15-v3: stable-diffusion-v1-5/stable-diffusion-v1-5: is not in the" in done.stderr
     assert done.returncode == 3
-    assert "there are sd15" in command("download", "sd51").stderr
+    assert "no preset 'sd51'; there are" in command("download", "sd51").stderr
 
 
 def test_train_inject_generate_on_real_videos(command, tmp_path, videos):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffusers.models import MotionAdapter
 from diffusers.schedulers import DDIMScheduler
+from torch import nn
 
 from ..errors import CheckpointError, SurroundingsError
 from ..jobs import RECORD_FILE
@@ -37,7 +38,9 @@ def write_pipeline_folder(
             index["_class_name"] = "AnimateDiffSDXLPipeline"
         index["motion_adapter"] = ["diffusers", "MotionAdapter"]
         _write_scheduler(motion.config.betas, base.prediction_type, staged)
-        motion_adapter(motion).to(base.unet.dtype).save_pretrained(staged / "motion_adapter")
+        adapter = motion_adapter(motion)
+        nn.Module.to(adapter, dtype=base.unet.dtype)  # diffusers' own warns of nothing here
+        adapter.save_pretrained(staged / "motion_adapter")
         save_motion_module(motion, staged / MOTION_FILE)
         noted = {"motion": asdict(motion.config), **record}
         (staged / RECORD_FILE).write_text(json.dumps(noted, indent=1), "utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models import UNet2DConditionModel
+from torch import nn
 
 from ..checkpoints.base import MODELS, BaseModel, load_base
 from ..checkpoints.export import MOTION_FILE, write_base_folder
@@ -85,7 +86,7 @@ def publish(folder: Path) -> None:
     """Put the finished weights, in fp16, where the package finds them."""
     base = load_base(str(folder / "image" / "base"))
     for part in (base.unet, base.vae, *base.text_encoders):
-        part.to(torch.float16)
+        nn.Module.to(part, dtype=torch.float16)
     shutil.rmtree(BUNDLED / "base", ignore_errors=True)
     write_base_folder(base, BUNDLED / "base")
     module = folder / "motion" / MOTION_FILE

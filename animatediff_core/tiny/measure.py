@@ -163,7 +163,7 @@ def judge(scene: Scene, clip: Tensor) -> Verdict:
         background=most([s.background == scene.background for s in seen]),
         color=most([s.color == scene.color for s in seen]),
         shape=most([s.shape == scene.shape for s in seen]),
-        place=places[0] if scene.motion == "" else most(places),
+        place=most(places),
         motion=len(seen) == 1 or (motion_of(seen, scene.motion) and in_view(seen)),
         path=sum(steps),
         largest_step=max(steps, default=0.0),
