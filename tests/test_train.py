@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,6 +206,9 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
     red = base.text_encoders[0].get_input_embeddings().weight[tokens[0]]
     assert (vectors - red).abs().amax(1).min() > 0.05
     assert apply_embedding(base, events[-1].path) == "<look>"
+    known = replace(made, word="red")
+    with pytest.raises(TrainingError, match="the model knows 'red' already"):
+        list(run(known, tmp_path / "p"))
 
 
 def test_settings_of_another_stage_are_refused(drawn, tmp_path):

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import AnimateDiffError
-from ..jobs import load_preset
-from .model import Parts, find
+from ..jobs import job_from_options
+from .generate import parts_of
+from .model import find
 
 
 def run(
@@ -15,10 +16,10 @@ def run(
 
     Raises PromptFileError where a preset does not exist, before anything is fetched.
     """
-    settings = {name: load_preset(name) for name in presets}
-    for name, preset in settings.items():
+    jobs = {name: job_from_options({"preset": name, "prompt": name})[0] for name in presets}
+    for name, job in jobs.items():
         try:
-            found = find(Parts(base=preset["base"], motion=preset["motion"]), offline=offline)
+            found = find(parts_of(job), offline=offline)
         except AnimateDiffError as error:
             yield name, error
         else:

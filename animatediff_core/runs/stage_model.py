@@ -117,7 +117,7 @@ def _word_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) 
             "textual-inversion: models of two text encoders (SDXL) cannot be taught"
         )
     word, tokenizer, encoder = str(config.word), base.tokenizers[0], base.text_encoders[0]
-    if word in tokenizer.get_vocab():
+    if not {word, f"{word}</w>"}.isdisjoint(tokenizer.get_vocab()):
         raise TrainingError(f"word: the model knows {word!r} already; choose one such as <{word}>")
     start = _start_vector(config, tokenizer, encoder).repeat(config.num_vectors or 1, 1)
     learned = LearnedWord(encoder, teach_word(tokenizer, encoder, word, start), start)

@@ -1,8 +1,8 @@
 """The use case `train`: a configuration in, one safetensors file of the trained part out.
 
 The output folder holds `state.pt` (resume), `loss.csv` and `loss.png`, `validation/`, and
-`motion_module.safetensors`, `lora.safetensors` or `unet.safetensors` with, for the image stage,
-the whole model under `base/`.
+the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.safetensors`, or
+`unet.safetensors` with the whole model under `base/`.
 """
 
 from collections.abc import Iterator, Sequence
