@@ -5,22 +5,26 @@ safetensors are written; pickles are only read, and only with weights_only=True.
 
 import hashlib
 import json
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, SurroundingsError
 from ..media import replacing
+from .pickles import MALFORMED, MAX_TENSORS, broken, is_archive, load_pickle, refused
 
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
+_MAX_HEADER = 16 << 20
+"""Bytes before the values of a safetensors file: names, shapes and metadata."""
+_MAX_NAME = 512
+_MAX_WRAPPERS = 4
+MAX_JSON = 1 << 20
+"""Bytes of a configuration in a folder; real ones have some hundred."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ def read_tensors(path: Path, *, only: tuple[str, ...] = ("",)) -> TensorFile:
                 names = [key for key in file.keys() if key.startswith(only)]  # noqa: SIM118
                 tensors = {key: file.get_tensor(key) for key in names}
                 return TensorFile(tensors, dict(file.metadata() or {}))
-        except (SafetensorError, OSError) as error:
-            raise _broken(path) from error
-    tensors = _tensors_of(_unpickle(path), path)
+        except (SafetensorError, *MALFORMED) as error:
+            raise broken(path) from error
+    tensors = _tensors_of(load_pickle(path), path)
     return TensorFile({key: t for key, t in tensors.items() if key.startswith(only)}, {})
 
 
@@ -57,20 +61,58 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         try:
             with safe_open(path, "pt") as file:
                 return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise _broken(path) from error
-    return {k: tuple(t.shape) for k, t in _tensors_of(_unpickle(path), path).items()}
+        except (SafetensorError, *MALFORMED) as error:
+            raise broken(path) from error
+    return {k: tuple(t.shape) for k, t in _tensors_of(load_pickle(path), path).items()}
+
+
+def read_pickle(path: Path) -> Any:
+    """All that a pickled file holds, for forms that are more than named tensors."""
+    check_weight_file(path)
+    return load_pickle(path)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The text entries of a safetensors file; none for pickles."""
+    check_weight_file(path)
     if not is_safetensors(path):
         return {}
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise _broken(path) from error
+    except (SafetensorError, *MALFORMED) as error:
+        raise broken(path) from error
+
+
+def read_config_json(path: Path, *, largest: int = MAX_JSON) -> dict[str, Any]:
+    """A configuration file of a diffusers folder: one JSON object of at most `largest` bytes.
+
+    Raises CheckpointError where it is missing, unreadable or anything else.
+    """
+    _check_plain_file(path, "configuration")
+    if (size := path.stat().st_size) > largest:
+        raise refused_json(path, f"has {size >> 10} KiB")
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise refused_json(path, "is no JSON") from error
+    if not isinstance(content, dict):
+        raise refused_json(path, "is JSON but no object of named settings")
+    return content
+
+
+def refused_json(path: Path, why: str) -> CheckpointError:
+    """The error for a folder's JSON file that makes no sense."""
+    return CheckpointError(f"{path}: {why}; take the file from the model's own folder again")
+
+
+def printable(text: object) -> str:
+    """A name out of a file as a message may show it: no control characters, not long."""
+    shown = str(text)[:200]
+    shown = shown if shown.isprintable() else ascii(shown)[1:-1]
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -104,13 +146,13 @@ def is_safetensors(path: Path) -> bool:
 
 
 def check_weight_file(path: Path) -> None:
-    """Raise CheckpointError where `path` is missing or plainly something else."""
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name the weight file in it")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; check the path")
-    with path.open("rb") as file:
-        start = file.read(256)
+    """Raise CheckpointError where `path` is missing, plainly something else or hostile."""
+    _check_plain_file(path, "weight")
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     text = start.lstrip().lower()
     if not start:
         raise CheckpointError(f"{path}: is empty; download it again")
@@ -124,57 +166,77 @@ def check_weight_file(path: Path) -> None:
             f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` or download it"
         )
     if is_safetensors(path):
-        _check_length(path, int.from_bytes(start[:8], "little"))
-    elif not (zipfile.is_zipfile(path) or start[:1] == b"\x80"):
+        _check_header(path, int.from_bytes(start[:8], "little"))
+    elif not (is_archive(path) or start[:1] == b"\x80"):
         if path.suffix in PICKLES or path.suffix == ".safetensors" or start[:2] == b"PK":
-            raise _broken(path)
+            raise broken(path)
         raise CheckpointError(f"{path}: is no weight file; use .safetensors, .ckpt, .pt or .bin")
 
 
-def _check_length(path: Path, header: int) -> None:
-    """A cut download is shorter than its own header says."""
-    size = path.stat().st_size
-    if header > min(size - 8, 100_000_000):
-        raise _broken(path)
+def _check_plain_file(path: Path, kind: str) -> None:
+    """Links are followed; what they end in must be a file, not a device, pipe or nothing."""
     try:
-        with path.open("rb") as file:
-            file.seek(8)
-            entries = json.loads(file.read(header))
-        ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _broken(path) from error
-    if size < 8 + header + max(ends, default=0):
-        raise _broken(path)
+        there, plain, folder = path.exists(), path.is_file(), path.is_dir()
+        dangling = path.is_symlink() and not there
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if dangling:
+        raise CheckpointError(f"{path}: is a link to nothing; download the file it should lead to")
+    if not there:
+        raise CheckpointError(f"{path}: no such file; check the path")
+    if folder:
+        raise CheckpointError(f"{path}: is a folder; name the {kind} file in it")
+    if not plain:
+        raise CheckpointError(f"{path}: is no plain file; name a {kind} file")
 
 
-def _broken(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path}: is truncated or damaged; download it again")
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    why = getattr(error, "strerror", None) or "it is no path"
+    return CheckpointError(f"{printable(path)}: cannot be read ({why}); check its permissions")
 
 
-def _unpickle(path: Path) -> Any:
+def _check_header(path: Path, length: int) -> None:
+    """Sane in size, and all that it lists lies in the file once, without gaps.
+
+    A cut download is shorter than its own header says. The library checks offsets against shapes
+    and the file's length, and that metadata is text.
+    """
+    if length > path.stat().st_size - 8:
+        raise broken(path)
+    if length > _MAX_HEADER:
+        raise refused(path, f"has a header of {length >> 20} MiB")
+    with path.open("rb") as file:
+        file.seek(8)
+        if file.read(length).count(b'"data_offsets"') > MAX_TENSORS:
+            raise refused(path, f"lists more than {MAX_TENSORS} tensors")
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        if (
-            "Unsupported" in str(error)
-            or "GLOBAL" in str(error)
-            or "weights_only" in str(error).lower()
-        ):
-            raise CheckpointError(
-                f"{path}: holds more than tensors (it could run code) and is not opened; "
-                "use a .safetensors version of it"
-            ) from error
-        raise _broken(path) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _broken(path) from error
+        with safe_open(path, "pt") as content:
+            names = list(content.keys())
+    except (SafetensorError, *MALFORMED) as error:
+        raise broken(path) from error
+    _check_names(names, path)
+
+
+def _check_names(names: Collection[str], path: Path) -> None:
+    """Names reach messages and logs, so they must be short and printable; none names a path."""
+    if len(names) > MAX_TENSORS:
+        raise refused(path, f"lists more than {MAX_TENSORS} tensors")
+    for name in names:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise refused(path, f"names a tensor '{printable(name)}'")
 
 
 def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of an unpickled file, out of their wrapper."""
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for _ in range(_MAX_WRAPPERS):
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no named tensors; use a file of model weights")
-    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    tensors = {
+        str(key): tensor
+        for key, tensor in content.items()
+        if isinstance(key, str | int) and isinstance(tensor, Tensor)
+    }
+    _check_names(tensors, path)
+    return tensors
