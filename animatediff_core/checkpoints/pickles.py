@@ -10,7 +10,7 @@ import pickle
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from pickletools import genops
 from typing import Any, BinaryIO
@@ -39,7 +39,7 @@ _KNOWN = {
     "collections OrderedDict", "collections Counter", "torch Size", "torch device",
     "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state",
-    "torch.nn.modules.container ParameterDict",
+    "builtins set", "__builtin__ set", "torch.nn.modules.container ParameterDict",
 }  # fmt: skip
 """The last one is what the first textual inversions keep their vectors in."""
 _TYPES = ("float", "bfloat", "int", "uint", "bool", "complex")
@@ -158,10 +158,16 @@ def _check_plain(path: Path) -> None:
     if tarfile.is_tarfile(path):
         raise refused(path, "is a tar archive")
     with path.open("rb") as file:
-        if [arg for op, arg, _ in genops(_Short(file)) if op.name != "PROTO"] != [_MAGIC, None]:
+        if [argument for name, argument in _operations(file)][1:] != [_MAGIC, None]:
             raise broken(path)
         for _ in range(4):
             _walk(file, path)
+
+
+def _operations(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """(name, argument) of one pickle's operations."""
+    for operation, argument, _ in genops(_Short(file)):  # type: ignore[arg-type]
+        yield operation.name, argument
 
 
 class _Short:
@@ -190,8 +196,7 @@ def _walk(file: BinaryIO, path: Path) -> None:
     depths: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
-    for number, (operation, argument, _) in enumerate(genops(_Short(file))):
-        name = operation.name
+    for number, (name, argument) in enumerate(_operations(file)):
         if number > _MAX_OPERATIONS:
             raise refused(path, "describes its tensors in too many steps")
         if name == "GLOBAL" and not _is_known(argument):
@@ -250,7 +255,7 @@ def _check_tensors(content: Any, path: Path) -> None:
         raise refused(path, "claims more values than it has room for")
 
 
-def _all_tensors(content: Any) -> Iterable[Tensor]:
+def _all_tensors(content: Any) -> Iterator[Tensor]:
     """Every tensor in nested containers, each once."""
     waiting, seen = [content], set()
     while waiting:
