@@ -36,6 +36,9 @@ class MotionConfig:
     """Noise schedule that it was trained with: start, end, diffusers' schedule name."""
     timestep_spacing: Literal["leading", "trailing"] = "leading"
     """How samplers choose their steps; trailing for modules distilled to a few steps."""
+    conv_in_channels: int | None = None
+    """Channels of the module's own first convolution, where it has one (PIA: 9, which are the
+    latents, a mask and the latents of a picture)."""
 
     def __post_init__(self) -> None:
         for name in ("frame_norm", "resnet_norm"):
@@ -44,6 +47,17 @@ class MotionConfig:
         for name in ("layers_per_block", "max_frames", "num_attention_heads", "norm_num_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.timestep_spacing not in ("leading", "trailing"):
+            raise ValueError(
+                f"timestep_spacing must be leading or trailing, got {self.timestep_spacing!r}"
+            )
+        if self.conv_in_channels is not None and (
+            self.conv_in_channels < 3 or self.conv_in_channels % 2 == 0
+        ):
+            raise ValueError(
+                "conv_in_channels must be twice the latent channels and one for the mask, "
+                f"got {self.conv_in_channels}"
+            )
         for channels in self.block_out_channels:
             for name in ("num_attention_heads", "norm_num_groups"):
                 if channels % getattr(self, name):
@@ -73,7 +87,7 @@ VERSIONS: dict[str, MotionConfig] = {
     ),
     "animatelcm": MotionConfig(version="animatelcm", mid_block=True, max_frames=64),
     "lightning": MotionConfig(version="lightning", mid_block=True, timestep_spacing="trailing"),
-    "pia": MotionConfig(version="pia", resnet_norm="clip"),
+    "pia": MotionConfig(version="pia", resnet_norm="clip", conv_in_channels=9),
 }
 """The released modules at their full size (paper's repository and its descendants)."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import CheckpointError
 from .module import MotionModule, TemporalTransformer
@@ -33,6 +34,9 @@ class Conditions:
     """ControlNet's addition to the mid block, (b f) c h w."""
     image_embeddings: tuple[Tensor, ...] = ()
     """IP-Adapter's image embeddings, each (b f) images n d."""
+    image_latents: Tensor | None = None
+    """PIA's further input, b 5 f h w: a mask (how alike each frame is to the picture), then the
+    picture's latents in every frame. PIA modules need it, others have no use for it."""
     motion_strength: float = 1.0
     """Scale of the motion module's residual; 0 gives the plain image model, 1 the trained one."""
 
@@ -61,6 +65,9 @@ class AnimatedUNet(nn.Module):
             layer.register_forward_hook(_MotionHook(transformer, self._clip))
             for layer, transformer in pairs
         ]
+        if motion.conv_in is not None:
+            hook = _ImageHook(motion.conv_in, self._clip)
+            self._handles.append(unet.conv_in.register_forward_hook(hook))
         if motion.config.resnet_norm == "clip":
             for norm in _resnet_norms(unet):
                 self._handles += [
@@ -85,9 +92,12 @@ class AnimatedUNet(nn.Module):
         batch, _, frames = sample.shape[:3]
         self._check_frames(frames)
         given = conditions or NO_CONDITIONS
+        self._check_image(sample, given.image_latents)
         time = torch.as_tensor(timestep, device=sample.device).expand(batch)
         states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
         self._clip.frames, self._clip.strength = frames, given.motion_strength
+        if given.image_latents is not None:
+            self._clip.image = given.image_latents.transpose(1, 2).flatten(0, 1)  # (b f) 5 h w
         try:
             out = self.unet(
                 sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
@@ -99,7 +109,7 @@ class AnimatedUNet(nn.Module):
                 return_dict=False,
             )[0]
         finally:
-            self._clip.frames = None
+            self._clip.frames = self._clip.image = None
         clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
         return clips
 
@@ -117,6 +127,25 @@ class AnimatedUNet(nn.Module):
                 "ask for fewer frames or use a module made for more"
             )
 
+    def _check_image(self, sample: Tensor, image: Tensor | None) -> None:
+        """PIA's picture is there where the module wants one, and fits the noisy clip."""
+        conv = self.motion.conv_in
+        if conv is None:
+            if image is not None:
+                raise CheckpointError(
+                    f"the motion module is {self.motion.config.version} and takes no "
+                    "image_latents; leave them out, or use a PIA module"
+                )
+            return
+        batch, channels, *size = sample.shape
+        wanted = (batch, conv.in_channels - channels, *size)
+        if image is None or tuple(image.shape) != wanted:
+            got = "none" if image is None else f"{tuple(image.shape)}"
+            raise CheckpointError(
+                "the motion module is PIA, which animates a picture: conditions need "
+                f"image_latents of shape {wanted} (mask, then the picture's latents), got {got}"
+            )
+
 
 @dataclass
 class _Clip:
@@ -124,6 +153,8 @@ class _Clip:
 
     frames: int | None = None
     strength: float = 1.0
+    image: Tensor | None = None
+    """PIA's mask and picture, (b f) 5 h w."""
 
 
 class _MotionHook:
@@ -141,6 +172,25 @@ class _MotionHook:
             return (self.transformer(output[0], frames, strength), *output[1:])
         moved: Tensor = self.transformer(output, frames, strength)
         return moved
+
+
+@dataclass
+class _ImageHook:
+    """After the UNet's conv_in: adds what PIA's convolution makes of mask and picture.
+
+    The base model's weights serve the noisy latents, PIA's the channels after them, as in
+    diffusers' UNetMotionModel.from_unet2d.
+    """
+
+    conv: nn.Conv2d
+    clip: _Clip
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        image = self.clip.image
+        if image is None:
+            return output
+        weight = self.conv.weight[:, inputs[0].shape[1] :]
+        return output + F.conv2d(image.to(output), weight.to(output), padding=self.conv.padding)
 
 
 @dataclass
@@ -200,6 +250,14 @@ def _check_fit(unet: UNet2DConditionModel, motion: MotionModule) -> None:
             f"the motion module is made for {_family(ours)} but the base model is "
             f"{_family(theirs)}; use a module of the base model's family"
         )
+    if motion.conv_in is not None:
+        latents, wanted = unet.config.in_channels, motion.conv_in.in_channels
+        if wanted != 2 * latents + 1:
+            raise CheckpointError(
+                f"the motion module's conv_in has {wanted} channels but this base model's "
+                f"{latents} latents with mask and picture make {2 * latents + 1}; use a base "
+                "model of its family"
+            )
     layers = unet.config.layers_per_block
     counts = {layers} if isinstance(layers, int) else set(layers)
     if counts != {motion.config.layers_per_block}:

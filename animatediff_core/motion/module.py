@@ -18,13 +18,19 @@ from .config import MotionConfig, Norm
 class MotionModule(nn.Module):
     """All temporal transformers of one UNet; fresh ones leave the image model unchanged.
 
-    Keys: `{down_blocks.I | up_blocks.I | mid_block}.motion_modules.J.temporal_transformer.…`
+    Keys: `{down_blocks.I | up_blocks.I | mid_block}.motion_modules.J.temporal_transformer.…`, and
+    PIA's `conv_in.{weight,bias}`.
     """
 
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
         self.config = config
         channels, layers = config.block_out_channels, config.layers_per_block
+        self.conv_in: nn.Conv2d | None = None
+        if config.conv_in_channels is not None:
+            self.conv_in = nn.Conv2d(config.conv_in_channels, channels[0], 3, padding=1)
+            nn.init.zeros_(self.conv_in.weight)
+            nn.init.zeros_(self.conv_in.bias)  # type: ignore[arg-type]
         self.down_blocks = nn.ModuleList(_Block(c, layers, config) for c in channels)
         self.mid_block = _Block(channels[-1], 1, config) if config.mid_block else None
         self.up_blocks = nn.ModuleList(_Block(c, layers + 1, config) for c in reversed(channels))
