@@ -1,0 +1,252 @@
+"""What the names and shapes of a motion module say about it, checked before anything is built.
+
+A file's own words (our metadata, diffusers' config.json) count only where its tensors agree.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..motion import VERSIONS, MotionConfig
+from .motion_files import MotionContent
+from .motion_keys import SITE, is_position
+
+CONFIG_KEY = "animatediff_config"
+"""Metadata entry of our own files: the MotionConfig as JSON."""
+_MOST_LEVELS = 8
+_MOST_LAYERS = 8
+_MOST_CHANNELS = 8192
+_MOST_FRAMES = 100_000
+_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_SD15 = (320, 640, 1280, 1280)
+_SDXL = (320, 640, 1280)
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class UnclearVersionError(CheckpointError):
+    """The content fits several versions; the user must say which."""
+
+
+def read_config(content: MotionContent, *, version: str | None, path: Path) -> MotionConfig:
+    """The configuration that a file's tensors have; CheckpointError where they have none.
+
+    `version` decides what the content leaves open, and is refused where the content says else.
+    """
+    if version is not None and version not in VERSIONS:
+        raise CheckpointError(
+            f"no motion module version {version!r}; there are {', '.join(VERSIONS)}"
+        )
+    shapes = {key: tuple(getattr(t, "shape", t)) for key, t in content.tensors.items()}
+    shape = _structure(shapes, path)
+    if CONFIG_KEY in content.metadata:
+        config = _from_metadata(content.metadata[CONFIG_KEY], path)
+        _check_agrees(asdict(config), shape, f"its metadata {CONFIG_KEY}", path)
+        if version not in (None, config.version):
+            raise CheckpointError(
+                f"{path}: says that it is a {config.version} module, not {version}; "
+                "leave the version out"
+            )
+        return config
+    said = _settings(content.settings or {}, path)
+    _check_agrees(said, shape, "its config.json", path)
+    frames = said.pop("max_frames", None) or shape.pop("max_frames", None)
+    name = version or _sniffed(shape, frames, content, path)
+    _check_version(name, shape, path)
+    shape["max_frames"] = frames or VERSIONS[name].max_frames
+    return _built(VERSIONS[name], {**said, **shape}, path)
+
+
+def look_alikes(config: MotionConfig, content: MotionContent) -> str | None:
+    """Which other versions have the same tensors, in words for `inspect`; None if none has."""
+    if CONFIG_KEY in content.metadata:
+        return None
+    if config.version == "v2":
+        return "an AnimateDiff-Lightning file looks the same: then say --motion-version lightning"
+    if content.dialect == "diffusers" and config.version == "v3":
+        return "a converted v1 looks the same: then say --motion-version v1"
+    return None
+
+
+def _structure(shapes: Shapes, path: Path) -> dict[str, Any]:
+    """Levels, layers, mid block, positions and conv_in, each within what a UNet can have."""
+    for key in shapes:
+        match = SITE.match(key)
+        if match and max(len(match[1].rpartition("s.")[2]) * ("s." in match[1]), len(match[2])) > 2:
+            raise CheckpointError(
+                f"{path}: names a place {match[0][:60].rstrip('.')}, which no UNet has; "
+                "use a motion module from its author's own page"
+            )
+    channels = _channels(shapes, path)
+    layers = sum(f"down_blocks.0.motion_modules.{j}{_NORM}" in shapes for j in range(100))
+    for count, most, what in ((len(channels), _MOST_LEVELS, "levels"),
+                              (layers, _MOST_LAYERS, "layers a block"),
+                              (max(channels), _MOST_CHANNELS, "channels")):  # fmt: skip
+        if count > most:
+            raise CheckpointError(f"{path}: has {count} {what}, but no UNet has more than {most}")
+    lengths = {shape[1] for key, shape in shapes.items() if is_position(key) and len(shape) == 3}
+    if len(lengths) > 1:
+        raise CheckpointError(
+            f"{path}: has {min(lengths)} and {max(lengths)} positions in different places; "
+            "download it again"
+        )
+    return {
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "mid_block": any(key.startswith("mid_block.") for key in shapes),
+        "conv_in_channels": shapes["conv_in.weight"][1] if "conv_in.weight" in shapes else None,
+        **({"max_frames": lengths.pop()} if lengths else {}),
+    }
+
+
+_NORM = ".temporal_transformer.norm.weight"
+
+
+def _channels(shapes: Shapes, path: Path) -> tuple[int, ...]:
+    levels: list[int] = []
+    while (shape := shapes.get(f"down_blocks.{len(levels)}.motion_modules.0{_NORM}")) is not None:
+        levels.append(shape[0] if len(shape) == 1 else 0)
+    if not levels or 0 in levels:
+        raise CheckpointError(
+            f"{path}: lacks the first levels of a motion module; download it again"
+        )
+    return tuple(levels)
+
+
+def _sniffed(
+    shape: Mapping[str, Any], positions: int | None, content: MotionContent, path: Path
+) -> str:
+    """The version, by conv_in, levels, mid block and number of positions."""
+    levels, mid = len(shape["block_out_channels"]), shape["mid_block"]
+    if shape["conv_in_channels"] is not None:
+        return "pia"
+    if content.dialect == "hotshot":
+        return "hotshot-xl"
+    if positions is None:
+        choice = "v2, lightning or animatelcm" if mid else "v1 or v3"
+        if levels == 3:
+            choice = "sdxl-beta or hotshot-xl"
+        raise UnclearVersionError(
+            f"{path}: holds no positions, so it could be {choice}; say which with "
+            "--motion-version (version= in Python, motion_version: in a prompt file)"
+        )
+    if levels == 3:
+        return "hotshot-xl" if positions == 24 else "sdxl-beta"
+    if mid:
+        return "animatelcm" if content.dialect == "diffusers" and positions > 32 else "v2"
+    return "v1" if positions == 24 else "v3"
+
+
+def _check_version(name: str, shape: Mapping[str, Any], path: Path) -> None:
+    """What is certain: mid block, levels, conv_in."""
+    kind = VERSIONS[name]
+    wrong = None
+    channels = shape["block_out_channels"]
+    if kind.mid_block != shape["mid_block"]:
+        wrong = f"has {'a' if shape['mid_block'] else 'no'} mid block"
+    elif (kind.conv_in_channels is None) != (shape["conv_in_channels"] is None):
+        wrong = "has a conv_in, as PIA has" if kind.conv_in_channels is None else "has no conv_in"
+    elif channels in (_SD15, _SDXL) and channels != kind.block_out_channels:
+        wrong = f"has the levels of {'SDXL' if channels == _SDXL else 'SD1.5'}"
+    elif len(kind.block_out_channels) == 3 and len(channels) > 3:
+        wrong = f"has {len(channels)} levels, not SDXL's three"
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong}, so it is no {name} module; "
+            "leave the version out or name the right one"
+        )
+
+
+def _from_metadata(text: str, path: Path) -> MotionConfig:
+    known = {field.name for field in fields(MotionConfig)}
+    try:
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise ValueError("it is no mapping")
+        if strange := sorted(given.keys() - known):
+            raise ValueError(f"it has the unknown entry {strange[0][:40]}")
+        for name, value in given.items():
+            _check_kind(name, value)
+        for name in ("block_out_channels", "betas"):
+            if name in given:
+                given[name] = tuple(given[name])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata {CONFIG_KEY} cannot be read ({error}); save the module again, "
+            "or take the entry out and give the version by hand"
+        ) from error
+    return _built(MotionConfig(), given, path)
+
+
+def _check_kind(name: str, value: Any) -> None:
+    """ValueError unless a field's value is of its kind and within reason."""
+    whole = {"layers_per_block": _MOST_LAYERS, "max_frames": _MOST_FRAMES, "conv_in_channels": 999,
+             "num_attention_heads": _MOST_CHANNELS, "norm_num_groups": _MOST_CHANNELS}  # fmt: skip
+    if name in whole:
+        good = (name == "conv_in_channels" and value is None) or _is_count(value, whole[name])
+    elif name == "block_out_channels":
+        good = isinstance(value, list) and 0 < len(value) <= _MOST_LEVELS
+        good = good and all(_is_count(v, _MOST_CHANNELS) for v in value)
+    elif name == "mid_block":
+        good = isinstance(value, bool)
+    elif name == "betas":
+        good = isinstance(value, list) and len(value) == 3 and value[2] in _SCHEDULES
+        good = good and all(isinstance(b, float) and 0 < b < 1 for b in value[:2])
+    else:
+        good = isinstance(value, str) and len(value) < 100
+    if not good:
+        raise ValueError(f"its {name} is {str(value)[:40]}")
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+
+
+_SETTINGS = {
+    "motion_layers_per_block": "layers_per_block",
+    "motion_num_attention_heads": "num_attention_heads",
+    "motion_norm_num_groups": "norm_num_groups",
+    "motion_max_seq_length": "max_frames",
+    "block_out_channels": "block_out_channels",
+    "use_motion_mid_block": "mid_block",
+    "conv_in_channels": "conv_in_channels",
+}
+
+
+def _settings(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """diffusers' config.json by our names; one number for every level where it gives a list."""
+    said = {}
+    for theirs, ours in _SETTINGS.items():
+        if theirs not in given:
+            continue
+        value = given[theirs]
+        several = isinstance(value, list) and ours != "block_out_channels"
+        if several and len(set(map(str, value))) == 1:
+            value = value[0]
+        try:
+            _check_kind(ours, value)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path}: its config.json cannot be used ({str(error).replace(ours, theirs)}); "
+                "use a MotionAdapter as its author published it"
+            ) from error
+        said[ours] = tuple(value) if isinstance(value, list) else value
+    return said
+
+
+def _check_agrees(said: Mapping[str, Any], shape: Mapping[str, Any], who: str, path: Path) -> None:
+    for name, has in shape.items():
+        if name in said and said[name] != has:
+            raise CheckpointError(
+                f"{path}: {who} says {name} {said[name]} but its tensors have {has}; "
+                "download it again"
+            )
+
+
+def _built(start: MotionConfig, changes: Mapping[str, Any], path: Path) -> MotionConfig:
+    try:
+        return replace(start, **changes)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be a motion module: {error}") from error
