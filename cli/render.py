@@ -6,6 +6,7 @@ there is nothing but errors and results.
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False
     logger = logging.getLogger("animatediff_core")
     logger.handlers = [_Handler()]
     logger.setLevel(level)
+    if quiet or not console.is_terminal:  # read by huggingface_hub, which is not imported yet
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 class _Handler(logging.Handler):

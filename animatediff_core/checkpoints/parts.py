@@ -1,0 +1,229 @@
+"""The parts of a diffusers folder, opened.
+
+A folder is data: its configurations are read here, checked against the weights, and given to the
+classes that a Stable Diffusion model has. Whatever else they name (other classes, code, kernels) is
+refused or not looked at.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers.models.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+from ..errors import CheckpointError
+from .files import printable, read_config_json, read_shapes, refused_json
+from .folder import Weights, base_layout, local_names, vae_layout
+from .pickles import MALFORMED
+
+Shapes = Mapping[str, tuple[int, ...]]
+_TEXT_SETTINGS = (
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
+    "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps",
+    "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+"""The others either serve training or choose code."""
+_MOST = 1 << 20
+"""No size in a configuration of such a model comes near it."""
+_MOST_BLOCKS = 1000
+"""Levels x layers x transformer blocks, or layers of a text encoder; SDXL has 60 and 32."""
+_MAX_INDEX = 16 << 20
+_MAX_TOKENIZER = 16 << 20
+_SCHEDULE = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+             "prediction_type": "epsilon"}  # fmt: skip
+"""diffusers' own defaults."""
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def folder_shape(
+    folder: Path, source: str, variant: str | None
+) -> tuple[tuple[int, ...], int, int]:
+    """Levels and text width of the UNet, pixels for one latent of the VAE; weights are chosen.
+
+    Only configurations are read. Raises CheckpointError where a part is missing or senseless.
+    """
+    base_layout(local_names(folder), variant, source)
+    unet = _settings(folder / "unet", UNet2DConditionModel)
+    vae = _settings(folder / "vae", AutoencoderKL)
+    where = folder / "unet" / "config.json"
+    levels = numbers(unet, "block_out_channels", where)
+    width = max(numbers(unet, "cross_attention_dim", where))
+    return tuple(levels), width, 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def open_parts(
+    folder: Path, source: str, variant: str | None, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Every part of a base model's folder by name; the VAE in fp32.
+
+    Raises CheckpointError where a part is damaged or its configuration does not fit its weights.
+    """
+    layout = base_layout(local_names(folder), variant, source)
+    if (folder / "model_index.json").is_file():
+        read_config_json(folder / "model_index.json")
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel,
+             "text_encoder_2": CLIPTextModelWithProjection}  # fmt: skip
+    parts: dict[str, Any] = {}
+    for part, weights in layout.weights.items():
+        kind = torch.float32 if part == "vae" else dtype
+        parts[part] = open_part(kinds[part], folder / part, weights, kind)
+        if part.startswith("text_encoder"):
+            name = part.replace("text_encoder", "tokenizer")
+            parts[name] = _tokenizer(folder / name)
+    parts["scheduler"] = _schedule(folder / "scheduler" / "scheduler_config.json")
+    return parts
+
+
+def open_vae(folder: Path) -> AutoencoderKL:
+    """A VAE's own folder, in fp32."""
+    layout = vae_layout(local_names(folder), str(folder))
+    vae: AutoencoderKL = open_part(AutoencoderKL, folder, layout.weights["vae"], torch.float32)
+    return vae
+
+
+def open_part(kind: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> Any:
+    """One model of a folder, its configuration checked against the shapes of its weights."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in weights.files:
+        if name.endswith(".json"):
+            _check_index(folder / name, weights.files)
+        else:
+            shapes |= read_shapes(folder / name)
+    own: dict[str, Any] = {"local_files_only": True, "variant": weights.variant,
+                           "use_safetensors": weights.safetensors}  # fmt: skip
+    try:
+        if kind in (UNet2DConditionModel, AutoencoderKL):
+            _check_fits(kind.from_config, _settings(folder, kind), shapes, folder)
+            return kind.from_pretrained(folder, torch_dtype=dtype, **own)
+        config = _text_config(folder, shapes)
+        _check_fits(kind, config, shapes, folder)
+        return kind.from_pretrained(folder, config=config, dtype=dtype, **own)
+    except MALFORMED as error:
+        first = printable(str(error).strip().partition("\n")[0])
+        raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
+
+
+def _settings(folder: Path, kind: type) -> dict[str, Any]:
+    """A UNet's or VAE's config.json, of the right class and of a size that can be built."""
+    path = folder / "config.json"
+    config = read_config_json(path)
+    said = config.get("_class_name", kind.__name__)
+    if said != kind.__name__:
+        raise refused_json(path, f"is for a {printable(said)}, not for a {kind.__name__}")
+    if "quantization_config" in config:
+        raise CheckpointError(f"{path}: is of a quantised model; use its fp32 or fp16 weights")
+    levels = numbers(config, "block_out_channels", path)
+    blocks = len(levels)
+    for key in ("layers_per_block", "transformer_layers_per_block"):
+        blocks *= max(numbers(config, key, path)) if key in config else 1
+    if blocks > _MOST_BLOCKS:
+        raise refused_json(path, f"describes {blocks} blocks, more than any such model has")
+    return config
+
+
+def numbers(config: Mapping[str, Any], key: str, path: Path) -> list[int]:
+    """A size, or a list of sizes, all of them whole and of a sane magnitude."""
+    waiting, found = [config.get(key)], []
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, list) and 0 < len(one) + len(waiting) <= 64:
+            waiting = one + waiting
+        elif isinstance(one, int) and not isinstance(one, bool) and 0 < one <= _MOST:
+            found.append(one)
+        else:
+            said = printable(one)
+            raise refused_json(path, f"has {key} {said} where a sane size or a list is needed")
+    return found
+
+
+def _check_fits(
+    build: Callable[[Any], torch.nn.Module], config: Any, shapes: Shapes, folder: Path
+) -> None:
+    """The model that a configuration describes, built without memory, is the one in the weights."""
+    with torch.device("meta"):
+        expected = {_plain(k): tuple(t.shape) for k, t in build(config).state_dict().items()}
+    there = {_plain(key): shape for key, shape in shapes.items()}
+    missing = sorted(expected.keys() - there.keys())
+    if missing:
+        raise CheckpointError(
+            f"{folder}: its weights lack {len(missing)} of the {len(expected)} tensors that its "
+            f"config.json describes, first {missing[0]}; take both from the same model"
+        )
+    for key, shape in expected.items():
+        if there[key] != shape:
+            raise CheckpointError(
+                f"{folder}: {key} has shape {printable(there[key])} in its weights but "
+                f"{printable(shape)} by its config.json; take both from the same model"
+            )
+
+
+def _plain(key: str) -> str:
+    """A name without what versions of the libraries write differently."""
+    before, dot, last = key.removeprefix("text_model.").rpartition(".")
+    part, middle, layer = before.rpartition(".")
+    if ".attentions." in key and layer in _OLD_ATTENTION:
+        return f"{part}{middle}{_OLD_ATTENTION[layer]}{dot}{last}"
+    return before + dot + last
+
+
+def _check_index(path: Path, files: Collection[str]) -> None:
+    """An index may only name shards that lie beside it."""
+    named = read_config_json(path, largest=_MAX_INDEX).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(one, str) for one in named.values()):
+        raise refused_json(path, "has no weight_map from names to files")
+    if missing := sorted(set(named.values()) - set(files)):
+        raise CheckpointError(
+            f"{path}: names {printable(missing[0])}, which is not beside it; download the folder "
+            "again"
+        )
+
+
+def _text_config(folder: Path, shapes: Shapes) -> CLIPTextConfig:
+    """A text encoder's settings; those that could choose code are left out."""
+    path = folder / "config.json"
+    config = read_config_json(path)
+    if (kind := config.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
+        raise refused_json(path, f"is for a {printable(kind)}, not for CLIP's text model")
+    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads",
+                "num_hidden_layers", "max_position_embeddings", "projection_dim"):  # fmt: skip
+        if key in config:
+            numbers(config, key, path)
+    if config.get("num_hidden_layers", 1) > min(_MOST_BLOCKS, len(shapes)):
+        raise refused_json(path, "describes more layers than its weights have")
+    try:
+        return CLIPTextConfig(**{key: config[key] for key in _TEXT_SETTINGS if key in config})
+    except (StrictDataclassError, *MALFORMED) as error:
+        raise refused_json(path, "has settings that CLIP's text model does not have") from error
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    for file in folder.glob("*"):
+        if file.is_file() and file.stat().st_size > _MAX_TOKENIZER:
+            raise CheckpointError(f"{file}: is too large for a tokenizer; download it again")
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        first = printable(str(error).strip().partition("\n")[0])
+        raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
+
+
+def _schedule(path: Path) -> dict[str, Any]:
+    """The scheduler's settings, of which betas and prediction_type are used."""
+    config = {**_SCHEDULE, **read_config_json(path)}
+    if config["prediction_type"] not in _PREDICTIONS:
+        said = printable(config["prediction_type"])
+        raise refused_json(path, f"has prediction_type {said}; {', '.join(_PREDICTIONS)} are known")
+    for key in ("beta_start", "beta_end"):
+        good = isinstance(config[key], int | float) and 0 < config[key] < 1
+        if not good:
+            raise refused_json(path, f"has {key} {printable(config[key])}, which is no noise")
+    return config
