@@ -57,7 +57,8 @@ def folder_shape(
     where = folder / "unet" / "config.json"
     levels = numbers(unet, "block_out_channels", where)
     width = max(numbers(unet, "cross_attention_dim", where))
-    return tuple(levels), width, 2 ** (len(vae["block_out_channels"]) - 1)
+    steps = len(numbers(vae, "block_out_channels", folder / "vae" / "config.json")) - 1
+    return tuple(levels), width, 2**steps
 
 
 def open_parts(

@@ -24,7 +24,7 @@ MAX_TENSORS = 20_000
 """More than any real file: SDXL has 2,600, big LyCORIS files have some thousands."""
 MALFORMED = (
     RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError,
-    AssertionError, MemoryError, OverflowError, NotImplementedError, struct.error,
+    AssertionError, MemoryError, ArithmeticError, NotImplementedError, struct.error,
     zipfile.BadZipFile, pickle.UnpicklingError,
 )  # fmt: skip
 """What the readers of all formats raise where content is not what they expect."""
