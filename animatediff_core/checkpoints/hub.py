@@ -89,14 +89,17 @@ def fetch(source: str, choose: Choose, *, offline: bool) -> Path:
     chosen = choose(names)
     from huggingface_hub import snapshot_download
 
-    with _told(source, wanted):
-        return Path(
-            snapshot_download(
-                wanted.repository,
-                revision=wanted.revision,
-                allow_patterns=[glob.escape(name) for name in chosen],
+    try:
+        with _told(source, wanted):
+            return Path(
+                snapshot_download(
+                    wanted.repository,
+                    revision=wanted.revision,
+                    allow_patterns=[glob.escape(name) for name in chosen],
+                )
             )
-        )
+    except SurroundingsError as error:
+        raise SurroundingsError(f"{error}; try again, it goes on where it stopped") from error
 
 
 def is_offline(offline: bool = False) -> str | None:
@@ -175,10 +178,10 @@ def _told(source: str, wanted: HubId) -> Iterator[None]:
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]
 
     log_in = "log in with `hf auth login` or set HF_TOKEN"
     try:
@@ -189,9 +192,10 @@ def _told(source: str, wanted: HubId) -> Iterator[None]:
             f"then {log_in}"
         ) from error
     except RepositoryNotFoundError as error:
+        here = "" if wanted.path is None else "no such file is here, and "
         raise CheckpointError(
-            f"{source}: the hub has no such model, or it is private; check the name, and for a "
-            f"private one {log_in}"
+            f"{source}: {here}the hub has no such model, or it is private; check the name, and for "
+            f"a private one {log_in}"
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
@@ -207,7 +211,7 @@ def _told(source: str, wanted: HubId) -> Iterator[None]:
                 "read it"
             ) from error
         raise SurroundingsError(f"{source}: the hub fails (HTTP status {status})") from error
-    except (HTTPError, OSError) as error:
+    except (NetworkError, OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
         cause = _first_cause(error)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
             raise SurroundingsError(f"{source}: cannot be stored ({cause.strerror})") from error
