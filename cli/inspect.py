@@ -1,7 +1,7 @@
 """`animatediff inspect`: what is this file, and where does it go?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_preset, preset_names
 
 from . import options, render
+
+if TYPE_CHECKING:
+    from animatediff_core.checkpoints.file_report import FileReport
 
 
 def inspect(
@@ -38,13 +41,25 @@ def inspect(
             failed.append(report)
             render.error(str(report))
             continue
-        version = f" {report.version}" if report.version else ""
-        details = "; ".join(f"{key} {value}" for key, value in report.details.items())
         render.result(
-            f"{file}: {report.kind}{version} for {report.family}; goes in {report.goes_in}"
-            + (f"; {details}" if details else ""),
-            {"path": str(file), "kind": report.kind, "family": report.family,
-             "version": report.version, "goes_in": report.goes_in, **report.details},
+            _report_line(report),
+            {**report.details, "path": str(file), "kind": report.kind, "family": report.family,
+             "version": report.version, "goes_in": report.goes_in, "dtype": report.dtype,
+             "parameters": report.parameters},
         )  # fmt: skip
     if failed:
         raise SystemExit(max(error.exit_code for error in failed))
+
+
+def _report_line(report: "FileReport") -> str:
+    version = f" {report.version}" if report.version else ""
+    parts = [f"{report.path}: {report.kind}{version} for {report.family}"]
+    parts.append(f"goes in {report.goes_in}")
+    parts += [f"{key} {value}" for key, value in report.details.items() if key != "note"]
+    if report.parameters is not None:
+        count = report.parameters
+        said = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
+        parts.append(f"{said} parameters in {report.dtype or 'no dtype'}")
+    if "note" in report.details:
+        parts.append(f"note: {report.details['note']}")
+    return "; ".join(parts)

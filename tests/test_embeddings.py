@@ -6,7 +6,7 @@ from conftest import TINY
 from safetensors.torch import save_file
 
 from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.embeddings import apply_embedding, spelled_out
+from animatediff_core.checkpoints.embeddings import apply_embedding, read_embedding, spelled_out
 from animatediff_core.checkpoints.export import write_base_folder
 from animatediff_core.checkpoints.identify import identify
 from animatediff_core.diffusion.text import cut_text, encode
@@ -70,3 +70,89 @@ def test_what_cannot_be_taught_is_refused(tmp_path):
     assert identify(path).family == "SDXL"
     with pytest.raises(CheckpointError, match="made for 2 text encoders"):
         apply_embedding(base, path)
+
+
+def pickled(folder, content, name="look.pt"):
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def test_every_form_of_file_gives_word_and_vectors(tmp_path):
+    vectors = torch.randn(2, WIDTH)
+    half = vectors.half()
+    forms = {
+        "diffusers .bin": (pickled(tmp_path, {"<cat-toy>": vectors}, "a.bin"), "<cat-toy>"),
+        "nameless .bin": (pickled(tmp_path, {"*": vectors}, "star.bin"), "star"),
+        "web UI": (pickled(tmp_path, {"string_to_token": {"*": 265}, "string_to_param":
+                                      {"*": vectors}, "name": "EasyNegative", "step": 3,
+                                      "sd_checkpoint": None}), "EasyNegative"),
+        "web UI without a name": (pickled(tmp_path, {"string_to_param": {"*": vectors}}, "b.pt"),
+                                  "b"),
+        "first textual inversions": (pickled(tmp_path, {
+            "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(vectors)})}, "c.pt"),
+            "c"),
+    }  # fmt: skip
+    for form, (path, word) in forms.items():
+        found, (rows,) = read_embedding(path)
+        assert (found, rows.shape) == (word, vectors.shape), form
+        assert torch.equal(rows, vectors), form
+        assert identify(path).details == {"word": word, "vectors": "2"}, form
+    save_file({"emb_params": half}, tmp_path / "half.safetensors")
+    assert identify(tmp_path / "half.safetensors").dtype == "fp16"
+    assert torch.equal(read_embedding(tmp_path / "half.safetensors")[1][0], half.float())
+
+
+def test_sdxls_pair_has_a_vector_for_each_encoder(tmp_path):
+    path = tmp_path / "neg.safetensors"
+    pair = {"clip_l": torch.randn(3, 768), "clip_g": torch.randn(3, 1280)}
+    save_file({k: t.half() for k, t in pair.items()}, path)
+    word, (first, second) = read_embedding(path)
+    assert (word, first.shape, second.shape) == ("neg", (3, 768), (3, 1280))
+    report = identify(path)
+    assert (report.family, report.dtype, report.details["vectors"]) == ("SDXL", "fp16", "3")
+    save_file({**pair, "clip_g": torch.randn(2, 1280)}, path)
+    with pytest.raises(CheckpointError, match="3 vectors for one text encoder and 2 for the other"):
+        read_embedding(path)
+
+
+def test_case_does_not_matter_and_the_word_is_told(tmp_path, caplog):
+    base = load_base("bundled:tiny")
+    path = tmp_path / "EasyNegative.safetensors"
+    save_file({"emb_params": torch.randn(2, WIDTH)}, path)
+    with caplog.at_level("INFO", logger="animatediff_core"):
+        apply_embedding(base, path)
+    assert "write 'EasyNegative' in a prompt for its 2 vectors" in caplog.text
+    texts = ["a EasyNegative circle", "a easynegative circle"]
+    one, other = encode(base, texts)[0]
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("word", "vectors", "message"),
+    [
+        ("<look>", torch.randn(31, WIDTH), "has 31 vectors but a prompt holds 30 at most"),
+        ("<look>", torch.randn(2, WIDTH) / 0, "values that are no numbers"),
+        ("my look", torch.randn(1, WIDTH), "word 'my look' has spaces"),
+        ("x" * 400, torch.randn(1, WIDTH), "has 400 characters, more than 64"),
+        ("!?", torch.randn(1, WIDTH), "has no letter or digit"),
+        ("a", torch.randn(1, WIDTH), "'a' exists already"),
+        ("A", torch.randn(1, WIDTH), "'A' exists already"),
+        ("<|endoftext|>", torch.randn(1, WIDTH), "exists already"),
+    ],
+)
+def test_words_and_vectors_that_would_break_the_tokenizer_are_refused(
+    tmp_path, word, vectors, message
+):
+    base = load_base("bundled:tiny")
+    size = len(base.tokenizers[0])
+    save_file({word: vectors}, tmp_path / "e.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        apply_embedding(base, tmp_path / "e.safetensors")
+    assert len(base.tokenizers[0]) == size
+    assert base.triggers == []
+
+
+def test_a_word_that_cannot_be_typed_is_refused(tmp_path):
+    content = {"string_to_param": {"*": torch.randn(1, WIDTH)}, "name": "look\u200b"}
+    with pytest.raises(CheckpointError, match="characters that cannot be typed"):
+        apply_embedding(load_base("bundled:tiny"), pickled(tmp_path, content))

@@ -4,8 +4,10 @@ import pytest
 import torch
 from conftest import new_motion, new_unet
 from safetensors.torch import save_file
+from test_motion_lora import motion_lora
 
 from animatediff_core import apply_lora, apply_motion_lora, save_motion_module
+from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.identify import identify
 from animatediff_core.errors import CheckpointError
 
@@ -103,32 +105,6 @@ def test_a_layer_without_all_its_parts_is_named(tmp_path):
         apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
 
 
-def motion_lora(motion, rank: int = 2):
-    tensors = {}
-    for key, weight in motion.state_dict().items():
-        for name in ("to_q", "to_k", "to_v", "to_out.0"):
-            if key.endswith(f"{name}.weight"):
-                stem = key.removesuffix(f"{name}.weight") + f"processor.{name[:6].rstrip('.')}_lora"
-                tensors[f"{stem}.up.weight"] = torch.randn(weight.shape[0], rank)
-                tensors[f"{stem}.down.weight"] = torch.randn(rank, weight.shape[1])
-    return tensors
-
-
-def test_motion_lora_changes_eight_layers_a_site_and_adds_up(tmp_path):
-    motion = new_motion()
-    save_file(motion_lora(motion), tmp_path / "l.safetensors")
-    before = {k: t.clone() for k, t in motion.state_dict().items()}
-    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 8 * 7
-    assert apply_motion_lora(motion, tmp_path / "l.safetensors", -1.0) == 8 * 7
-    assert all(torch.allclose(t, before[k], atol=1e-5) for k, t in motion.state_dict().items())
-
-
-def test_a_full_v2_motion_lora_changes_168_layers(tmp_path):
-    motion = new_motion((32, 32, 64, 32), layers_per_block=2)
-    save_file(motion_lora(motion), tmp_path / "l.safetensors")
-    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 168
-
-
 def test_what_is_no_lora_is_told_where_it_goes(tmp_path):
     motion = new_motion()
     save_file(motion_lora(motion), tmp_path / "motion_lora.safetensors")
@@ -160,25 +136,136 @@ def test_a_lora_of_another_family_changes_nothing_and_names_a_layer(tmp_path):
     assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
 
 
-def test_a_motion_lora_for_a_mid_block_says_what_it_leaves_out(tmp_path, caplog):
-    save_file(motion_lora(new_motion()), tmp_path / "l.safetensors")
-    motion = new_motion(mid_block=False, version="v3")
-    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 8 * 6
-    assert "8 layers for a mid block, which this module lacks, are left out" in caplog.text
+def test_several_loras_add_up_in_any_order_and_come_off_again(tmp_path):
+    files = []
+    for number, name in enumerate(("kohya", "peft", "diffusers", "official adapter")):
+        tensors, _, _ = dialect(name)
+        save_file(
+            {k: t * (number + 1) for k, t in tensors.items()}, tmp_path / f"{number}.safetensors"
+        )
+        files.append((tmp_path / f"{number}.safetensors", (0.7, -1.2, 0.4, 2.0)[number]))
+    one, other, plain = new_unet(), new_unet(), new_unet()
+    for path, scale in files:
+        apply_lora(one, path, scale)
+    for path, scale in reversed(files):
+        apply_lora(other, path, scale)
+    assert all(
+        torch.allclose(t, other.state_dict()[k], atol=1e-4) for k, t in one.state_dict().items()
+    )
+    for path, scale in files:
+        apply_lora(one, path, -scale)
+    assert all(
+        torch.allclose(t, plain.state_dict()[k], atol=1e-4) for k, t in one.state_dict().items()
+    )
 
 
-def test_motion_directors_keys_reach_every_linear_layer(tmp_path):
-    motion = new_motion()
-    block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0"
-    tensors = {}
-    for layer, spelled in {
-        "attention_blocks.0.to_q": "attention_blocks.0.processor.to_q_lora",
-        "attention_blocks.0.to_out.0": "attention_blocks.0.to_out.processor.0_lora",
-        "ff.net.0.proj": "ff.net.0.processor.proj_lora",
-        "ff.net.2": "ff.net.processor.2_lora",
-    }.items():
-        rows, columns = motion.get_parameter(f"{block}.{layer}.weight").shape
-        tensors[f"{block}.{spelled}.up.weight"] = torch.randn(rows, 2)
-        tensors[f"{block}.{spelled}.down.weight"] = torch.randn(2, columns)
+def test_scale_zero_checks_the_file_and_leaves_every_bit(tmp_path):
+    save_file(dialect("kohya")[0], tmp_path / "l.safetensors")
+    unet = new_unet()
+    assert apply_lora(unet, tmp_path / "l.safetensors", 0.0) == 1
+    assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: {k: torch.zeros_like(v) if "up" in k else v for k, v in t.items()},
+         "changes nothing, its 1 layers are all zero"),
+        (lambda t: {k: v * float("nan") if "up" in k else v for k, v in t.items()},
+         "holds values that are no numbers"),
+        (lambda t: {k: torch.ones(3) if "alpha" in k else v for k, v in t.items()},
+         "alpha is no number"),
+        (lambda t: {**t, "lora_unet_mid_block_attentions_0_proj_in.oft_blocks": torch.ones(2)},
+         "1 of 4 tensors are of no LoRA kind that is known, first lora_unet_mid_block"),
+        (lambda t: {**t, **{k.replace("attn1", "attn7"): v for k, v in t.items()}},
+         "1 of its 2 layers fit nothing in this model, first down_blocks_0_attentions_0_"),
+        (lambda t: {**t, **{f"unet.{LAYER}.to_q.lora_{x}.weight": torch.ones(2, 32) for x in "AB"}},
+         "down twice"),
+        (lambda t: {**t, **{k.replace("lora_unet_", "lora_te_"): v for k, v in t.items()}},
+         "changes the text encoder too, which a UNet alone lacks"),
+    ],
+)  # fmt: skip
+def test_a_lora_that_cannot_be_applied_whole_is_not_applied(tmp_path, edit, message):
+    tensors = {k: t.clone() for k, t in edit(dialect("kohya")[0]).items()}
     save_file(tensors, tmp_path / "l.safetensors")
-    assert apply_motion_lora(motion, tmp_path / "l.safetensors", 1.0) == 4
+    unet = new_unet()
+    with pytest.raises(CheckpointError, match=message):
+        apply_lora(unet, tmp_path / "l.safetensors", 1.0)
+    assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
+
+
+def reads_text(width: int, form: str):
+    """One layer that reads text of a family's width, in different forms."""
+    name = f"lora_unet_{LAYER.replace('.', '_').replace('attn1', 'attn2')}_to_k"
+    forms = {
+        "LoRA": {"lora_down.weight": torch.ones(2, width), "lora_up.weight": torch.ones(32, 2)},
+        "LoHa": {f"hada_w{n}_{x}": torch.ones(*((32, 2) if x == "a" else (2, width)))
+                 for n in (1, 2) for x in "ab"},
+        "LoKr": {"lokr_w1": torch.ones(4, 4), "lokr_w2_a": torch.ones(8, 2),
+                 "lokr_w2_b": torch.ones(2, width // 4)},
+        "difference": {"diff": torch.ones(32, width)},
+    }  # fmt: skip
+    return {f"{name}.{key}": tensor for key, tensor in forms[form].items()}
+
+
+@pytest.mark.parametrize("form", ["LoRA", "LoHa", "LoKr", "difference"])
+@pytest.mark.parametrize(("width", "family"), [(768, "SD1.5"), (1024, "SD2"), (2048, "SDXL")])
+def test_a_lora_of_another_family_is_refused_with_both_names(tmp_path, width, family, form):
+    save_file(reads_text(width, form), tmp_path / "l.safetensors")
+    report = identify(tmp_path / "l.safetensors")
+    assert (report.kind, report.family) == ("LoRA", family)
+    with pytest.raises(CheckpointError, match=f"made for {family} but this model is levels 32, 64"):
+        apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "family"),
+    [
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, "SDXL"),
+        ({"ss_base_model_version": "sd_v2_v"}, "SD2"),
+        ({"ss_base_model_version": "sd_v1"}, "SD1.5"),
+        ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, "SDXL"),
+        ({"modelspec.architecture": "flux-1-dev/lora"}, "flux-1-dev/lora"),
+    ],
+)
+def test_the_trainers_word_for_the_family_counts_where_shapes_do_not_tell(
+    tmp_path, metadata, family
+):
+    save_file(dialect("kohya")[0], tmp_path / "l.safetensors", metadata=metadata)
+    assert identify(tmp_path / "l.safetensors").family == family
+    with pytest.raises(CheckpointError, match=f"made for {family} but this model is"):
+        apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
+
+
+def test_names_of_the_original_code_reach_the_models_layers(tmp_path):
+    up, down = matrices()
+    name = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
+    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down},
+              tmp_path / "l.safetensors")  # fmt: skip
+    unet = new_unet()
+    assert apply_lora(unet, tmp_path / "l.safetensors", 1.0) == 1
+    key = f"{LAYER}.to_q.weight"
+    assert torch.allclose(
+        unet.state_dict()[key], new_unet().state_dict()[key] + up @ down, atol=1e-5
+    )
+
+
+def test_text_encoder_layers_of_every_dialect_are_changed(tmp_path):
+    names = {
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_{}.weight": ("up", "down"),
+        "lora_te1_text_model_encoder_layers_0_self_attn_k_proj.lora_{}.weight": ("up", "down"),
+        "text_encoder.text_model.encoder.layers.0.self_attn.to_v_lora.{}.weight": ("up", "down"),
+        "text_encoder.text_model.encoder.layers.0.self_attn.out_proj.lora_{}.weight": ("B", "A"),
+        "text_encoder.text_model.encoder.layers.1.self_attn.q_proj.lora_linear_layer.{}.weight":
+            ("up", "down"),
+    }  # fmt: skip
+    up, down = matrices(128)
+    tensors = {n.format(k): m.clone() for n, kinds in names.items()
+               for k, m in zip(kinds, (up, down), strict=True)}  # fmt: skip
+    save_file(tensors, tmp_path / "l.safetensors")
+    base, plain = load_base("bundled:tiny"), load_base("bundled:tiny")
+    assert apply_lora(base, tmp_path / "l.safetensors", 0.5) == 5
+    before = plain.text_encoders[0].state_dict()
+    changed = [k for k, t in base.text_encoders[0].state_dict().items() if t.shape == (128, 128)
+               and torch.allclose(t, before[k] + 0.5 * up @ down, atol=1e-3)]  # fmt: skip
+    assert len(changed) == 5

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from conftest import new_motion
-from safetensors.torch import save_file
+from diffusers.models import MotionAdapter
+from safetensors.torch import load_file, save_file
 
 from animatediff_core import load_motion_module, save_motion_module
 from animatediff_core.checkpoints.export import motion_adapter
+from animatediff_core.checkpoints.identify import identify
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion.module import sinusoids
 
@@ -79,6 +81,126 @@ def test_hotshot_xl_is_read_out_of_its_whole_unet(tmp_path):
     loaded = load_motion_module(tmp_path / "m.safetensors")
     assert same(motion, loaded)
     assert loaded.config.version == "hotshot-xl"
+
+
+def pia(channels=(32, 64, 64, 32)):
+    """A PIA-shaped module whose conv_in is not zero."""
+    motion = new_motion(
+        channels, norm_num_groups=32, mid_block=False, version="pia", resnet_norm="clip",
+        conv_in_channels=9,
+    )  # fmt: skip
+    torch.nn.init.normal_(motion.conv_in.weight)
+    torch.nn.init.normal_(motion.conv_in.bias)
+    return motion
+
+
+def test_pia_is_told_by_its_first_convolution(tmp_path):
+    motion = pia()
+    torch.save({f"module.{k}": t for k, t in with_positions(motion).items()}, tmp_path / "pia.ckpt")
+    loaded = load_motion_module(tmp_path / "pia.ckpt")
+    assert same(motion, loaded)
+    assert (loaded.config.version, loaded.config.conv_in_channels) == ("pia", 9)
+    assert (loaded.config.frame_norm, loaded.config.resnet_norm) == ("frame", "clip")
+    with pytest.raises(CheckpointError, match="has a conv_in, as PIA has, so it is no v3"):
+        load_motion_module(tmp_path / "pia.ckpt", version="v3")
+
+
+def test_a_whole_unet_besides_is_not_taken_for_pia(tmp_path):
+    tensors = {f"module.{k}": t for k, t in with_positions(new_official()).items()}
+    tensors["module.conv_in.weight"] = torch.zeros(32, 4, 3, 3)
+    tensors["module.conv_in.bias"] = torch.zeros(32)
+    content = {"state_dict": tensors, "animatediff_config": {"unet": "inflated"}, "epoch": 1}
+    torch.save(content, tmp_path / "trained.ckpt")
+    assert load_motion_module(tmp_path / "trained.ckpt").config.version == "v2"
+    flat = {**tensors, "animatediff_config": {"unet": "inflated"}, "global_step": 3}
+    torch.save(flat, tmp_path / "flat.ckpt")
+    assert same(new_official(), load_motion_module(tmp_path / "flat.ckpt"))
+
+
+@pytest.mark.parametrize(("mid", "length"), [(True, 64), (True, 32), (False, 64), (False, 16)])
+def test_longer_and_shorter_positions_set_the_frames(tmp_path, mid, length):
+    motion = new_motion((32, 64, 64, 32), norm_num_groups=32, mid_block=mid)
+    save_file(with_positions(motion, length), tmp_path / "long.safetensors")
+    loaded = load_motion_module(tmp_path / "long.safetensors")
+    assert same(motion, loaded)
+    assert (loaded.config.max_frames, loaded.config.version) == (length, "v2" if mid else "v3")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_positions_may_be_rounded_but_not_others(tmp_path, dtype, caplog):
+    tensors = {k: t.to(dtype) for k, t in with_positions(new_official()).items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    with caplog.at_level("INFO", logger="animatediff_core"):
+        assert load_motion_module(tmp_path / "m.safetensors").config.max_frames == 32
+    assert "its 26 stored positions are the standard sinusoids" in caplog.text
+    key = next(k for k in tensors if k.endswith("pos_encoder.pe"))
+    stretched = torch.nn.functional.interpolate(
+        tensors[key][:, :16].float().transpose(1, 2), size=32, mode="linear"
+    ).transpose(1, 2)
+    save_file({**tensors, key: stretched.to(dtype).contiguous()}, tmp_path / "s.safetensors")
+    with pytest.raises(CheckpointError, match="holds positions of its own .*not supported"):
+        load_motion_module(tmp_path / "s.safetensors")
+
+
+def diffusers_keys(motion, folder):
+    """The names and tensors that diffusers itself saves, positions included."""
+    motion_adapter(motion).save_pretrained(folder)
+    return load_file(folder / "diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize("keys", ["diffusers", "official"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_lightning_loads_in_both_key_forms_and_must_be_named(tmp_path, keys, dtype):
+    motion = new_official()
+    tensors = with_positions(motion)
+    if keys == "diffusers":
+        tensors = diffusers_keys(motion, tmp_path / "adapter")
+        assert any(key.endswith("pos_embed.pe") for key in tensors)
+    path = tmp_path / "lightning.safetensors"
+    save_file({k: t.to(dtype).contiguous() for k, t in tensors.items()}, path)
+    assert load_motion_module(path).config.version == "v2"
+    assert "--motion-version lightning" in identify(path).details["note"]
+    loaded = load_motion_module(path, version="lightning")
+    assert (loaded.config.version, loaded.config.timestep_spacing) == ("lightning", "trailing")
+    for key, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, motion.state_dict()[key].to(dtype).float()), key
+
+
+@pytest.mark.parametrize("form", ["fp16 .bin", "sharded", "variant beside"])
+def test_diffusers_folders_are_read_in_every_form(tmp_path, form):
+    motion = new_official()
+    adapter, folder = motion_adapter(motion), tmp_path / "adapter"
+    if form == "fp16 .bin":
+        adapter.half().save_pretrained(folder, safe_serialization=False, variant="fp16")
+        motion.half().float()
+    elif form == "sharded":
+        adapter.save_pretrained(folder, max_shard_size="200KB")
+        assert len(list(folder.glob("*.safetensors"))) > 1
+    else:
+        adapter.save_pretrained(folder)
+        motion_adapter(new_motion((32, 64, 64, 32), seed=7, norm_num_groups=32)).half(
+        ).save_pretrained(folder, variant="fp16")  # fmt: skip
+    assert same(motion, load_motion_module(folder))
+    assert identify(folder).details["keys"] == "diffusers"
+
+
+@pytest.mark.parametrize("make", [new_motion, pia])
+def test_the_diffusers_form_comes_back_bit_for_bit_both_ways(tmp_path, make):
+    motion = make()
+    save_motion_module(motion, tmp_path / "folder", form="diffusers")
+    loaded = load_motion_module(tmp_path / "folder")
+    assert same(motion, loaded)
+    assert loaded.config == motion.config
+    adapter = MotionAdapter.from_pretrained(tmp_path / "folder")
+    adapter.save_pretrained(tmp_path / "theirs")
+    again = load_motion_module(tmp_path / "theirs", version=motion.config.version)
+    save_motion_module(again, tmp_path / "back", form="diffusers")
+    name = "diffusion_pytorch_model.safetensors"
+    theirs, back = load_file(tmp_path / "theirs" / name), load_file(tmp_path / "back" / name)
+    assert theirs.keys() == back.keys()
+    assert all(torch.equal(tensor, back[key]) for key, tensor in theirs.items())
+    with pytest.raises(CheckpointError, match="exists already and is not empty"):
+        save_motion_module(motion, tmp_path / "folder", form="diffusers")
 
 
 def test_without_positions_the_version_must_be_given(golden, tmp_path):

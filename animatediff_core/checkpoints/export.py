@@ -17,7 +17,8 @@ from ..errors import CheckpointError, SurroundingsError
 from ..jobs import RECORD_FILE
 from ..motion import Betas, MotionModule
 from .base import BaseModel
-from .motion_modules import FROM_DIFFUSERS, save_motion_module
+from .motion_keys import FROM_DIFFUSERS
+from .motion_modules import save_motion_module
 
 MOTION_FILE = "motion_module.safetensors"
 
@@ -126,6 +127,7 @@ def motion_adapter(motion: MotionModule) -> MotionAdapter:
         motion_norm_num_groups=config.norm_num_groups,
         motion_max_seq_length=config.max_frames,
         use_motion_mid_block=config.mid_block,
+        conv_in_channels=config.conv_in_channels,
     )
     tensors = {diffusers_key(key): tensor for key, tensor in motion.state_dict().items()}
     own = adapter.state_dict()

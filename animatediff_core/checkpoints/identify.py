@@ -1,37 +1,36 @@
 """What is this file? Told from names and shapes alone, so it costs no memory."""
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .base import family_of
 from .embeddings import read_embedding
-from .files import read_metadata, read_shapes
-from .motion_modules import official_keys, read_config, weights_in
+from .families import SingleFile, families_with, family_of, single_file_of
+from .file_report import FileReport as FileReport
+from .kinds import NOT_YET, control_kind, model_part
+from .listing import Listing, Shapes, read_listing
+from .lora_family import lora_family
+from .motion_config import UnclearVersionError, look_alikes
+from .motion_files import MotionContent, read_json, read_motion
+from .motion_keys import SITE
+from .motion_modules import config_of
 
 _DOWN = re.compile(r"lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b")
-_LYCORIS = re.compile(r"lokr_w1|hada_w1|\.diff$")
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileReport:
-    """What `inspect` tells of a file."""
-
-    path: Path
-    kind: str
-    """base model, motion module, LoRA, MotionLoRA, domain adapter, embedding, VAE, …, unknown."""
-    family: str = "unknown"
-    """SD1.5, SD2, SDXL, or the levels of another UNet."""
-    version: str | None = None
-    """Of a motion module."""
-    goes_in: str
-    """The key of a prompt file where it belongs."""
-    details: dict[str, str] = field(default_factory=dict)
-    """Sizes, frames, betas, ranks, in words."""
+_LYCORIS = re.compile(r"lokr_w1|hada_w1|\.diff$|\.w_norm$")
+_LORA = re.compile(
+    r"lora|hada_w1|lokr_w|dora_scale|\.(diff|diff_b|w_norm|b_norm)(\.weight)?$"
+)  # not model.diffusion_model
+_WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+_FOLDERS = {
+    "ControlNetModel": ("ControlNet", NOT_YET), "SparseControlNetModel": ("SparseCtrl", NOT_YET),
+    "T2IAdapter": ("T2I-Adapter", NOT_YET), "AutoencoderKL": ("VAE", "vae"),
+    "UNet2DConditionModel": ("UNet", "a base model's folder"),
+    "CLIPTextModel": ("text encoder", "a base model's folder"),
+    "CLIPTextModelWithProjection": ("text encoder", "a base model's folder"),
+    "CLIPVisionModelWithProjection": ("image encoder", NOT_YET),
+}  # fmt: skip
 
 
 def identify(path: str | Path) -> FileReport:
@@ -39,102 +38,115 @@ def identify(path: str | Path) -> FileReport:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    shapes = read_shapes(path)
-    if official_keys(shapes):  # type: ignore[arg-type]
-        return _motion(path, shapes, read_metadata(path), None)
-    names = " ".join(shapes)
-    if any(word in names for word in ("lora", "hada_w1", "lokr_w")):
-        return _lora(path, shapes)
-    if any(key.startswith("model.diffusion_model.") for key in shapes):
-        return _single_file(path, shapes)
-    if "down_blocks.0.resnets.0.conv1.weight" in shapes and "conv_in.weight" in shapes:
-        return _unet(path, shapes)
-    if any(key.startswith(("encoder.down", "first_stage_model.encoder.down")) for key in shapes):
-        return FileReport(path=path, kind="VAE", goes_in="vae")
-    if any(key.startswith("image_proj.") for key in shapes) or "ip_adapter" in names:
-        return FileReport(path=path, kind="IP-Adapter", goes_in="nowhere yet")
-    if any(key.startswith(("controlnet_", "control_model.")) for key in shapes):
-        return FileReport(path=path, kind="ControlNet", goes_in="nowhere yet")
-    return _embedding(path, shapes)
+    listing = read_listing(path)
+    report = _recognised(path, listing)
+    return replace(report, dtype=listing.dtype, parameters=listing.parameters)
 
 
-def _motion(
-    path: Path, shapes: Shapes, metadata: Mapping[str, str], settings: Mapping[str, object] | None
-) -> FileReport:
-    tensors = official_keys(shapes)  # type: ignore[arg-type]
-    if any("lora" in key for key in shapes):
-        return _lora(path, shapes)
+def _recognised(path: Path, listing: Listing) -> FileReport:
+    shapes = listing.shapes
+    if (control := control_kind(path, shapes)) is not None:
+        return control
+    is_lora = any(_LORA.search(key) for key in shapes)
+    if any("motion_modules." in key or "temporal_attentions." in key for key in shapes):
+        if is_lora:
+            return _motion_lora(path, shapes)
+        content = read_motion(path, shapes_only=True)
+        if content.tensors:
+            return _motion(path, content)
+    if is_lora:
+        return _lora(path, shapes, listing.metadata)
+    if (single := single_file_of(shapes)) is not None:
+        return _single_file(path, single)
+    return model_part(path, shapes) or _embedding(path, shapes)
+
+
+def _motion(path: Path, content: MotionContent) -> FileReport:
     try:
-        config = read_config(tensors, metadata, version=None, settings=settings, path=path)
-    except CheckpointError as error:
-        if "positions" not in str(error):
-            raise
-        return FileReport(
-            path=path, kind="motion module", goes_in="motion", details={"note": str(error)}
-        )
+        config = config_of(content, version=None, path=path)
+    except UnclearVersionError as error:
+        note = str(error).removeprefix(f"{path}: ")
+        return FileReport(path=path, kind="motion module", goes_in="motion", details={"note": note})
     start, end, schedule = config.betas
+    levels = config.block_out_channels
+    families = families_with(levels)
+    details = {
+        "levels": ", ".join(map(str, levels)),
+        **({"base models": " and ".join(families)} if len(families) > 1 else {}),
+        "keys": content.dialect,
+        "frames": f"{config.max_frames} at most",
+        "mid block": "yes" if config.mid_block else "no",
+        "motion norm": f"over each {config.frame_norm}",
+        "ResNet norm": f"over each {config.resnet_norm}",
+        "betas": f"{schedule} {start} to {end}",
+    }
+    if config.timestep_spacing != "leading":
+        details["spacing"] = config.timestep_spacing
+    goes_in = "motion"
+    if config.conv_in_channels is not None:
+        details["reads"] = f"a picture besides ({config.conv_in_channels} channels)"
+        goes_in = NOT_YET
+    if (others := look_alikes(config, content)) is not None:
+        details["note"] = others
     return FileReport(
         path=path,
         kind="motion module",
-        family=family_of(config.block_out_channels, _text_width(config.block_out_channels)),
+        family=families[0] if families else family_of(levels, 0),
         version=config.version,
-        goes_in="motion",
-        details={
-            "levels": ", ".join(map(str, config.block_out_channels)),
-            "frames": f"{config.max_frames} at most",
-            "mid block": "yes" if config.mid_block else "no",
-            "motion norm": f"over each {config.frame_norm}",
-            "ResNet norm": f"over each {config.resnet_norm}",
-            "betas": f"{schedule} {start} to {end}",
-        },
+        goes_in=goes_in,
+        details=details,
     )
 
 
-def _text_width(levels: tuple[int, ...]) -> int:
-    return 2048 if levels == (320, 640, 1280) else 768
+def _motion_lora(path: Path, shapes: Shapes) -> FileReport:
+    details = _lora_details(shapes)
+    plain = [key.removeprefix("module.").removeprefix("unet.") for key in shapes]
+    details["mid block"] = "yes" if any(key.startswith("mid_block") for key in plain) else "no"
+    numbers = [m[1].rpartition(".")[2] for m in map(SITE.match, plain) if m]
+    highest = max((int(n) for n in numbers if n.isdigit() and len(n) < 3), default=3)
+    family = "SDXL" if highest == 2 else "SD1.5"
+    return FileReport(
+        path=path, kind="MotionLoRA", family=family, goes_in="motion_loras", details=details
+    )
 
 
-def _lora(path: Path, shapes: Shapes) -> FileReport:
+def _lora_details(shapes: Shapes) -> dict[str, str]:
     downs = [k for k in shapes if _DOWN.search(k)]
-    ranks = {shapes[k][0] for k in downs}
+    ranks = {shapes[k][0] for k in downs if shapes[k]}
     layers = len(downs) or len({k.rsplit(".", 1)[0] for k in shapes if _LYCORIS.search(k)})
     details = {"layers": str(layers)}
-    forms = {"LoHa": "hada_w1", "LoKr": "lokr_w", "LoCon": "lora_mid"}
+    forms = {"LoHa": "hada_w1", "LoKr": "lokr_w", "LoCon": "lora_mid", "DoRA": "dora_scale",
+             "DoRA (PEFT)": "lora_magnitude_vector", "full difference": ".diff"}  # fmt: skip
     if found := [form for form, mark in forms.items() if any(mark in k for k in shapes)]:
         details["form"] = ", ".join(found)
     if ranks:
         details["rank"] = ", ".join(map(str, sorted(ranks)))
-    if any("motion_modules." in key for key in shapes):
-        return FileReport(
-            path=path, kind="MotionLoRA", family="SD1.5", goes_in="motion_loras", details=details
-        )
-    adapter = all(".processor." in k for k in shapes if "lora" in k) and ranks == {128}
-    kind = "domain adapter" if adapter else "LoRA"
-    widths = {s[1] for k, s in shapes.items() if "attn2" in k and "to_k" in k and len(s) > 1}
-    family = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}.get(max(widths, default=0), "unknown")
-    return FileReport(path=path, kind=kind, family=family, goes_in="loras", details=details)
+    return details
 
 
-def _single_file(path: Path, shapes: Shapes) -> FileReport:
-    keys = [s for k, s in shapes.items() if k.endswith("attn2.to_k.weight")]
-    width = max((s[1] for s in keys), default=0)
-    family = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}.get(width, "unknown")
-    details = {"layout": "single file"}
-    details["VAE"] = "inside" if any(k.startswith("first_stage_model.") for k in shapes) else "none"
-    return FileReport(path=path, kind="base model", family=family, goes_in="base", details=details)
-
-
-def _unet(path: Path, shapes: Shapes) -> FileReport:
-    levels: list[int] = []
-    while (s := shapes.get(f"down_blocks.{len(levels)}.resnets.0.conv1.weight")) is not None:
-        levels.append(s[0])
-    widths = [s[1] for k, s in shapes.items() if k.endswith("attn2.to_k.weight")]
+def _lora(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> FileReport:
+    details = _lora_details(shapes)
+    adapter = (
+        all(".processor." in k for k in shapes if "lora" in k) and details.get("rank") == "128"
+    )
+    texts = ("lora_te", "lycoris_te", "text_encoder", "text_model", "base_model.model.text_model")
+    if any(key.startswith(texts) for key in shapes):
+        details["text encoder"] = "yes"
     return FileReport(
-        path=path,
-        kind="UNet",
-        family=family_of(levels, max(widths, default=0)),
-        goes_in="a training file's unet",
-        details={"levels": ", ".join(map(str, levels))},
+        path=path, kind="domain adapter" if adapter else "LoRA",
+        family=lora_family(shapes, metadata) or "unknown", goes_in="loras", details=details,
+    )  # fmt: skip
+
+
+def _single_file(path: Path, kind: SingleFile) -> FileReport:
+    details = {"layout": "single file", "VAE": "inside" if kind.vae else "none, name one with vae"}
+    if kind.averaged:
+        details["weights"] = "averaged (EMA)"
+    goes_in = "base"
+    if kind.why_not is not None:
+        goes_in, details = "nowhere", {"note": f"a checkpoint {kind.why_not}"}
+    return FileReport(
+        path=path, kind="base model", family=kind.family, goes_in=goes_in, details=details
     )
 
 
@@ -160,18 +172,39 @@ def _embedding(path: Path, shapes: Shapes) -> FileReport:
 
 
 def _folder(path: Path) -> FileReport:
-    config = path / "unet" / "config.json"
-    if config.is_file():
-        given = json.loads(config.read_text("utf-8"))
-        details = {"layout": "diffusers folder"}
-        if (path / "motion_module.safetensors").is_file():
-            details["motion module"] = "inside, used where --motion names no other"
-        return FileReport(
-            path=path,
-            kind="base model",
-            family=family_of(given["block_out_channels"], given["cross_attention_dim"]),
-            goes_in="base",
-            details=details,
+    if (path / "unet" / "config.json").is_file():
+        return _base_folder(path)
+    adapter = path / "adapter_model.safetensors"
+    if (path / "adapter_config.json").is_file() and adapter.is_file():
+        return identify(adapter)
+    config = path / "config.json"
+    said = read_json(config) if config.is_file() else {}
+    named = [said.get("_class_name"), *(said.get("architectures") or [])]
+    for name in named:
+        if isinstance(name, str) and name in _FOLDERS:
+            kind, goes_in = _FOLDERS[name]
+            return FileReport(path=path, kind=kind, goes_in=goes_in, details={"class": name})
+    inner = (path / "motion_adapter" / "config.json", path / "motion_module.safetensors")
+    if "MotionAdapter" in named or any(file.is_file() for file in inner):
+        return _motion(path, read_motion(path, shapes_only=True))
+    files = sorted(file.name for file in path.iterdir() if file.suffix in _WEIGHTS)
+    if files:
+        raise CheckpointError(
+            f"{path}: is no model's folder but holds {len(files)} weight files ({files[0]}"
+            f"{', …' if files[1:] else ''}); name the files, for instance {path}/*{_WEIGHTS[0]}"
         )
-    file, settings = weights_in(path)
-    return _motion(path, read_shapes(file), read_metadata(file), settings)
+    raise CheckpointError(f"{path}: is a folder without a model; name a weight file or its folder")
+
+
+def _base_folder(path: Path) -> FileReport:
+    given = read_json(path / "unet" / "config.json")
+    details = {"layout": "diffusers folder"}
+    if (path / "motion_module.safetensors").is_file():
+        details["motion module"] = "inside, used where --motion names no other"
+    try:
+        family = family_of(given["block_out_channels"], given["cross_attention_dim"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / 'unet' / 'config.json'}: names no levels or text width; download it again"
+        ) from error
+    return FileReport(path=path, kind="base model", family=family, goes_in="base", details=details)

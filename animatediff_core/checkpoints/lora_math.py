@@ -2,7 +2,8 @@
 
 LoRA `up @ down` and LoCon's Tucker form with a middle; LoHa, the elementwise product of two such
 (Hadamard); LoKr, the Kronecker product of a small and a large factor (LyCORIS, arXiv 2309.14859);
-a plain difference. Each but the last is scaled by alpha / rank.
+a plain difference. Each but the last is scaled by alpha / rank. DoRA (arXiv 2402.09353) gives the
+changed weight a learned length along one axis.
 
 Legend: o i output and input channels, k l kernel, r s ranks.
 """
@@ -12,35 +13,60 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
+
+_BESIDE = ("diff_b", "dora_scale", "magnitude")
+"""Roles that are no part of the weight's change."""
+
 
 @dataclass
 class Delta:
     """One layer of a LoRA file."""
 
     factors: dict[str, Tensor] = field(default_factory=dict)
-    """By role: up, down, mid; hada_w1_a …; lokr_w1 …; diff."""
+    """By role: up, down, mid; hada_w1_a …; lokr_w1 …; diff; diff_b for the bias; dora_scale."""
     alpha: float | None = None
+
+    @property
+    def weight_roles(self) -> list[str]:
+        """The factors of the weight's change."""
+        return [role for role in self.factors if role not in _BESIDE]
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether the changed weight gets a learned length."""
+        return "dora_scale" in self.factors or "magnitude" in self.factors
 
     def lacks(self) -> str | None:
         """The role without which this layer cannot be computed, or None."""
-        have = self.factors.keys()
+        have = set(self.weight_roles)
         if any(role.startswith("hada") for role in have):
             wanted = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"]
+            if "hada_t1" in have or "hada_t2" in have:
+                wanted += ["hada_t1", "hada_t2"]
         elif any(role.startswith("lokr") for role in have):
             wanted = [
                 part
                 for one in ("lokr_w1", "lokr_w2")
                 for part in ([one] if one in have else [f"{one}_a", f"{one}_b"])
             ]
+        elif "diff" in have or ("diff_b" in self.factors and not have):
+            wanted = []
         else:
-            wanted = [] if "diff" in have else ["up", "down"]
+            wanted = ["up", "down"]
         return next((role for role in wanted if role not in have), None)
+
+    def changes_nothing(self) -> bool:
+        """Whether a factor is all zeros, as an untrained up matrix is."""
+        if self.is_dora or ("diff_b" in self.factors and bool(self.factors["diff_b"].any())):
+            return False
+        return not all(bool(self.factors[role].any()) for role in self.weight_roles or ["diff_b"])
 
 
 def product(delta: Delta) -> Tensor:
     """The change of the weight, o i or o i k l (1 x 1 kernels may be left out), not yet scaled
     by the user's scale."""
-    f = {role: tensor.float() for role, tensor in delta.factors.items()}
+    f = {role: delta.factors[role].float() for role in delta.weight_roles}
     if "diff" in f:
         return f["diff"]
     if "hada_w1_a" in f:
@@ -59,6 +85,38 @@ def product(delta: Delta) -> Tensor:
     else:
         change = up.flatten(1) @ down.flatten(1)
     return change * factor
+
+
+def changed_weight(weight: Tensor, delta: Delta, scale: float) -> Tensor:
+    """The weight with `scale` times the layer's change, in fp32.
+
+    With DoRA the way from the old weight to the new one is scaled, so that 0 is the old one and 1
+    the trained one.
+    """
+    old = weight.float()
+    change = product(delta).view(weight.shape).to(weight.device)
+    if not delta.is_dora:
+        return old + scale * change
+    return old + scale * (_with_length(old + change, delta) - old)
+
+
+def _with_length(weight: Tensor, delta: Delta) -> Tensor:
+    """A weight whose rows (or columns) have the lengths that DoRA learned.
+
+    LyCORIS' dora_scale is 1 i 1 1 for each input channel, or o 1 1 1; PEFT's magnitude is o, or
+    1 o 1 1 for a convolution.
+    """
+    role = "dora_scale" if "dora_scale" in delta.factors else "magnitude"
+    length = delta.factors[role].float().to(weight.device)
+    by_input = length.ndim > 1 and length.shape[0] == 1 and weight.shape[0] != 1
+    if role == "magnitude" and length.ndim == 4:
+        by_input = False
+    axis = 1 if by_input else 0
+    others = [dimension for dimension in range(weight.ndim) if dimension != axis]
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+    if length.numel() != norm.numel():
+        raise CheckpointError(f"DoRA's {role} has {length.numel()} lengths, not {norm.numel()}")
+    return weight * (length.view(norm.shape) / (norm + torch.finfo(torch.float32).eps))
 
 
 def _factor(delta: Delta, rank: int) -> float:

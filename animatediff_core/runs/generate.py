@@ -115,6 +115,11 @@ def parts_of(job: Job) -> Parts:
 
 
 def _check_job(job: Job, found: Found) -> None:
+    if found.motion_config.conv_in_channels is not None:
+        raise CheckpointError(
+            f"{job.name}: {found.motion.name} is a PIA module, which animates a picture, and "
+            "generate cannot give it one yet; use another motion module"
+        )
     longest = found.motion_config.max_frames
     if job.frames > longest:
         raise CheckpointError(

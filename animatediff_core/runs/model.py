@@ -23,15 +23,10 @@ from ..checkpoints.base import (
 )
 from ..checkpoints.embeddings import apply_embedding
 from ..checkpoints.export import MOTION_FILE
-from ..checkpoints.files import read_metadata, read_shapes
 from ..checkpoints.identify import identify
 from ..checkpoints.lora import apply_lora, apply_motion_lora
-from ..checkpoints.motion_modules import (
-    load_motion_module,
-    official_keys,
-    read_config,
-    weights_in,
-)
+from ..checkpoints.motion_files import read_motion
+from ..checkpoints.motion_modules import config_of, load_motion_module
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, load_preset
 from ..motion import MotionConfig, MotionModule
@@ -176,15 +171,13 @@ def _motion_place(parts: Parts, base: Path, family: str, offline: bool) -> Path:
 
 def _motion_config(path: Path, version: str | None) -> MotionConfig:
     """The module's configuration by shapes; a LoRA or image model here is refused by name."""
-    file, settings = weights_in(path)
-    shapes = read_shapes(file)
-    tensors = official_keys(shapes)  # type: ignore[arg-type]
-    if not tensors:
+    content = read_motion(path, shapes_only=True)
+    if not content.tensors:
         report = identify(path)
         raise CheckpointError(
             f"{path}: is no motion module but a {report.kind}, which goes into {report.goes_in}"
         )
-    return read_config(tensors, read_metadata(file), version=version, settings=settings, path=path)
+    return config_of(content, version=version, path=path)
 
 
 def _check_adapters(parts: Parts, family: str, offline: bool) -> None:

@@ -1,0 +1,129 @@
+"""Families of base models, told from names and shapes alone.
+
+The configurations in the package are those of the families that can be animated: SD1.x, SD2.x
+(2.0 and 2.1 have one structure) and SDXL. Others are known by name, so that they can be refused.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+CONFIGS = Path(__file__).parent.parent / "models" / "configs"
+FOLDERS = {"SD1.5": "sd15", "SD2": "sd21", "SDXL": "sdxl"}
+"""Families whose configurations are in the package, and where."""
+UNET = "model.diffusion_model."
+EMA = "model_ema.diffusion_model"
+"""Averaged weights; behind this prefix the names have lost their dots."""
+VAE = "first_stage_model."
+_INPUTS = {5: "depth", 7: "upscaler", 8: "InstructPix2Pix", 9: "inpainting"}
+_TRANSFORMERS = {
+    "joint_blocks.0.": "Stable Diffusion 3", "double_blocks.0.": "Flux",
+    "double_layers.0.": "AuraFlow", "clip_txt_mapper.": "Stable Cascade",
+    "cap_embedder.": "Lumina", "head.modulation": "Wan", "patchify_proj.": "LTX-Video",
+    "adaln_single.": "PixArt",
+}  # fmt: skip
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleFile:
+    """What a single-file checkpoint is."""
+
+    family: str
+    """A key of FOLDERS, or the name of a family that cannot be animated."""
+    why_not: str | None = None
+    """What keeps it from being animated, in words, or None."""
+    vae: bool = False
+    """Whether a VAE is inside."""
+    averaged: bool = False
+    """Whether the UNet is there only as its averaged weights (EMA)."""
+
+
+def family_of(block_out_channels: Sequence[int], cross_attention_dim: int) -> str:
+    """A name for a UNet's family, or its levels."""
+    levels = tuple(block_out_channels)
+    for family in FOLDERS:
+        if unet_shape(family) == (levels, cross_attention_dim):
+            return family
+    return f"levels {', '.join(map(str, levels))}"
+
+
+def families_with(levels: Sequence[int]) -> list[str]:
+    """The families that a motion module of these levels fits: it reads no text, so SD1.x's fit
+    SD2.x as well."""
+    return [family for family in FOLDERS if unet_shape(family)[0] == tuple(levels)]
+
+
+def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
+    """Levels and text width of a family in the package."""
+    config = json.loads((CONFIGS / FOLDERS[family] / "unet" / "config.json").read_text("utf-8"))
+    return tuple(config["block_out_channels"]), int(config["cross_attention_dim"])
+
+
+def single_file_of(shapes: Shapes) -> SingleFile | None:
+    """What kind of single-file checkpoint this is; None where it is none at all."""
+    averaged = not any(key.startswith(UNET) for key in shapes)
+    prefix = EMA if averaged else UNET
+    unet = {
+        key.removeprefix(prefix).replace(".", ""): shape
+        for key, shape in shapes.items()
+        if key.startswith(prefix)
+    }
+    first = unet.get("input_blocks00weight")
+    if first is None or len(first) != 4:
+        return _other(shapes, bool(unet))
+    width = max(
+        (s[1] for k, s in unet.items() if k.endswith("attn2to_kweight") and len(s) == 2), default=0
+    )
+    widths = {unet_shape(family)[1]: family for family in FOLDERS}
+    family = widths.get(width, f"text width {width}")
+    why_not = None if width in widths else "which is no known family"
+    if first[1] != 4:
+        use = _INPUTS.get(first[1], f"{first[1]}-channel")
+        family, why_not = f"{family} {use}", f"whose UNet reads {first[1]} channels instead of 4"
+    elif "conditioner.embedders.0.model.ln_final.weight" in shapes:
+        family, why_not = "SDXL refiner", "which only finishes pictures of SDXL's base"
+    elif "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
+        family, why_not = f"{family} EDM", "whose noise schedule no motion module knows"
+    elif family == "SD2" and "label_emb00weight" in unet:
+        family, why_not = "SD2 unCLIP", "which reads images besides text"
+    elif why_not is None and not any(k.startswith(("cond_stage", "conditioner")) for k in shapes):
+        why_not = "which has no text encoder inside"
+    vae = any(k.startswith(VAE) for k in shapes)
+    return SingleFile(family=family, why_not=why_not, vae=vae, averaged=averaged)
+
+
+def _other(shapes: Shapes, whole: bool) -> SingleFile | None:
+    """Families without Stable Diffusion's UNet; `whole`: the names have its prefix."""
+    bare = [key.removeprefix(UNET) for key in shapes]
+    if any(key.startswith(("controlnet_", "control_")) for key in bare):
+        return None
+    for start, family in _TRANSFORMERS.items():
+        if any(key.startswith(start) for key in bare):
+            return SingleFile(family=family, why_not="which no motion module fits")
+    if not whole:
+        return None
+    return SingleFile(family="unknown", why_not="whose UNet is not Stable Diffusion's")
+
+
+def check_single_file(shapes: Shapes, source: str, *, vae_given: bool) -> SingleFile:
+    """What the file is; CheckpointError where it cannot be a base model here."""
+    kind = single_file_of(shapes)
+    if kind is None:
+        raise CheckpointError(
+            f"{source}: is no base checkpoint (it has no {UNET.rstrip('.')} tensors); "
+            "`animatediff inspect` says what it is"
+        )
+    if kind.why_not is not None:
+        raise CheckpointError(
+            f"{source}: is a checkpoint of family {kind.family}, {kind.why_not}; use a full "
+            "checkpoint of SD1.x, SD2.x or SDXL"
+        )
+    if not kind.vae and not vae_given:
+        raise CheckpointError(
+            f"{source}: has no VAE inside; name one with --vae (vae: in a prompt file)"
+        )
+    return kind
