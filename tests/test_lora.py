@@ -237,6 +237,13 @@ def test_the_trainers_word_for_the_family_counts_where_shapes_do_not_tell(
         apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
 
 
+def test_a_trainers_unknown_word_for_the_family_does_not_count(tmp_path):
+    noted = {"ss_base_model_version": "my own mix"}
+    save_file(dialect("kohya")[0], tmp_path / "l.safetensors", metadata=noted)
+    assert identify(tmp_path / "l.safetensors").family == "unknown"
+    assert apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0) == 1
+
+
 def test_names_of_the_original_code_reach_the_models_layers(tmp_path):
     up, down = matrices()
     name = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"

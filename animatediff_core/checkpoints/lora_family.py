@@ -11,6 +11,11 @@ _IN_WIDTH = re.compile(
     r"((lora_down|lora_A|lora\.down|hada_w[12]_b)(\.default)?(\.weight)?|\.diff)$"
 )
 _KRONECKER = re.compile(r"^(?P<layer>.+)\.lokr_w1(_b)?(\.weight)?$")
+_OTHERS = (
+    "flux", "sd3", "diffusion-3", "diffusion-v3", "cascade", "auraflow", "pixart", "hunyuan", "wan",
+    "lumina", "chroma", "qwen", "cogvideo", "ltx", "mochi",
+)  # fmt: skip
+"""Words of trainers for families that have no Stable Diffusion UNet."""
 
 
 def lora_family(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> str | None:
@@ -40,4 +45,6 @@ def _noted(metadata: Mapping[str, str]) -> str | None:
                           (("sd-v1", "diffusion-v1"), "SD1.5")):  # fmt: skip
         if any(mark in text for mark in marks):
             return family
-    return json.dumps(said[:40]).strip('"') or None
+    if any(word in text for word in _OTHERS):
+        return json.dumps(said[:40]).strip('"')
+    return None

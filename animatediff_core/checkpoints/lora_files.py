@@ -140,7 +140,8 @@ def _set_alphas(deltas: Mapping[str, Delta], settings: Mapping[str, Any]) -> Non
         said = {k.removeprefix(part): v for k, v in settings.items()
                 if k.startswith(part) or "." not in k}  # fmt: skip
         alpha = said.get("lora_alpha")
-        for name, own in dict(said.get("alpha_pattern") or {}).items():
+        patterns = said.get("alpha_pattern")
+        for name, own in (patterns if isinstance(patterns, dict) else {}).items():
             if layer.endswith(str(name).lstrip("^").replace(".", "_")):
                 alpha = own
         if isinstance(alpha, int | float):
