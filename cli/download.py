@@ -11,23 +11,31 @@ from . import options, render
 
 def download(
     presets: Annotated[list[str], typer.Argument(help="Names of presets (see inspect --presets).")],
+    variant: options.Variant = None,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fetch the models of presets, so that `generate --offline` finds them; prints their paths."""
+    """Fetch all files of presets, so that `generate --offline` finds them; prints their paths.
+
+    A download that was interrupted goes on where it stopped. With --offline, it says what is here.
+    """
     render.configure(quiet=quiet, as_json=json, debug=debug)
     options.go_offline(offline)
-    from animatediff_core.runs.download import run
+    from animatediff_core.runs.download import Missing, run
 
     failed: list[AnimateDiffError] = []
-    for name, there in run(presets, offline=offline):
-        if isinstance(there, AnimateDiffError):
-            failed.append(there)
-            render.error(f"{name}: {there}")
+    for one in run(presets, variant=variant, offline=offline):
+        if isinstance(one, Missing):
+            failed.append(one.error)
+            render.error(f"{one.preset}: {one.error}")
             continue
-        base, motion = map(str, there)
-        render.result(f"{base}\n{motion}", {"preset": name, "base": base, "motion": motion})
+        files = [{"role": role, "path": str(path)} for role, path in one.files]
+        paths = {role: str(path) for role, path in one.files if role in ("base", "motion")}
+        render.result(
+            "\n".join(file["path"] for file in files),
+            {"preset": one.preset, **paths, "files": files},
+        )
     if failed:
         raise SystemExit(max(error.exit_code for error in failed))

@@ -26,6 +26,7 @@ def generate(
         str | None, typer.Option(help="Model with its settings (see inspect --presets).")
     ] = None,
     base: options.Base = None,
+    variant: options.Variant = None,
     motion: options.Motion = None,
     motion_version: options.MotionVersion = None,
     vae: options.Vae = None,
@@ -72,7 +73,8 @@ def generate(
     """Make clips from a prompt file or --prompt; prints one path a line."""
     render.configure(quiet=quiet, as_json=json, debug=debug)
     given: dict[str, Any] = {
-        "base": base, "motion": motion, "motion_version": motion_version, "vae": vae,
+        "base": base, "variant": variant, "motion": motion, "motion_version": motion_version,
+        "vae": vae,
         "loras": options.adapters(lora) or None,
         "motion_loras": options.adapters(motion_lora) or None,
         "embeddings": tuple(embedding) if embedding else None, "negative_prompt": negative,

@@ -13,6 +13,7 @@ from . import options, render
 def inject(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must be new.")],
     base: options.Base = None,
+    variant: options.Variant = None,
     motion: options.Motion = None,
     motion_version: options.MotionVersion = None,
     vae: options.Vae = None,
@@ -40,6 +41,7 @@ def inject(
     planned = use.plan(
         Parts(
             base=base,
+            variant=variant,
             motion=motion,
             motion_version=motion_version,
             vae=vae,

@@ -13,6 +13,13 @@ Base = Annotated[
         "--base", help="Base model: preset's, diffusers folder, checkpoint file or hub id."
     ),
 ]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights of the base model's folder or hub id, for instance fp16; default: the "
+        "plain ones."
+    ),
+]
 Motion = Annotated[
     str | None,
     typer.Option(

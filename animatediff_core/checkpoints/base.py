@@ -1,8 +1,6 @@
 """Base models: where they are, of which family, and loaded as their ordinary parts."""
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,11 @@ import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from ..errors import CheckpointError, SurroundingsError
+from ..errors import CheckpointError
+from .families import family_of as family_of
 from .files import check_weight_file, read_shapes
+from .folder import adapter_layout, base_layout, vae_layout
+from .hub import fetch, fetch_file, hub_id
 
 BUNDLED = "bundled:"
 MODELS = Path(__file__).parent.parent / "models"
@@ -29,9 +30,9 @@ class BaseModel:
     """One CLIPTextModel, or SDXL's two."""
     tokenizers: list[Any]
     scheduler_config: dict[str, Any]
-    """As diffusers stores it: betas and prediction_type are read from here."""
+    """As diffusers stores it: betas, prediction_type and rescale_betas_zero_snr are read."""
     family: str
-    """SD1.5, SDXL, or the UNet's levels for another one."""
+    """SD1.5, SD2, SDXL, or the UNet's levels for another one."""
     source: str
     folder: Path | None = None
     """Where its files are, if they are a diffusers folder."""
@@ -42,6 +43,11 @@ class BaseModel:
     def prediction_type(self) -> str:
         """What the UNet predicts: epsilon, v_prediction or sample."""
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    @property
+    def zero_snr(self) -> bool:
+        """Whether it was trained with betas rescaled to end in pure noise (arXiv 2305.08891)."""
+        return bool(self.scheduler_config.get("rescale_betas_zero_snr", False))
 
     @property
     def factor(self) -> int:
@@ -62,14 +68,6 @@ def vae_factor(config: Any) -> int:
     return int(2 ** (len(channels) - 1))
 
 
-def family_of(block_out_channels: Sequence[int], cross_attention_dim: int) -> str:
-    """A name for a UNet's family; motion modules fit within one."""
-    known = {((320, 640, 1280, 1280), 768): "SD1.5", ((320, 640, 1280, 1280), 1024): "SD2",
-             ((320, 640, 1280), 2048): "SDXL"}  # fmt: skip
-    levels = tuple(block_out_channels)
-    return known.get((levels, cross_attention_dim), f"levels {', '.join(map(str, levels))}")
-
-
 def resolve_bundled(source: str) -> str:
     """`bundled:NAME/REST` -> a path inside the package; anything else unchanged."""
     if not source.startswith(BUNDLED):
@@ -82,61 +80,50 @@ def resolve_bundled(source: str) -> str:
 
 
 def looks_local(source: str) -> bool:
-    """Whether a name means a file or folder here rather than a hub id."""
+    """Whether a name means a file or folder here rather than a hub id.
+
+    It does where it is there, begins with / . or ~, or begins with a folder that is here, and
+    where it has not the form of a hub id (hub.py). FOLDER/FILE.safetensors is a file here.
+    """
     path = Path(source).expanduser()
-    if path.exists() or path.is_absolute() or source.startswith((".", "~")):
+    if os.path.exists(path) or path.is_absolute() or source.startswith((".", "~")):
         return True
     if "/" in source and Path(path.parts[0]).is_dir():
         return True
-    return (
-        path.suffix in _MODEL_SUFFIXES and source.count("/") != 2 or source.count("/") not in (1, 2)
-    )
+    wanted = hub_id(source)
+    return wanted is None or (wanted.path is None and path.suffix in _MODEL_SUFFIXES)
 
 
 def resolve_file(source: str, *, offline: bool = False) -> Path:
-    """A weight file: a local path, `bundled:…`, or `ORG/REPOSITORY/FILE` on the hub."""
-    source = resolve_bundled(source)
-    path = Path(source).expanduser()
-    if path.exists():
+    """A weight file: a local path, `bundled:…`, or `ORG/REPOSITORY[@REVISION]/FILE` on the hub."""
+    named = resolve_bundled(source)
+    path = Path(named).expanduser()
+    if os.path.exists(path):
         return path
-    if looks_local(source) or source.count("/") != 2:
+    wanted = hub_id(named)
+    if looks_local(named) or wanted is None or wanted.path is None:
         raise CheckpointError(
             f"{source}: no such file; check the path (on the hub: ORGANISATION/REPOSITORY/FILE)"
         )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    organisation, repository, name = source.split("/")
-    try:
-        return Path(hf_hub_download(f"{organisation}/{repository}", name, local_files_only=offline))
-    except LocalEntryNotFoundError as error:
-        raise unreachable(source, offline) from error
-    except EntryNotFoundError as error:
-        raise CheckpointError(f"{source}: the hub has no such file; check its name") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise unreachable(source, offline) from error
-
-
-def unreachable(source: str, offline: bool) -> SurroundingsError:
-    """The error for a hub id that cannot be fetched."""
-    why = "is not in the local cache and --offline is set" if offline else "cannot be fetched"
-    return SurroundingsError(
-        f"{source}: {why}; connect to the hub once to fetch it, or name a local file or folder"
-    )
+    return fetch_file(named, offline=offline)
 
 
 def load_base(
-    source: str, *, vae: str | None = None, dtype: torch.dtype = torch.float32,
-    offline: bool = False,
+    source: str, *, vae: str | None = None, variant: str | None = None,
+    dtype: torch.dtype = torch.float32, offline: bool = False,
 ) -> BaseModel:  # fmt: skip
-    """Load a base model from `bundled:…`, a diffusers folder, a single file or a hub id."""
-    place = base_place(source, offline=offline)
+    """Load a base model from `bundled:…`, a diffusers folder, a single file or a hub id.
+
+    `variant` names which weights of a folder: fp16, for instance.
+    """
+    place = base_place(source, variant=variant, offline=offline)
     _silence_progress_bars()
-    base = (
-        _from_folder(place, source, dtype) if place.is_dir() else _from_file(place, source, dtype)
-    )
+    if place.is_dir():
+        base = _from_folder(place, source, variant, dtype)
+    else:
+        base = _from_file(place, source, dtype)
     if vae is not None:
-        base.vae = _load_vae(resolve_bundled(vae), dtype=torch.float32, offline=offline)
+        base.vae = _load_vae(vae_place(vae, offline=offline))
     for part in (base.unet, base.vae, *base.text_encoders):
         part.requires_grad_(False).eval()
     return base
@@ -151,90 +138,43 @@ def _silence_progress_bars() -> None:
         library.disable_progress_bar()
 
 
-def base_place(source: str, *, offline: bool) -> Path:
+def base_place(source: str, *, variant: str | None = None, offline: bool) -> Path:
     """The local folder or file of a base model, fetched from the hub where needed."""
     named = resolve_bundled(source)
     path = Path(named).expanduser()
     if path.is_dir() and not (path / "unet").is_dir() and (path / "base" / "unet").is_dir():
         path = path / "base"
-    if path.exists():
-        return path
-    if looks_local(named):
+    there, wanted = os.path.exists(path), hub_id(named)
+    if not there and (looks_local(named) or wanted is None):
         raise CheckpointError(f"{source}: no such base model; check the path, or name a hub id")
-    if named.count("/") == 2:
-        return resolve_file(named, offline=offline)
-    return _snapshot(named, offline)
-
-
-def _snapshot(source: str, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True")
-    patterns = ["*/*.json", "*/*.txt", "*/*.safetensors", "model_index.json"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns,
-                                      ignore_patterns=["*.fp16.*", "*non_ema*", "safety_checker/*"],
-                                      local_files_only=offline))  # fmt: skip
-    except LocalEntryNotFoundError as error:
-        raise unreachable(source, offline) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{source}: the hub has no such model, or it needs a log-in; check the name"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise unreachable(source, offline) from error
-
-
-def _from_folder(folder: Path, source: str, dtype: torch.dtype) -> BaseModel:
-    from transformers.models.clip import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
+    if variant is not None:
+        kind = "a bundled model" if named != source else "a single file"
+        if named != source or (path.is_file() if there else wanted and wanted.path):
             raise CheckpointError(
-                f"{source}: is no diffusers folder, it has no {part}/; "
-                "name a folder as save_pretrained writes it, or a single checkpoint file"
+                f"{source}: is {kind}, which has no variants; leave variant {variant} out"
             )
-    _check_folder_weights(folder)
-    unet = _opened(UNet2DConditionModel, folder / "unet", dtype)
-    encoders = [_opened(CLIPTextModel, folder / "text_encoder", dtype)]
-    tokenizers = [CLIPTokenizer.from_pretrained(folder / "tokenizer")]
-    if (folder / "text_encoder_2").is_dir():
-        encoders.append(_opened(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype))
-        tokenizers.append(CLIPTokenizer.from_pretrained(folder / "tokenizer_2"))
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    if there:
+        return path
+    if wanted is not None and wanted.path is not None:
+        return fetch_file(named, offline=offline)
+    return fetch(named, lambda n: base_layout(n, variant, source).files, offline=offline)
+
+
+def _from_folder(folder: Path, source: str, variant: str | None, dtype: torch.dtype) -> BaseModel:
+    from .parts import open_parts
+
+    parts = open_parts(folder, source, variant, dtype)
+    unet = parts["unet"]
     return BaseModel(
         unet=unet,
-        vae=_opened(AutoencoderKL, folder / "vae", torch.float32),
-        text_encoders=encoders,
-        tokenizers=tokenizers,
-        scheduler_config=scheduler,
+        vae=parts["vae"],
+        text_encoders=[part for name, part in parts.items() if name.startswith("text_encoder")],
+        tokenizers=[part for name, part in parts.items() if name.startswith("tokenizer")],
+        scheduler_config=parts["scheduler"],
         family=family_of(unet.config.block_out_channels, unet.config.cross_attention_dim),
         source=source,
         folder=folder,
     )
-
-
-def _opened(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    word = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, **{word: dtype})
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
-
-
-def _check_folder_weights(folder: Path) -> None:
-    for part in ("unet", "vae", "text_encoder"):
-        files = [p for p in (folder / part).iterdir() if p.suffix in _MODEL_SUFFIXES]
-        if not files:
-            raise CheckpointError(f"{folder / part}: holds no weights; download the folder again")
-        for file in files:
-            check_weight_file(file)
 
 
 def _from_file(path: Path, source: str, dtype: torch.dtype) -> BaseModel:
@@ -257,15 +197,34 @@ def _from_file(path: Path, source: str, dtype: torch.dtype) -> BaseModel:
     )
 
 
-def _load_vae(source: str, *, dtype: torch.dtype, offline: bool) -> AutoencoderKL:
-    path = Path(source).expanduser()
+def vae_place(source: str, *, offline: bool) -> Path:
+    """The local file or folder of a separate VAE, fetched from the hub where needed."""
+    named = resolve_bundled(source)
+    path = Path(named).expanduser()
+    wanted = None if looks_local(named) else hub_id(named)
+    if wanted is not None and wanted.path is None:
+        path = fetch(named, lambda names: vae_layout(names, source).files, offline=offline)
+    elif not os.path.exists(path):
+        return resolve_file(named, offline=offline)
+    return path / "vae" if (path / "vae" / "config.json").is_file() else path
+
+
+def motion_place(source: str, *, offline: bool) -> Path:
+    """The local file or folder of a motion module; on the hub a file, or a MotionAdapter."""
+    named = resolve_bundled(source)
+    wanted = None if looks_local(named) else hub_id(named)
+    if wanted is None or wanted.path is not None:
+        return resolve_file(named, offline=offline)
+    return fetch(named, lambda names: adapter_layout(names, source).files, offline=offline)
+
+
+def _load_vae(path: Path) -> AutoencoderKL:
+    """A VAE in fp32."""
     if path.is_dir():
-        inner = path / "vae" if (path / "vae").is_dir() else path
-        vae: AutoencoderKL = _opened(AutoencoderKL, inner, dtype)
-        return vae
-    if not path.exists() and not looks_local(source):
-        return _load_vae(str(_snapshot(source, offline)), dtype=dtype, offline=offline)
+        from .parts import open_vae
+
+        return open_vae(path)
     check_weight_file(path)
     from .single_file import load_single_vae
 
-    return load_single_vae(path, dtype)
+    return load_single_vae(path, torch.float32)

@@ -49,6 +49,6 @@ def defaults_of(base: str) -> dict[str, Any]:
         unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
         vae = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
         size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError):
         return {}  # planning names what is wrong with the folder
     return {"width": size, "height": size}

@@ -18,7 +18,8 @@ from .official import official_entries
 from .presets import defaults_of, load_preset
 from .records import Adapter, Job, Output
 
-_MODEL_KEYS = {"base", "motion", "motion_version", "vae", "loras", "motion_loras", "embeddings"}
+_MODEL_KEYS = {"base", "variant", "motion", "motion_version", "vae", "loras", "motion_loras",
+               "embeddings"}  # fmt: skip
 _JOB_KEYS = _MODEL_KEYS | {
     "name", "prompt", "negative_prompt", "seed", "frames", "width", "height", "steps",
     "guidance_scale", "scheduler", "output",
@@ -26,7 +27,8 @@ _JOB_KEYS = _MODEL_KEYS | {
 _FILE_KEYS = _MODEL_KEYS | {"preset", "defaults", "jobs", "made_with"}
 _OUTPUT_KEYS = {"format", "fps", "crf"}
 _NUMBERS = {"frames": int, "width": int, "height": int, "steps": int, "guidance_scale": float}
-_TEXTS = ("name", "negative_prompt", "base", "motion", "motion_version", "vae", "scheduler")
+_TEXTS = ("name", "negative_prompt", "base", "motion", "motion_version", "vae", "scheduler",
+          "variant")  # fmt: skip
 
 
 def load_prompt_file(
@@ -65,6 +67,7 @@ def parse_prompts(
         reason = getattr(error, "problem", None) or "it cannot be parsed"
         raise PromptFileError(f"{where}: no valid YAML{line}: {reason}") from error
     problems: list[str] = []
+    upper = {**({"variant": None} if "base" in (overrides or {}) else {}), **(overrides or {})}
     if isinstance(content, list):
         entries = official_entries(content, folder, root, problems)
     elif isinstance(content, dict):
@@ -74,7 +77,7 @@ def parse_prompts(
     jobs = [
         job
         for place, settings in entries
-        for job in _jobs({**settings, **(overrides or {})}, place, problems)
+        for job in _jobs({**settings, **upper}, place, problems)
     ]
     if problems:
         raise PromptFileError("\n".join(f"{where}: {problem}" for problem in problems))
@@ -136,8 +139,8 @@ def _native_entries(
         shared, own = defaults.get("output"), job.get("output")
         if isinstance(shared, dict) and isinstance(own, dict):
             said["output"] = {**shared, **own}
-        if "base" in job and "motion" not in job:
-            said["motion"] = None
+        if "base" in job:
+            said |= {key: None for key in ("motion", "variant") if key not in job}
         entries.append((place, {**start, **said}))
     return entries
 

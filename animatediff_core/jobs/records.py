@@ -49,6 +49,8 @@ class Job:
     seed: int
     """0..2**64-1."""
     base: str = "bundled:tiny"
+    variant: str | None = None
+    """Which weights of a base model's folder or hub id: fp16, for instance; None the plain ones."""
     motion: str | None = None
     """Motion module; None takes the one that belongs to the base model."""
     motion_version: str | None = None

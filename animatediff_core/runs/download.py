@@ -1,26 +1,48 @@
 """The use case `download`: fetch once what later runs use offline."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import AnimateDiffError
 from ..jobs import job_from_options
 from .generate import parts_of
-from .model import find
+from .model import files_of, find
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a preset needs, on this machine."""
+
+    preset: str
+    files: tuple[tuple[str, Path], ...]
+    """(role, path): base, vae, motion, lora, motion_lora, embedding."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A preset that cannot be had, and why."""
+
+    preset: str
+    error: AnimateDiffError
 
 
 def run(
-    presets: Sequence[str], *, offline: bool = False
-) -> Iterator[tuple[str, tuple[Path, Path] | AnimateDiffError]]:
-    """(preset, base and motion module on this machine), or why it cannot be had.
+    presets: Sequence[str], *, variant: str | None = None, offline: bool = False
+) -> Iterator[Fetched | Missing]:
+    """Fetch all that runs of each preset load; what is here already is not fetched again.
 
     Raises PromptFileError where a preset does not exist, before anything is fetched.
     """
-    jobs = {name: job_from_options({"preset": name, "prompt": name})[0] for name in presets}
+    options = {} if variant is None else {"variant": variant}
+    jobs = {
+        name: job_from_options({"preset": name, "prompt": name, **options})[0] for name in presets
+    }
     for name, job in jobs.items():
         try:
             found = find(parts_of(job), offline=offline)
+            files = tuple((role, path) for role, path, _ in files_of(found, offline=offline))
         except AnimateDiffError as error:
-            yield name, error
+            yield Missing(name, error)
         else:
-            yield name, (found.base, found.motion)
+            yield Fetched(name, files)

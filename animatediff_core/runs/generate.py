@@ -105,6 +105,7 @@ def parts_of(job: Job) -> Parts:
     """The model that a job needs."""
     return Parts(
         base=job.base,
+        variant=job.variant,
         motion=job.motion,
         motion_version=job.motion_version,
         vae=job.vae,

@@ -4,7 +4,6 @@
 folder gives the same frames as its parts.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,20 @@ import torch
 from ..checkpoints.base import (
     BaseModel,
     base_place,
-    family_of,
     load_base,
-    looks_local,
+    motion_place,
     resolve_bundled,
     resolve_file,
-    vae_factor,
+    vae_place,
 )
 from ..checkpoints.embeddings import apply_embedding
 from ..checkpoints.export import MOTION_FILE
+from ..checkpoints.families import family_of
 from ..checkpoints.identify import identify
 from ..checkpoints.lora import apply_lora, apply_motion_lora
 from ..checkpoints.motion_files import read_motion
 from ..checkpoints.motion_modules import config_of, load_motion_module
+from ..checkpoints.parts import folder_shape
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, load_preset
 from ..motion import MotionConfig, MotionModule
@@ -40,6 +40,7 @@ class Parts:
     """What a model is made of, as a job names it."""
 
     base: str
+    variant: str | None = None
     motion: str | None = None
     motion_version: str | None = None
     vae: str | None = None
@@ -65,10 +66,10 @@ def find(parts: Parts, *, offline: bool) -> Found:
 
     Nothing is loaded. Raises the first problem as CheckpointError or SurroundingsError.
     """
-    base = base_place(parts.base, offline=offline)
+    base = base_place(parts.base, variant=parts.variant, offline=offline)
     if base.is_file() and (kind := identify(base)).kind != "base model":
         raise CheckpointError(f"{parts.base}: is a {kind.kind}, which goes into {kind.goes_in}")
-    levels, width, factor = _base_shape(base)
+    levels, width, factor = _base_shape(parts, base)
     family = family_of(levels, width)
     motion = _motion_place(parts, base, family, offline)
     config = _motion_config(motion, parts.motion_version)
@@ -87,7 +88,9 @@ def find(parts: Parts, *, offline: bool) -> Found:
 def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
     """Load and merge everything in fp32."""
     parts = found.parts
-    base = load_base(parts.base, vae=parts.vae, dtype=torch.float32, offline=offline)
+    base = load_base(
+        parts.base, vae=parts.vae, variant=parts.variant, dtype=torch.float32, offline=offline
+    )
     for adapter in parts.loras:
         apply_lora(base, resolve_file(adapter.path, offline=offline), adapter.scale)
     for path in parts.embeddings:
@@ -103,7 +106,7 @@ def files_of(found: Found, *, offline: bool) -> Iterator[tuple[str, Path, float 
     parts = found.parts
     yield "base", found.base, None
     if parts.vae is not None:
-        yield "vae", Path(resolve_bundled(parts.vae)), None
+        yield "vae", vae_place(parts.vae, offline=offline), None
     yield "motion", found.motion, None
     for role, adapters in (("lora", parts.loras), ("motion_lora", parts.motion_loras)):
         for adapter in adapters:
@@ -121,19 +124,10 @@ def problems_of(checks: Sequence[AnimateDiffError]) -> None:
     raise type(worst)("\n".join(told))
 
 
-def _base_shape(base: Path) -> tuple[tuple[int, ...], int, int]:
+def _base_shape(parts: Parts, base: Path) -> tuple[tuple[int, ...], int, int]:
     """Levels and text width of the UNet, pixels for one latent of the VAE."""
     if base.is_dir():
-        try:
-            unet = json.loads((base / "unet" / "config.json").read_text("utf-8"))
-            vae = json.loads((base / "vae" / "config.json").read_text("utf-8"))
-            levels = tuple(unet["block_out_channels"])
-            return levels, int(unet["cross_attention_dim"]), vae_factor(vae)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{base}: is no diffusers folder with unet/config.json and vae/config.json; "
-                "name a folder as save_pretrained writes it, or a single checkpoint file"
-            ) from error
+        return folder_shape(base, parts.base, parts.variant)
     family = identify(base).family
     known = {"SD1.5": ((320, 640, 1280, 1280), 768), "SDXL": ((320, 640, 1280), 2048)}
     if family not in known:
@@ -161,12 +155,7 @@ def _motion_place(parts: Parts, base: Path, family: str, offline: bool) -> Path:
     place = Path(resolve_bundled(named)).expanduser()
     if place.is_dir():
         return place
-    if not looks_local(named) and named.count("/") == 1 and not place.exists():
-        raise CheckpointError(
-            f"{named}: no such motion module; name a file, a folder, or "
-            "ORGANISATION/REPOSITORY/FILE on the hub"
-        )
-    return resolve_file(named, offline=offline)
+    return motion_place(named, offline=offline)
 
 
 def _motion_config(path: Path, version: str | None) -> MotionConfig:
