@@ -30,6 +30,7 @@ def generate(
     motion: options.Motion = None,
     motion_version: options.MotionVersion = None,
     vae: options.Vae = None,
+    prediction_type: options.PredictionType = None,
     lora: options.Lora = None,
     motion_lora: options.MotionLora = None,
     embedding: options.Embedding = None,
@@ -74,7 +75,7 @@ def generate(
     render.configure(quiet=quiet, as_json=json, debug=debug)
     given: dict[str, Any] = {
         "base": base, "variant": variant, "motion": motion, "motion_version": motion_version,
-        "vae": vae,
+        "vae": vae, "prediction_type": prediction_type,
         "loras": options.adapters(lora) or None,
         "motion_loras": options.adapters(motion_lora) or None,
         "embeddings": tuple(embedding) if embedding else None, "negative_prompt": negative,

@@ -1,4 +1,4 @@
-"""`animatediff inject`: one folder from a base model, LoRAs and a motion module."""
+"""`animatediff inject`: base model, adapters and motion module as one folder, or as plain files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,25 +11,54 @@ from . import options, render
 
 
 def inject(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write; must be new.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write; must be new.")
+    ] = None,
+    motion_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the motion module as one .safetensors file of official keys."),
+    ] = None,
+    single_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the merged base model as one .safetensors checkpoint in the original "
+            "layout (SD1.x, SD2.x, SDXL)."
+        ),
+    ] = None,
     base: options.Base = None,
     variant: options.Variant = None,
     motion: options.Motion = None,
     motion_version: options.MotionVersion = None,
     vae: options.Vae = None,
+    prediction_type: options.PredictionType = None,
     lora: options.Lora = None,
     motion_lora: options.MotionLora = None,
     embedding: options.Embedding = None,
+    keep_adapters: Annotated[
+        bool,
+        typer.Option(
+            "--keep-adapters",
+            help="Copy LoRAs and MotionLoRAs into the folder instead of merging them; stock "
+            "diffusers opens it without them.",
+        ),
+    ] = False,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Precision to write: fp32, fp16 or bf16; the VAE stays fp32. The folder gives "
+            "the frames of its parts where both run in this precision."
+        ),
+    ] = "fp32",
     offline: options.Offline = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Merge LoRAs into a base model and put a motion module beside it; prints the folder.
+    """Merge LoRAs into a base model and put a motion module beside it; prints what was written.
 
-    `generate --base FOLDER` and stock diffusers' AnimateDiffPipeline both open it. diffusers
-    normalises motion over all frames at once, so its clips differ from ours.
+    `generate --base FOLDER` and stock diffusers' AnimateDiffPipeline both open the folder. Where
+    diffusers' arithmetic differs from the motion module's own, the difference is measured.
     """
     render.configure(quiet=quiet, as_json=json, debug=debug)
     if base is None:
@@ -38,23 +67,48 @@ def inject(
     from animatediff_core.runs import inject as use
     from animatediff_core.runs.model import Parts
 
+    parts = Parts(
+        base=base,
+        variant=variant,
+        motion=motion,
+        motion_version=motion_version,
+        vae=vae,
+        prediction_type=prediction_type,
+        loras=options.adapters(lora),
+        motion_loras=options.adapters(motion_lora),
+        embeddings=tuple(embedding or ()),
+    )
     planned = use.plan(
-        Parts(
-            base=base,
-            variant=variant,
-            motion=motion,
-            motion_version=motion_version,
-            vae=vae,
-            loras=options.adapters(lora),
-            motion_loras=options.adapters(motion_lora),
-            embeddings=tuple(embedding or ()),
-        ),
+        parts,
         output,
+        motion_file=motion_file,
+        single_file=single_file,
+        keep_adapters=keep_adapters,
+        dtype=dtype,
         offline=offline,
     )
     found = planned.found
-    record = {"folder": str(output), "base": str(found.base), "motion": str(found.motion)}
+    record: dict[str, object] = {
+        "folder": _text(output), "motion_file": _text(motion_file),
+        "single_file": _text(single_file), "base": str(found.base), "motion": str(found.motion),
+        "dtype": dtype,
+    }  # fmt: skip
     if not dry_run:
-        use.run(planned, offline=offline)
+        difference = use.run(planned, offline=offline).difference
+        record["difference"] = difference
+        render.note(_told(difference), always=not quiet)
     render.note(f"{found.base} + {found.motion} ({planned.motion.version})")
-    render.result(str(output), record)
+    render.result("\n".join(map(str, planned.outputs)), record)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _told(difference: float) -> str:
+    if difference == 0:
+        return "stock diffusers computes this motion module as we do"
+    return (
+        "stock diffusers normalises motion over all frames and ResNets over each: what its UNet "
+        f"predicts in one step differs from ours by {difference:.3g} (relative L2)"
+    )

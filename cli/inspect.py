@@ -1,7 +1,7 @@
 """`animatediff inspect`: what is this file, and where does it go?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ def inspect(
     if presets:
         for name in preset_names():
             settings = load_preset(name)
-            render.result(f"{name}: {settings['about']}", {"name": name, **settings})
+            render.result(_preset_line(name, settings), {"name": name, **settings})
     if not files:
         if presets:
             return
@@ -63,3 +63,17 @@ def _report_line(report: "FileReport") -> str:
     if "note" in report.details:
         parts.append(f"note: {report.details['note']}")
     return "; ".join(parts)
+
+
+def _preset_line(name: str, preset: dict[str, Any]) -> str:
+    start, end, schedule = preset["betas"]
+    version = f" ({preset['motion_version']})" if "motion_version" in preset else ""
+    parts = [
+        f"base {preset['base']}", f"motion {preset['motion']}{version}",
+        *(f"lora {one['path']}:{one['scale']:g}" for one in preset.get("loras", [])),
+        *(f"embedding {path}" for path in preset.get("embeddings", [])),
+        f"scheduler {preset['scheduler']}", f"betas {schedule} {start:g} to {end:g}",
+        f"{preset['steps']} steps", f"guidance {preset['guidance_scale']:g}",
+        f"{preset['frames']} frames of {preset['width']} x {preset['height']}",
+    ]  # fmt: skip
+    return f"{name}: {preset['about']}; " + "; ".join(parts)

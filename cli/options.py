@@ -41,6 +41,13 @@ Embedding = Annotated[
     list[str] | None, typer.Option("--embedding", help="Textual inversion file; may be repeated.")
 ]
 Vae = Annotated[str | None, typer.Option("--vae", help="VAE to use instead of the base model's.")]
+PredictionType = Annotated[
+    str | None,
+    typer.Option(
+        help="What the base model predicts: epsilon, v_prediction or sample; default: as its files "
+        "say, else epsilon (SD2 checkpoint files: v_prediction)."
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub; use what is cached.")]
 DryRun = Annotated[
     bool,

@@ -10,8 +10,8 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from ..errors import CheckpointError
-from .families import family_of as family_of
-from .files import check_weight_file, read_shapes
+from .families import family_of
+from .files import check_weight_file
 from .folder import adapter_layout, base_layout, vae_layout
 from .hub import fetch, fetch_file, hub_id
 
@@ -121,9 +121,11 @@ def load_base(
     if place.is_dir():
         base = _from_folder(place, source, variant, dtype)
     else:
-        base = _from_file(place, source, dtype)
+        from .single_file import load_single_file
+
+        base = load_single_file(place, source, dtype, own_vae=vae is None)
     if vae is not None:
-        base.vae = _load_vae(vae_place(vae, offline=offline))
+        base.vae = _load_vae(vae_place(vae, offline=offline), dict(base.vae.config))
     for part in (base.unet, base.vae, *base.text_encoders):
         part.requires_grad_(False).eval()
     return base
@@ -177,26 +179,6 @@ def _from_folder(folder: Path, source: str, variant: str | None, dtype: torch.dt
     )
 
 
-def _from_file(path: Path, source: str, dtype: torch.dtype) -> BaseModel:
-    """A single-file checkpoint (SD1.x or SDXL), read by diffusers' own converters."""
-    shapes = read_shapes(path)
-    if not any(key.startswith("model.diffusion_model.") for key in shapes):
-        raise CheckpointError(
-            f"{source}: is no base checkpoint (it has no model.diffusion_model tensors); "
-            "`animatediff inspect` says what it is"
-        )
-    if any(key.startswith("cond_stage_model.model.") for key in shapes):
-        raise CheckpointError(
-            f"{source}: is an SD2 checkpoint; save it as a diffusers folder first (SD1.x and SDXL "
-            "work as single files)"
-        )
-    from .single_file import load_single_file
-
-    return load_single_file(
-        path, source, dtype, xl="conditioner.embedders.1.model.ln_final.weight" in shapes
-    )
-
-
 def vae_place(source: str, *, offline: bool) -> Path:
     """The local file or folder of a separate VAE, fetched from the hub where needed."""
     named = resolve_bundled(source)
@@ -218,8 +200,8 @@ def motion_place(source: str, *, offline: bool) -> Path:
     return fetch(named, lambda names: adapter_layout(names, source).files, offline=offline)
 
 
-def _load_vae(path: Path) -> AutoencoderKL:
-    """A VAE in fp32."""
+def _load_vae(path: Path, config: dict[str, Any]) -> AutoencoderKL:
+    """A VAE in fp32; `config` is the base model's own, for a file that has none."""
     if path.is_dir():
         from .parts import open_vae
 
@@ -227,4 +209,4 @@ def _load_vae(path: Path) -> AutoencoderKL:
     check_weight_file(path)
     from .single_file import load_single_vae
 
-    return load_single_vae(path, torch.float32)
+    return load_single_vae(path, torch.float32, config)

@@ -42,16 +42,27 @@ def scheduler_names() -> list[str]:
 
 
 def make_scheduler(
-    name: str, config: MotionConfig, *, prediction_type: str = "epsilon"
+    name: str, config: MotionConfig, *, prediction_type: str = "epsilon", zero_snr: bool = False
 ) -> SchedulerMixin:
     """A sampler over the noise schedule of a motion module.
 
-    `prediction_type` is the base model's: epsilon, v_prediction or sample.
+    `prediction_type` is the base model's: epsilon, v_prediction or sample. `zero_snr` is for a
+    base model that was trained on betas rescaled to end in pure noise (arXiv 2305.08891): the
+    sampler's are rescaled too, and its steps begin at the very last, which is that noise.
     """
     if name not in _SCHEDULERS:
         raise AnimateDiffError(f"no scheduler {name!r}; there are {', '.join(_SCHEDULERS)}")
     kind, settings = _SCHEDULERS[name]
-    common = {"timestep_spacing": config.timestep_spacing, "steps_offset": 1}
+    common: dict[str, object] = {"timestep_spacing": config.timestep_spacing, "steps_offset": 1}
+    if kind is PNDMScheduler and (zero_snr or prediction_type == "sample"):
+        why = "whose noise ends in zero SNR" if zero_snr else "that predicts the sample"
+        raise AnimateDiffError(f"scheduler pndm does not run on a base model {why}; use ddim")
+    if kind is EulerAncestralDiscreteScheduler and prediction_type == "sample":
+        raise AnimateDiffError(
+            "scheduler euler_a does not run on a base model that predicts the sample; use euler"
+        )
+    if zero_snr:
+        common |= {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
     return kind(**betas_of(config.betas), prediction_type=prediction_type, **{**common, **settings})
 
 

@@ -1,18 +1,25 @@
 """Presets: a model with the settings that suit it, one YAML file each, shipped as data."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..errors import PromptFileError
+from ..errors import CheckpointError, PromptFileError
+from .records import Adapter
 
 RECORD_FILE = "animatediff.json"
 """What `inject` notes in its folder."""
 FOLDER = Path(__file__).parent.parent / "models" / "presets"
 _OWN = ("width", "height", "frames", "steps", "guidance_scale", "scheduler")
 """Settings that suit a base model, whatever moves it."""
+_OF_MODULE = ("motion_version", "betas")
+"""Settings that belong to the motion module they stand with, and to no other."""
+KEPT_FOLDER = "adapters"
+"""Where `inject --keep-adapters` puts the files in its folder."""
+_KEPT_ROLES = ("lora", "motion_lora")
 
 
 def preset_names() -> list[str]:
@@ -27,6 +34,50 @@ def load_preset(name: str) -> dict[str, Any]:
         raise PromptFileError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     return settings
+
+
+def preset_settings(name: Any, problems: list[str]) -> dict[str, Any]:
+    """A preset's settings as the lowest layer of a job; an unknown name is a problem."""
+    try:
+        settings = load_preset(str(name))
+    except PromptFileError as error:
+        problems.append(str(error))
+        return {}
+    settings.pop("about", None)
+    return settings
+
+
+def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Both layers' settings, the upper's first. Where it names another motion module or base
+    model, what belonged to the lower one's goes with it."""
+    if "motion" in upper and upper["motion"] != lower.get("motion"):
+        lower = {key: value for key, value in lower.items() if key not in _OF_MODULE}
+    if "base" in upper and upper["base"] != lower.get("base"):
+        lower = {key: value for key, value in lower.items() if key != "variant"}
+    return {**lower, **upper}
+
+
+def kept_adapters(base: Path) -> dict[str, tuple[Adapter, ...]]:
+    """By role, the adapters that an injected folder keeps beside its models; else none.
+
+    Raises CheckpointError where the folder's record names files outside of it.
+    """
+    kept: dict[str, tuple[Adapter, ...]] = dict.fromkeys(_KEPT_ROLES, ())
+    record = base / RECORD_FILE
+    if not record.is_file():
+        return kept
+    try:
+        for one in json.loads(record.read_text("utf-8")).get("adapters", []):
+            name = str(one["file"])
+            if Path(name).name != name or name in ("", ".."):
+                raise ValueError(f"file {name[:80]!r} is no plain name")
+            adapter = Adapter(path=str(base / KEPT_FOLDER / name), scale=float(one["scale"]))
+            kept[one["role"]] += (adapter,)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{record}: its list of adapters cannot be read ({error}); inject the model again"
+        ) from error
+    return kept
 
 
 def defaults_of(base: str) -> dict[str, Any]:

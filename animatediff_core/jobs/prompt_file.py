@@ -15,20 +15,20 @@ import yaml
 
 from ..errors import PromptFileError
 from .official import official_entries
-from .presets import defaults_of, load_preset
+from .presets import defaults_of, laid_over, preset_settings
 from .records import Adapter, Job, Output
 
-_MODEL_KEYS = {"base", "variant", "motion", "motion_version", "vae", "loras", "motion_loras",
-               "embeddings"}  # fmt: skip
+_MODEL_KEYS = {"base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
+               "motion_loras", "embeddings"}  # fmt: skip
 _JOB_KEYS = _MODEL_KEYS | {
     "name", "prompt", "negative_prompt", "seed", "frames", "width", "height", "steps",
-    "guidance_scale", "scheduler", "output",
+    "guidance_scale", "scheduler", "betas", "output",
 }  # fmt: skip
 _FILE_KEYS = _MODEL_KEYS | {"preset", "defaults", "jobs", "made_with"}
 _OUTPUT_KEYS = {"format", "fps", "crf"}
 _NUMBERS = {"frames": int, "width": int, "height": int, "steps": int, "guidance_scale": float}
 _TEXTS = ("name", "negative_prompt", "base", "motion", "motion_version", "vae", "scheduler",
-          "variant")  # fmt: skip
+          "prediction_type", "variant")  # fmt: skip
 
 
 def load_prompt_file(
@@ -67,7 +67,6 @@ def parse_prompts(
         reason = getattr(error, "problem", None) or "it cannot be parsed"
         raise PromptFileError(f"{where}: no valid YAML{line}: {reason}") from error
     problems: list[str] = []
-    upper = {**({"variant": None} if "base" in (overrides or {}) else {}), **(overrides or {})}
     if isinstance(content, list):
         entries = official_entries(content, folder, root, problems)
     elif isinstance(content, dict):
@@ -77,7 +76,7 @@ def parse_prompts(
     jobs = [
         job
         for place, settings in entries
-        for job in _jobs({**settings, **upper}, place, problems)
+        for job in _jobs(laid_over(settings, overrides or {}), place, problems)
     ]
     if problems:
         raise PromptFileError("\n".join(f"{where}: {problem}" for problem in problems))
@@ -89,21 +88,11 @@ def job_from_options(options: Mapping[str, Any]) -> list[Job]:
     problems: list[str] = []
     settings = dict(options)
     preset = settings.pop("preset", None) or (None if "base" in settings else "tiny")
-    merged = {**(_preset(preset, problems) if preset else {}), **settings}
+    merged = laid_over(preset_settings(preset, problems) if preset else {}, settings)
     jobs = _jobs(merged, "", problems)
     if problems:
         raise PromptFileError("; ".join(problems))
     return jobs
-
-
-def _preset(name: Any, problems: list[str]) -> dict[str, Any]:
-    try:
-        settings = load_preset(str(name))
-    except PromptFileError as error:
-        problems.append(str(error))
-        return {}
-    settings.pop("about", None)
-    return settings
 
 
 def _native_entries(
@@ -123,9 +112,9 @@ def _native_entries(
     _check_keys(defaults, _JOB_KEYS, "defaults.", problems)
     named = content.get("preset")
     preset = named if named is not None else (None if "base" in model else "tiny")
-    start = _preset(preset, problems) if preset is not None else {}
+    start = preset_settings(preset, problems) if preset is not None else {}
     if "base" in model and "motion" not in model and named is not None:
-        start.pop("motion", None)
+        start = laid_over(start, {"motion": None})
     entries = []
     for index, job in enumerate(jobs):
         place = f"jobs[{index}]."
@@ -141,7 +130,7 @@ def _native_entries(
             said["output"] = {**shared, **own}
         if "base" in job:
             said |= {key: None for key in ("motion", "variant") if key not in job}
-        entries.append((place, {**start, **said}))
+        entries.append((place, laid_over(start, said)))
     return entries
 
 
@@ -191,6 +180,8 @@ def _jobs(settings: dict[str, Any], place: str, problems: list[str]) -> list[Job
     for key in ("loras", "motion_loras"):
         if key in values:
             values[key] = _adapters(values[key], f"{place}{key}", problems)
+    if values.get("betas") is not None:
+        values["betas"] = _betas(values["betas"], f"{place}betas", problems)
     if "embeddings" in values:
         values["embeddings"] = _paths(values["embeddings"], f"{place}embeddings", problems)
     values["prompt"] = _prompt(settings.get("prompt"), f"{place}prompt", problems)
@@ -231,6 +222,14 @@ def _adapters(value: Any, where: str, problems: list[str]) -> tuple[Adapter, ...
         else:
             problems.append(f"{where}[{index}]: must be a path, or a mapping of path and scale")
     return tuple(adapters)
+
+
+def _betas(value: Any, where: str, problems: list[str]) -> tuple[float, float, str] | None:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        problems.append(f"{where}: must be [start, end, schedule], got {value!r}")
+        return None
+    start, end = (_number(one, float, where, problems) for one in value[:2])
+    return start, end, str(value[2])
 
 
 def _paths(value: Any, where: str, problems: list[str]) -> tuple[str, ...]:

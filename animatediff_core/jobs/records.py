@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 Format = Literal["gif", "mp4"]
 FORMATS: tuple[str, ...] = get_args(Format)
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class Job:
     motion_version: str | None = None
     """Version of the motion module where its content cannot tell."""
     vae: str | None = None
+    prediction_type: str | None = None
+    """epsilon, v_prediction or sample; None is what the base model's files say."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
     embeddings: tuple[str, ...] = ()
@@ -68,6 +72,9 @@ class Job:
     guidance_scale: float = 7.5
     """Classifier-free guidance; 1 is off."""
     scheduler: str = "ddim"
+    betas: tuple[float, float, str] | None = None
+    """Noise schedule: start, end (above 0, below 1) and diffusers' name for the way between;
+    None is what the motion module was trained with."""
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
@@ -83,3 +90,15 @@ class Job:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale must be 0 or more, got {self.guidance_scale:g}")
+        if self.prediction_type not in (None, *PREDICTION_TYPES):
+            raise ValueError(
+                f"prediction_type must be {' or '.join(PREDICTION_TYPES)}, "
+                f"got {self.prediction_type!r}"
+            )
+        if self.betas is not None:
+            start, end, schedule = self.betas
+            if schedule not in BETA_SCHEDULES or not 0 < start <= end < 1:
+                raise ValueError(
+                    f"betas must be start, end and one of {', '.join(BETA_SCHEDULES)}, with "
+                    f"0 < start <= end < 1, got {list(self.betas)}"
+                )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +109,7 @@ def parts_of(job: Job) -> Parts:
         motion=job.motion,
         motion_version=job.motion_version,
         vae=job.vae,
+        prediction_type=job.prediction_type,
         loras=job.loras,
         motion_loras=job.motion_loras,
         embeddings=job.embeddings,
@@ -139,6 +140,8 @@ def _check_job(job: Job, found: Found) -> None:
         raise CheckpointError(
             f"{job.name}: no scheduler {job.scheduler!r}; there are {', '.join(scheduler_names())}"
         )
+    if job.prediction_type is not None:  # refuses a sampler that cannot go with it
+        make_scheduler(job.scheduler, found.motion_config, prediction_type=job.prediction_type)
     check_size(job.output.format, job.width, job.height)
 
 
@@ -216,13 +219,16 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
     for words in job.prompt.values():
         if rest := cut_text(base, words):
             log.warning("%s: the prompt is too long, without effect is: %s", job.name, rest)
-    said = " ".join([*job.prompt.values(), job.negative_prompt])
-    for word in (w for w in base.triggers if w not in said):
+    said = " ".join([*job.prompt.values(), job.negative_prompt]).lower()
+    for word in (w for w in base.triggers if w.lower() not in said):
         log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
                     job.name, word)  # fmt: skip
     text = embed_prompt(base, job.prompt, job.frames)
     negative = embed_prompt(base, {0: job.negative_prompt}, job.frames)
-    scheduler = make_scheduler(job.scheduler, motion.config, prediction_type=base.prediction_type)
+    config = replace(motion.config, betas=job.betas or motion.config.betas)
+    scheduler = make_scheduler(
+        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+    )
     channels = animated.unet.config.in_channels
     shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
     latents = draw_noise(job.seed, shape).to(device)

@@ -1,44 +1,174 @@
-"""The use case `inject`: base, LoRAs and motion module into one folder."""
+"""The use case `inject`: base, adapters and motion module as one folder, and as plain files."""
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
-from ..checkpoints.export import write_pipeline_folder
+import torch
+from torch import nn
+
+from ..checkpoints.base import BaseModel, resolve_file
+from ..checkpoints.export import (
+    check_free,
+    together,
+    write_motion_file,
+    write_pipeline_folder,
+    write_single_file,
+)
+from ..checkpoints.families import FOLDERS
 from ..checkpoints.files import digest
-from ..errors import CheckpointError
-from ..jobs import defaults_of
-from ..motion import MotionConfig, inflate
+from ..errors import AnimateDiffError, CheckpointError
+from ..jobs import Adapter, defaults_of
+from ..motion import MotionConfig, MotionModule, inflate
+from .device import DTYPES
+from .difference import one_step_difference
 from .model import Found, Parts, files_of, find, load
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class InjectPlan:
-    """What will be joined, all found and fitting."""
+    """What will be joined, all found and fitting, and what it will be written as."""
 
     found: Found
-    output: Path
-    motion: MotionConfig
+    output: Path | None
+    """A folder for diffusers and for us."""
+    motion_file: Path | None
+    """One safetensors file of the motion module, official keys."""
+    single_file: Path | None
+    """One safetensors file of the merged base model, the first release's layout."""
+    keep_adapters: bool
+    """Whether LoRAs and MotionLoRAs stay files of their own in the folder."""
+    dtype: torch.dtype
+
+    @property
+    def motion(self) -> MotionConfig:
+        """The motion module's configuration."""
+        return self.found.motion_config
+
+    @property
+    def outputs(self) -> list[Path]:
+        """What will be there afterwards."""
+        return [path for path in (self.output, self.motion_file, self.single_file) if path]
 
 
-def plan(parts: Parts, output: Path, *, offline: bool = False) -> InjectPlan:
-    """Find and check every part; nothing is loaded or written."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(f"{output}: exists already and is not empty; choose another name")
+@dataclass(frozen=True)
+class Injected:
+    """What was written."""
+
+    outputs: list[Path]
+    difference: float
+    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call."""
+
+
+def plan(
+    parts: Parts,
+    output: Path | None,
+    *,
+    motion_file: Path | None = None,
+    single_file: Path | None = None,
+    keep_adapters: bool = False,
+    dtype: str = "fp32",
+    offline: bool = False,
+) -> InjectPlan:
+    """Find and check every part and place; nothing is loaded or written."""
+    if dtype not in DTYPES:
+        raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
+    _check_places(output, motion_file, single_file)
+    if keep_adapters and (output is None or motion_file or single_file):
+        raise AnimateDiffError(
+            "--keep-adapters is for the folder: give -o, and leave --motion-file and "
+            "--single-file out, which have no place for adapters"
+        )
     found = find(parts, offline=offline)
-    return InjectPlan(found, output, found.motion_config)
+    if keep_adapters and dtype != "fp32" and (found.parts.loras or found.parts.motion_loras):
+        raise AnimateDiffError(
+            "--keep-adapters needs --dtype fp32: adapters that are merged into rounded weights "
+            "give other frames"
+        )
+    if single_file is not None and found.family not in FOLDERS:
+        raise CheckpointError(
+            f"--single-file: {parts.base} is {found.family}, but the layout is only for "
+            f"{', '.join(FOLDERS)}; leave it out"
+        )
+    kind = DTYPES[dtype]
+    return InjectPlan(found, output, motion_file, single_file, keep_adapters, kind)
 
 
-def run(planned: InjectPlan, *, offline: bool = False) -> Path:
-    """Merge and write; returns the folder, which appears whole or not at all."""
-    base, motion = load(planned.found, offline=offline)
+def _check_places(output: Path | None, motion_file: Path | None, single_file: Path | None) -> None:
+    places = [path for path in (output, motion_file, single_file) if path is not None]
+    if not places:
+        raise AnimateDiffError("nothing to write; give -o FOLDER, --motion-file or --single-file")
+    for file in (motion_file, single_file):
+        if file is not None and file.suffix != ".safetensors":
+            raise AnimateDiffError(f"{file}: must end in .safetensors, which is what is written")
+    for place in places:
+        check_free(place)
+        others = [other.absolute() for other in places if other is not place]
+        if place.absolute() in others or any(place.absolute() in o.parents for o in others):
+            raise AnimateDiffError(
+                f"{place}: two outputs would be in one place; give each its own, files outside "
+                "the folder"
+            )
+    for file in (motion_file, single_file):
+        if file is not None and file.exists():
+            raise CheckpointError(f"{file}: exists already; choose another name")
+
+
+def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
+    """Join and write; all outputs appear whole, or none does.
+
+    UNet, text encoders and motion module are written in the plan's dtype, the VAE always in fp32:
+    so the folder gives the same frames as its parts when both run in that dtype.
+    """
+    found, kept = planned.found, []
+    if planned.keep_adapters:
+        kept = [("lora", one) for one in found.parts.loras]
+        kept += [("motion_lora", one) for one in found.parts.motion_loras]
+        found = replace(found, parts=replace(found.parts, loras=(), motion_loras=()))
+    base, motion = load(found, offline=offline)
     inflate(base.unet, motion).deflate()
-    record = {
+    difference = one_step_difference(base, motion)
+    for part in (base.unet, *base.text_encoders, motion):
+        nn.Module.to(part, dtype=planned.dtype)  # diffusers' own warns of nothing here
+    with together(planned.outputs) as places:
+        staged = dict(zip(planned.outputs, places, strict=True))
+        if planned.output is not None:
+            record = _record(planned, offline)
+            local = [(role, _local(one, offline)) for role, one in kept]
+            write_pipeline_folder(base, motion, staged[planned.output], record, local)
+        _write_files(planned, staged, base, motion)
+    return Injected(planned.outputs, difference)
+
+
+def _write_files(
+    planned: InjectPlan, staged: dict[Path, Path], base: BaseModel, motion: MotionModule
+) -> None:
+    if planned.motion_file is not None:
+        write_motion_file(motion, staged[planned.motion_file])
+    if planned.single_file is not None:
+        if base.triggers:
+            log.warning("%s: has no place for new words, so %s stay out; load their files beside",
+                        planned.single_file, ", ".join(base.triggers))  # fmt: skip
+        write_single_file(base, staged[planned.single_file])
+
+
+def _local(adapter: Adapter, offline: bool) -> Adapter:
+    return replace(adapter, path=str(resolve_file(adapter.path, offline=offline)))
+
+
+def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:
+    """Where the model comes from, and the settings that suit it."""
+    names = {kind: name for name, kind in DTYPES.items()}
+    return {
+        "animatediff": version("animatediff"),
+        "dtype": names[planned.dtype],
         "sources": list(_sources(planned.found, offline)),
         "defaults": defaults_of(planned.found.parts.base),
     }
-    write_pipeline_folder(base, motion, planned.output, record)
-    return planned.output
 
 
 def _sources(found: Found, offline: bool) -> Iterator[dict[str, object]]:

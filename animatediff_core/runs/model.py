@@ -5,7 +5,7 @@ folder gives the same frames as its parts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,14 +21,21 @@ from ..checkpoints.base import (
 )
 from ..checkpoints.embeddings import apply_embedding
 from ..checkpoints.export import MOTION_FILE
-from ..checkpoints.families import family_of
-from ..checkpoints.identify import identify
+from ..checkpoints.families import (
+    FOLDERS,
+    check_single_file,
+    families_with,
+    family_of,
+    unet_shape,
+)
+from ..checkpoints.files import read_shapes
+from ..checkpoints.identify import FileReport, identify
 from ..checkpoints.lora import apply_lora, apply_motion_lora
 from ..checkpoints.motion_files import read_motion
 from ..checkpoints.motion_modules import config_of, load_motion_module
 from ..checkpoints.parts import folder_shape
 from ..errors import AnimateDiffError, CheckpointError
-from ..jobs import Adapter, load_preset
+from ..jobs import Adapter, kept_adapters, load_preset
 from ..motion import MotionConfig, MotionModule
 
 FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta"}
@@ -44,6 +51,8 @@ class Parts:
     motion: str | None = None
     motion_version: str | None = None
     vae: str | None = None
+    prediction_type: str | None = None
+    """What the UNet predicts, where the base model's files do not say it or are wrong."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
     embeddings: tuple[str, ...] = ()
@@ -54,11 +63,14 @@ class Found:
     """Parts whose files are here and fit together."""
 
     parts: Parts
+    """With the adapters that the base model's own folder keeps, which come first."""
     base: Path
     motion: Path
     motion_config: MotionConfig
     factor: int
     """Pixels for one latent."""
+    family: str
+    """SD1.5, SD2, SDXL, or the UNet's levels."""
 
 
 def find(parts: Parts, *, offline: bool) -> Found:
@@ -69,20 +81,40 @@ def find(parts: Parts, *, offline: bool) -> Found:
     base = base_place(parts.base, variant=parts.variant, offline=offline)
     if base.is_file() and (kind := identify(base)).kind != "base model":
         raise CheckpointError(f"{parts.base}: is a {kind.kind}, which goes into {kind.goes_in}")
+    parts = _with_kept(parts, base)
     levels, width, factor = _base_shape(parts, base)
     family = family_of(levels, width)
     motion = _motion_place(parts, base, family, offline)
     config = _motion_config(motion, parts.motion_version)
     if config.block_out_channels != levels:
-        theirs = family_of(
-            config.block_out_channels, 2048 if len(config.block_out_channels) == 3 else 768
+        theirs = " and ".join(families_with(config.block_out_channels)) or family_of(
+            config.block_out_channels, 0
         )
         raise CheckpointError(
             f"{motion}: is a motion module for {theirs} but {parts.base} is {family}; "
             "use a motion module of the base model's family"
         )
+    if parts.vae is not None:
+        _check_vae(parts.vae, offline)
     _check_adapters(parts, family, offline)
-    return Found(parts, base, motion, config, factor)
+    return Found(parts, base, motion, config, factor, family)
+
+
+def _with_kept(parts: Parts, base: Path) -> Parts:
+    """The parts and what `inject --keep-adapters` left beside the base model. MotionLoRAs belong
+    to the folder's own motion module."""
+    kept = kept_adapters(base)
+    ours = () if parts.motion is not None else kept["motion_lora"]
+    return replace(parts, loras=kept["lora"] + parts.loras, motion_loras=ours + parts.motion_loras)
+
+
+def _check_vae(source: str, offline: bool) -> None:
+    place = vae_place(source, offline=offline)
+    if place.is_dir() and (place / "config.json").is_file():
+        return
+    what = "folder without config.json" if place.is_dir() else identify(place).kind
+    if what not in ("VAE", "base model"):
+        raise CheckpointError(f"{source}: is a {what}; name a VAE's folder or file")
 
 
 def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
@@ -91,6 +123,8 @@ def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
     base = load_base(
         parts.base, vae=parts.vae, variant=parts.variant, dtype=torch.float32, offline=offline
     )
+    if parts.prediction_type is not None:
+        base.scheduler_config["prediction_type"] = parts.prediction_type
     for adapter in parts.loras:
         apply_lora(base, resolve_file(adapter.path, offline=offline), adapter.scale)
     for path in parts.embeddings:
@@ -128,13 +162,8 @@ def _base_shape(parts: Parts, base: Path) -> tuple[tuple[int, ...], int, int]:
     """Levels and text width of the UNet, pixels for one latent of the VAE."""
     if base.is_dir():
         return folder_shape(base, parts.base, parts.variant)
-    family = identify(base).family
-    known = {"SD1.5": ((320, 640, 1280, 1280), 768), "SDXL": ((320, 640, 1280), 2048)}
-    if family not in known:
-        raise CheckpointError(
-            f"{base}: is a single-file checkpoint of family {family}; SD1.x and SDXL work"
-        )
-    return (*known[family], 8)
+    kind = check_single_file(read_shapes(base), parts.base, vae_given=parts.vae is not None)
+    return (*unet_shape(kind.family), 8)
 
 
 def _motion_place(parts: Parts, base: Path, family: str, offline: bool) -> Path:
@@ -179,18 +208,28 @@ def _check_adapters(parts: Parts, family: str, offline: bool) -> None:
                     f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, "
                     f"not into {key}"
                 )
-            if (
-                report.family in FAMILY_PRESETS
-                and family in FAMILY_PRESETS
-                and report.family != family
-            ):
-                raise CheckpointError(
-                    f"{adapter.path}: is a {report.kind} for {report.family} but {parts.base} is "
-                    f"{family}; use one of the base model's family"
-                )
+            # a module for SD1.5 runs on SD2 as well, and so do its MotionLoRAs
+            fits = families_with(_levels_of(family)) if key == "motion_loras" else [family]
+            _check_family(report, adapter.path, parts.base, family, fits)
     for path in parts.embeddings:
         report = identify(resolve_file(path, offline=offline))
         if report.kind != "embedding":
             raise CheckpointError(
                 f"{path}: is a {report.kind}, which goes into {report.goes_in}, not into embeddings"
             )
+        _check_family(report, path, parts.base, family, [family])
+
+
+def _levels_of(family: str) -> tuple[int, ...]:
+    return unet_shape(family)[0] if family in FOLDERS else ()
+
+
+def _check_family(
+    report: FileReport, path: str, base: str, family: str, fits: Sequence[str]
+) -> None:
+    """Refuse a file of another family, where both families are known."""
+    if report.family in FOLDERS and family in FOLDERS and report.family not in fits:
+        raise CheckpointError(
+            f"{path}: is {'an' if report.kind == 'embedding' else 'a'} {report.kind} for "
+            f"{report.family} but {base} is {family}; use one of the base model's family"
+        )
