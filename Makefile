@@ -9,14 +9,14 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools -e . pytest ruff mypy types-PyYAML scikit-video
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools -e . pytest pytest-xdist ruff mypy types-PyYAML scikit-video
 	touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/animatediff generate --prompt "a red circle moving right on a blue background" --seed 1 -o outputs
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

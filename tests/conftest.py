@@ -16,7 +16,10 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 TINY = ROOT / "animatediff_core" / "models" / "tiny"
 
-torch.set_num_threads(2)
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = 1 if WORKERS > 1 else 2
+torch.set_num_threads(THREADS)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # the installed command's too
 
 
 @pytest.fixture(scope="session")
