@@ -134,16 +134,17 @@ def test_image_stage_writes_a_model_that_opens(drawn, tmp_path):
     assert steps_of(run(motion, tmp_path / "m"))
 
 
-def test_lora_stage_writes_what_generate_merges(drawn, tmp_path):
+@pytest.mark.parametrize(("conv_rank", "pairs"), [(None, 56), (2, 86)])
+def test_lora_stage_writes_what_generate_merges(drawn, tmp_path, conv_rank, pairs):
     made = config(
-        drawn, tmp_path, stage="lora", lora_rank=4, max_train_steps=6, learning_rate=0.02,
+        drawn, tmp_path, stage="lora", lora_rank=4, lora_conv_rank=conv_rank, max_train_steps=6, learning_rate=0.02,
         weight_decay=0.0,
     )  # fmt: skip
     *_, written = run(made, tmp_path / "o")
     assert written.path == tmp_path / "o" / "lora.safetensors"
     base, plain = load_base(str(TINY / "base")), load_base(str(TINY / "base"))
-    assert apply_lora(base, written.path, 1.0) == len(load_file(written.path)) // 2 == 56
-    layers = LoraLayers(plain.unet, 4, torch.Generator())
+    assert apply_lora(base, written.path, 1.0) == len(load_file(written.path)) // 2 == pairs
+    layers = LoraLayers(plain.unet, 4, torch.Generator(), conv_rank or 0)
     with torch.no_grad():
         for key, tensor in load_file(written.path).items():
             layers.by_key()[key].copy_(tensor)

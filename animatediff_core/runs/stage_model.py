@@ -101,7 +101,8 @@ def _image_stage(
 
 def _lora_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
     generator = torch.Generator().manual_seed(config.seed)
-    layers = LoraLayers(base.unet, config.lora_rank or 16, generator)
+    rank, conv_rank = config.lora_rank or 16, config.lora_conv_rank or 0
+    layers = LoraLayers(base.unet, rank, generator, conv_rank)
 
     def write(weights: dict[str, Tensor], output: Path) -> Path:
         write_tensors(output / LORA_FILE, weights, {"format": "pt"})

@@ -71,6 +71,8 @@ class TrainConfig:
     """UNet weights to use instead of the base's, as the image stage writes them."""
     lora_rank: int | None = None
     """Rank of the lora stage's matrices; none is 16."""
+    lora_conv_rank: int | None = None
+    """Rank of such pairs for the ResNets' convolutions too (LoCon); none leaves them alone."""
     word: str | None = None
     """The new word of the textual-inversion stage, for instance <neon>."""
     init_word: str | None = None
@@ -125,9 +127,10 @@ class TrainConfig:
                 ("train_data.sample_n_frames", self.data.sample_n_frames, 1),
                 ("train_data.max_bad_files", self.data.max_bad_files, 0),
                 ("train_data.num_workers", self.data.num_workers, 0),
-                ("lora_rank", self.lora_rank or 1, 1),
-                ("num_vectors", self.num_vectors or 1, 1),
-                ("prior_pictures", self.prior_pictures or 1, 1),
+                ("lora_rank", 1 if self.lora_rank is None else self.lora_rank, 1),
+                ("lora_conv_rank", 1 if self.lora_conv_rank is None else self.lora_conv_rank, 1),
+                ("num_vectors", 1 if self.num_vectors is None else self.num_vectors, 1),
+                ("prior_pictures", 1 if self.prior_pictures is None else self.prior_pictures, 1),
                 ("prior_weight", self.prior_weight or 0, 0),
                 ("validation.steps", self.validation.steps, 1),
             )
@@ -135,7 +138,7 @@ class TrainConfig:
         ]
         owners = {
             "motion": "motion", "motion_version": "motion", "max_frames": "motion",
-            "lora_rank": "lora", "word": "textual-inversion", "init_word": "textual-inversion",
+            "lora_rank": "lora", "lora_conv_rank": "lora", "word": "textual-inversion", "init_word": "textual-inversion",
             "num_vectors": "textual-inversion", "prior_prompts": "dreambooth",
             "prior_pictures": "dreambooth", "prior_weight": "dreambooth",
         }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -214,6 +215,7 @@ class Loop:
 
 
 def _accelerator(mixed_precision: str) -> Accelerator:
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
         return Accelerator(mixed_precision=mixed_precision)
     except ValueError as error:

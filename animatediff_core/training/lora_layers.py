@@ -1,7 +1,8 @@
 """Low-rank layers beside a frozen UNet (LoRA, arXiv 2106.09685), by hooks: W x + B A x.
 
-A starts random, B at zero, so the first step is the base model. Written in PEFT's keys without
-alpha, which every loader reads as scale 1.
+A starts random, B at zero, so the first step is the base model. With a rank for convolutions too
+(LoCon, LyCORIS), A is a convolution of the layer's own kernel and B one of 1 x 1. Written in
+PEFT's keys without alpha, which every loader reads as scale 1.
 """
 
 import re
@@ -9,36 +10,51 @@ import re
 import torch
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _ATTENTION = re.compile(r"attn[12]\.(to_[qkv]|to_out\.0)$")
+_CONVOLUTION = re.compile(r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$")
 
 
 class LoraLayers(nn.Module):
-    """One pair of matrices for every linear layer of the UNet's attentions."""
+    """One pair of matrices for every linear layer of the UNet's attentions.
 
-    def __init__(self, unet: UNet2DConditionModel, rank: int, generator: torch.Generator) -> None:
+    `conv_rank` above 0 adds a pair for every convolution of its ResNets.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        rank: int,
+        generator: torch.Generator,
+        conv_rank: int = 0,
+    ) -> None:
         super().__init__()
-        named = {
-            name: layer
-            for name, layer in unet.named_modules()
-            if isinstance(layer, nn.Linear) and _ATTENTION.search(name)
-        }
-        self.names = list(named)
+        self.names: list[str] = []
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
-        for layer in named.values():
-            down = torch.randn(rank, layer.in_features, generator=generator) / rank
-            self.down.append(nn.Parameter(down))
-            self.up.append(nn.Parameter(torch.zeros(layer.out_features, rank)))
-        self._handles = [
-            layer.register_forward_hook(self._hook(number))
-            for number, layer in enumerate(named.values())
-        ]
+        self._handles = []
+        for name, layer in unet.named_modules():
+            if isinstance(layer, nn.Linear) and _ATTENTION.search(name):
+                down, up = (rank, layer.in_features), (layer.out_features, rank)
+            elif conv_rank and isinstance(layer, nn.Conv2d) and _CONVOLUTION.search(name):
+                down = (conv_rank, layer.in_channels, *layer.kernel_size)
+                up = (layer.out_channels, conv_rank, 1, 1)
+            else:
+                continue
+            self._handles.append(layer.register_forward_hook(self._hook(len(self.names))))
+            self.names.append(name)
+            self.down.append(nn.Parameter(torch.randn(down, generator=generator) / down[0]))
+            self.up.append(nn.Parameter(torch.zeros(up)))
 
     def _hook(self, number: int):  # type: ignore[no-untyped-def]
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             down, up = self.down[number], self.up[number]
-            added: Tensor = inputs[0].to(down.dtype) @ down.T.to(down.dtype) @ up.T
+            x = inputs[0].to(down.dtype)
+            if isinstance(layer, nn.Conv2d):
+                added = F.conv2d(F.conv2d(x, down, None, layer.stride, layer.padding), up)
+            else:
+                added = x @ down.T.to(down.dtype) @ up.T
             return output + added.to(output.dtype)
 
         return add
