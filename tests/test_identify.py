@@ -122,9 +122,7 @@ def test_controlnets_and_t2i_adapters_are_told(tmp_path):
 
 @pytest.mark.parametrize("reads", ["scribbles", "RGB"])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_both_official_sparsectrl_files_are_no_motion_modules(
-    tmp_path, reads, wrapped
-):
+def test_both_official_sparsectrl_files_are_no_motion_modules(tmp_path, reads, wrapped):
     down_blocks = ("CrossAttnDownBlockMotion", "DownBlockMotion")
     model = SparseControlNetModel(
         **{**SMALL, "down_block_types": down_blocks, "motion_num_attention_heads": 2,

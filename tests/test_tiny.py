@@ -1,12 +1,15 @@
 """The tiny world and its judge, and the bundled model's promise in one clip."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import TINY
 
-from animatediff_core.tiny.measure import Verdict, judge, look
+from animatediff_core.errors import AnimateDiffError
+from animatediff_core.tiny.measure import Verdict, judge, look_of, observe
+from animatediff_core.tiny.members import MEMBERS, member_named, write_pictures
 from animatediff_core.tiny.renderer import render
 from animatediff_core.tiny.report import held_out_scenes, prove
 from animatediff_core.tiny.world import MOTIONS, Scene, combinations, draw_scene, poses
@@ -39,7 +42,7 @@ def told(verdict: Verdict) -> tuple[bool, ...]:
 def test_judge_sees_what_is_drawn():
     drawn = {"color": "red", "shape": "ring", "background": "white"}
     scene = Scene(**drawn, place="on the left", motion="growing")
-    clip = render(scene, poses(scene, random.Random(2)))
+    clip = render(scene, poses(scene, random.Random(2), 6))
     assert told(judge(scene, clip)) == (True,) * 5
     other = {"color": "blue", "shape": "star", "background": "black"}
     wrong = Scene(**other, place="on the right", motion="shrinking")
@@ -47,7 +50,34 @@ def test_judge_sees_what_is_drawn():
 
 
 def test_an_empty_picture_shows_nothing():
-    assert look(torch.full((3, 64, 64), 0.88)).shape == "none"
+    assert observe(torch.full((3, 64, 64), 0.88)).shape == "none"
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
+def test_judge_tells_the_looks_apart(member):
+    scene = Scene(color="red", shape="square", background="white", motion="moving up")
+    clip = member.draw(scene, random.Random(4))
+    assert look_of(clip[0]) == member.look.name
+    verdict = judge(scene, clip[::5], member.look)
+    assert verdict.look
+    assert verdict.motion
+    assert not judge(replace(scene, motion="moving down"), clip[::5], member.look).motion
+
+
+def test_members_learn_from_captioned_pictures_of_seen_combinations(tmp_path):
+    member = MEMBERS[-1]
+    write_pictures(member, tmp_path)
+    captions = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]
+    assert len(captions) == len(list(tmp_path.glob("*.png"))) == 60
+    assert all(member.size_word in caption for caption in captions)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write_pictures(member, tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_an_unknown_member_is_named_with_the_others():
+    with pytest.raises(AnimateDiffError, match="no member 'x'.*tiny-slanted"):
+        member_named("x")
 
 
 @pytest.mark.slow

@@ -137,8 +137,8 @@ def test_image_stage_writes_a_model_that_opens(drawn, tmp_path):
 @pytest.mark.parametrize(("conv_rank", "pairs"), [(None, 56), (2, 86)])
 def test_lora_stage_writes_what_generate_merges(drawn, tmp_path, conv_rank, pairs):
     made = config(
-        drawn, tmp_path, stage="lora", lora_rank=4, lora_conv_rank=conv_rank, max_train_steps=6, learning_rate=0.02,
-        weight_decay=0.0,
+        drawn, tmp_path, stage="lora", lora_rank=4, lora_conv_rank=conv_rank, max_train_steps=6,
+        learning_rate=0.02, weight_decay=0.0,
     )  # fmt: skip
     *_, written = run(made, tmp_path / "o")
     assert written.path == tmp_path / "o" / "lora.safetensors"

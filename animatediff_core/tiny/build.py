@@ -1,6 +1,6 @@
 """How the bundled tiny model is made, stage after stage; each resumes where it was cut.
 
-vae -> text -> clips -> start (untrained base) -> image -> motion -> publish
+vae -> text -> clips -> start (untrained base) -> image -> motion -> publish -> members
 """
 
 import shutil
@@ -13,11 +13,14 @@ from torch import nn
 
 from ..checkpoints.base import MODELS, BaseModel, load_base
 from ..checkpoints.export import MOTION_FILE, write_base_folder
+from ..checkpoints.files import read_tensors, write_tensors
 from ..checkpoints.motion_modules import load_motion_module, save_motion_module
 from ..motion import LINEAR_BETAS
+from ..runs.stage_model import LORA_FILE, WORD_FILE
 from ..runs.train import Event, Skipped, run
 from ..training.config_file import load_train_config
 from .clips import write_clips
+from .members import MEMBERS, Member, write_pictures
 from .text import finished_text_encoder, new_tokenizer, train_text_encoder
 from .vae import finished_vae, train_vae
 
@@ -41,6 +44,32 @@ def build(folder: Path) -> Iterator[str]:
             (folder / stage / ".done").touch()
     publish(folder)
     yield f"published: {BUNDLED}"
+    for member in MEMBERS[1:]:
+        yield from build_member(member, folder)
+
+
+def build_member(member: Member, folder: Path) -> Iterator[str]:
+    """Draw a member's pictures, train it on the published base, and publish it."""
+    name = member.look.name
+    write_pictures(member, folder / f"{name}-pictures")
+    if not (folder / name / ".done").exists():
+        yield from _train(folder, name)
+        (folder / name / ".done").touch()
+    yield f"published: {publish_member(member, folder / name)}"
+
+
+def publish_member(member: Member, trained: Path) -> Path:
+    """Put what a member's stage has left, in fp16, where the package finds it."""
+    place = BUNDLED / member.look.name
+    if (trained / "base").is_dir():
+        _publish_base(trained / "base", place)
+        return place
+    (written,) = (trained / name for name in (LORA_FILE, WORD_FILE) if (trained / name).exists())
+    content = read_tensors(written)
+    halves = {key: tensor.half() for key, tensor in content.tensors.items()}
+    file = place.with_suffix(".safetensors")
+    write_tensors(file, halves, content.metadata)
+    return file
 
 
 def start_model(folder: Path) -> BaseModel:
@@ -84,14 +113,18 @@ def new_unet() -> UNet2DConditionModel:
 
 def publish(folder: Path) -> None:
     """Put the finished weights, in fp16, where the package finds them."""
-    base = load_base(str(folder / "image" / "base"))
-    for part in (base.unet, base.vae, *base.text_encoders):
-        nn.Module.to(part, dtype=torch.float16)
-    shutil.rmtree(BUNDLED / "base", ignore_errors=True)
-    write_base_folder(base, BUNDLED / "base")
+    _publish_base(folder / "image" / "base", BUNDLED / "base")
     module = folder / "motion" / MOTION_FILE
     if module.exists():
         save_motion_module(load_motion_module(module).half(), BUNDLED / MOTION_FILE)
+
+
+def _publish_base(folder: Path, place: Path) -> None:
+    base = load_base(str(folder))
+    for part in (base.unet, base.vae, *base.text_encoders):
+        nn.Module.to(part, dtype=torch.float16)
+    shutil.rmtree(place, ignore_errors=True)
+    write_base_folder(base, place)
 
 
 def _train(folder: Path, stage: str) -> Iterator[str]:

@@ -1,22 +1,26 @@
 """Does a picture or clip show what its caption says? Statistics of pixels, no learned judge.
 
 Colours are medians, shape and place come from matching the renderer's own templates, motion from
-tracking the matched place and size. `prove` shows that the judge itself is right on the renderer's
-own work and at chance when the captions are shuffled.
+tracking the matched place and size. A look is told from the others by whose templates fit best.
+`report.prove` shows that the judge itself is right on the renderer's own work and at chance when
+the captions are shuffled.
 
-Legend: f frames, h w pixels.
+Legend: f frames, h w pixels, g tried places and sizes, s shapes, k colours.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from .renderer import coverage
-from .world import COLORS, DIRECTIONS, EXTENT, SHAPES, Scene
+from .renderer import LOOKS, PLAIN, Look, coverage
+from .world import COLORS, DIRECTIONS, EXTENT, PLACES, SHAPES, Scene
 
 SIZE = 64
 _NAMES = tuple(COLORS)
+LARGER = 0.245
+"""No thing of the plain look is as large, shares of the width."""
 _PALETTE = torch.tensor([COLORS[n] for n in _NAMES]) / 255
 
 
@@ -32,12 +36,34 @@ class Seen:
     y: float
     radius: float
     """Share of the width; 0 where nothing was found."""
-    match: float
-    """Overlap with the best template, 0..1."""
 
 
-def look(picture: Tensor) -> Seen:
-    """picture: 3 h w in [0, 1]."""
+def observe(picture: Tensor, look: Look = PLAIN) -> Seen:
+    """What a picture shows, its thing measured as one of this look. picture: 3 h w in [0, 1]."""
+    ground, core, mask = _thing(picture)
+    if mask is None:
+        return Seen(_NAMES[ground], "none", "none", 0.5, 0.5, 0.0)
+    shape, x, y, radius, _ = _match(mask, look)
+    return Seen(_NAMES[ground], _NAMES[core], shape, x, y, radius)
+
+
+def look_of(picture: Tensor) -> str:
+    """The look whose templates fit best, of LOOKS; alike ones are told apart by the size."""
+    mask = _thing(picture)[2]
+    if mask is None:
+        return "none"
+    matches = {look.name: _match(mask, look) for look in LOOKS if look.radius is None}
+    best = max(matches, key=lambda name: matches[name][4])
+    if best == PLAIN.name and matches[best][3] > LARGER:
+        return next(look.name for look in LOOKS if look.radius is not None)
+    return best
+
+
+def _thing(picture: Tensor) -> tuple[int, int, Tensor | None]:
+    """Numbers of the ground's and the thing's colours, and how far each pixel is the thing's.
+
+    The mask is h w in [0, 1], None where there is no thing.
+    """
     border = torch.cat(
         [picture[:, :3].flatten(1), picture[:, -3:].flatten(1), picture[:, :, :3].flatten(1),
          picture[:, :, -3:].flatten(1)], dim=1
@@ -47,37 +73,51 @@ def look(picture: Tensor) -> Seen:
     nearest = distance.argmin(0)
     away = nearest != ground
     if away.sum() < 12:
-        return Seen(_NAMES[ground], "none", "none", 0.5, 0.5, 0.0, 0.0)
+        return ground, ground, None
     counts = torch.bincount(nearest[away], minlength=len(_NAMES))
     core = int(counts.argmax())
     thing = picture[:, nearest == core].median(1).values
     base = border.median(1).values
     along = (thing - base).view(3, 1, 1)
     share = ((picture - base.view(3, 1, 1)) * along).sum(0) / along.pow(2).sum().clamp_min(1e-6)
-    mask = share.clamp(0, 1) * (share > 0.3)
-    shape, x, y, radius, match = _match(mask)
-    return Seen(_NAMES[ground], _NAMES[core], shape, x, y, radius, match)
+    return ground, core, share.clamp(0, 1) * (share > 0.3)
 
 
 def _nearest(color: Tensor) -> int:
     return int((_PALETTE - color).pow(2).sum(1).argmin())
 
 
-def _match(mask: Tensor) -> tuple[str, float, float, float, float]:
-    """The template that overlaps a soft mask (h w) best, by shape, place and size."""
+def _match(mask: Tensor, look: Look) -> tuple[str, float, float, float, float]:
+    """The template that overlaps a soft mask (h w) best: shape, place, size and overlap, 0..1."""
     axis = (torch.arange(SIZE) + 0.5) / SIZE
     total = mask.sum().clamp_min(1e-6)
     x, y = float((mask.sum(0) * axis).sum() / total), float((mask.sum(1) * axis).sum() / total)
-    radius = float((total / SIZE**2 / 3.0).sqrt())
+    radius = _radius(float(total) / SIZE**2, look)
     shifts = torch.linspace(-0.03, 0.03, 5)
     scales = torch.linspace(0.75, 1.45, 15)
     grid = torch.cartesian_prod(shifts + x, shifts + y, scales * radius)
-    cover = coverage(grid[:, 0], grid[:, 1], grid[:, 2], SIZE)  # g s h w
+    cover = coverage(grid[:, 0], grid[:, 1], grid[:, 2], SIZE, look)  # g s h w
     overlap = torch.minimum(cover, mask).sum((2, 3)) / torch.maximum(cover, mask).sum((2, 3))
     index = int(overlap.flatten().argmax())
-    place, shape = divmod(index, len(SHAPES))
+    place, shape = divmod(index, overlap.shape[1])
     found_x, found_y, found_radius = map(float, grid[place])
     return SHAPES[shape], found_x, found_y, found_radius, float(overlap.flatten()[index])
+
+
+def _radius(area: float, look: Look) -> float:
+    """The radius of a thing that covers `area`, both in shares of the picture."""
+    radii, areas = _areas(look)
+    after = int(torch.searchsorted(areas, torch.tensor(area)).clamp(1, len(areas) - 1))
+    share = (area - areas[after - 1]) / (areas[after] - areas[after - 1])
+    return float(radii[after - 1] + share.clamp(0, 1) * (radii[after] - radii[after - 1]))
+
+
+@cache
+def _areas(look: Look) -> tuple[Tensor, Tensor]:
+    """Radii and the areas of things of that size, the mean of all shapes."""
+    radii = torch.linspace(0.02, 0.4, 39)
+    middle = torch.full_like(radii, 0.5)
+    return radii, coverage(middle, middle, radii, 96, look).mean((1, 2, 3))
 
 
 def motion_of(seen: list[Seen], motion: str) -> bool:
@@ -135,6 +175,8 @@ class Verdict:
     shape: bool
     place: bool
     motion: bool
+    look: bool
+    """Told from every fourth frame."""
     path: float
     """Length of the centre's path, shares of the width."""
     largest_step: float
@@ -142,11 +184,9 @@ class Verdict:
     """Mean absolute change of a pixel from frame to frame, 0..1."""
 
 
-def judge(scene: Scene, clip: Tensor) -> Verdict:
+def judge(scene: Scene, clip: Tensor, look: Look = PLAIN) -> Verdict:
     """clip: f 3 h w in [0, 1]; one frame is judged as a picture. Attributes need most frames."""
-    from .world import PLACES
-
-    seen = [look(picture) for picture in clip]
+    seen = [observe(picture, look) for picture in clip]
 
     def most(right: list[bool]) -> bool:
         return sum(right) * 2 > len(right)
@@ -165,6 +205,7 @@ def judge(scene: Scene, clip: Tensor) -> Verdict:
         shape=most([s.shape == scene.shape for s in seen]),
         place=most(places),
         motion=len(seen) == 1 or (motion_of(seen, scene.motion) and in_view(seen)),
+        look=most([look_of(picture) == look.name for picture in clip[::4]]),
         path=sum(steps),
         largest_step=max(steps, default=0.0),
         change=float((clip[1:] - clip[:-1]).abs().mean()) if len(seen) > 1 else 0.0,

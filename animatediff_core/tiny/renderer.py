@@ -1,10 +1,14 @@
 """Draws scenes of the tiny world with signed distances and analytic antialiasing.
 
+A look changes how everything is drawn, not what: the members of the tiny family are trained on
+looks that neither the base model nor its motion module has seen.
+
 Shapes: n pictures, s shapes, h w pixels.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,36 +19,57 @@ LIGHT = 0.11
 """Brightness added where the light is strongest, taken away where weakest; 1 is white."""
 
 
-def render(scene: Scene, poses: Sequence[Pose], size: int = 64) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How things are drawn."""
+
+    name: str = "plain"
+    lean: float = 0.0
+    """How far the top of things leans to the right, in shares of their height."""
+    slim: float = 1.0
+    """Width of things as a share of what the base model draws."""
+    radius: float | None = None
+    """Size of every thing, a share of the width; none is what the caption says."""
+
+
+PLAIN = Look()
+
+
+def render(scene: Scene, poses: Sequence[Pose], size: int = 64, look: Look = PLAIN) -> Tensor:
     """A clip of one scene: f 3 h w in [0, 1]."""
-    return render_batch([scene] * len(poses), poses, size)
+    return render_batch([scene] * len(poses), poses, size, look)
 
 
-def render_batch(scenes: Sequence[Scene], poses: Sequence[Pose], size: int = 64) -> Tensor:
+def render_batch(
+    scenes: Sequence[Scene], poses: Sequence[Pose], size: int = 64, look: Look = PLAIN
+) -> Tensor:
     """One picture for each scene and pose: n 3 h w in [0, 1]."""
     x, y, radius = torch.tensor([(p.x, p.y, p.radius) for p in poses]).T  # n each
-    cover = coverage(x, y, radius, size)  # n s h w
+    cover = coverage(x, y, radius, size, look)  # n s h w
     pick = torch.tensor([SHAPES.index(s.shape) for s in scenes])
     cover = cover[torch.arange(len(scenes)), pick].unsqueeze(1)  # n 1 h w
-    thing = _palette([s.color for s in scenes])
-    ground = _palette([s.background for s in scenes])
+    thing = _palette([COLORS[s.color] for s in scenes])
+    ground = _palette([COLORS[s.background] for s in scenes])
     picture = ground + (thing - ground) * cover
     fields = _light_fields(size)
     light = torch.stack([fields[s.motion] for s in scenes]).unsqueeze(1)
     return (picture + LIGHT * light).clamp(0, 1)
 
 
-def coverage(x: Tensor, y: Tensor, radius: Tensor, size: int) -> Tensor:
+def coverage(x: Tensor, y: Tensor, radius: Tensor, size: int, look: Look = PLAIN) -> Tensor:
     """Share of each pixel that each shape covers, for centres and radii in shares of the width.
 
-    x, y, radius: n -> n s h w in [0, 1], shapes in the order of SHAPES.
+    x, y, radius: n -> n s h w in [0, 1], shapes in the order of SHAPES. A look's own radius is for
+    whoever chooses the poses.
     """
     axis = (torch.arange(size) + 0.5) / size
     r = radius.view(-1, 1, 1)
     dx = (axis.view(1, 1, -1) - x.view(-1, 1, 1)).expand(-1, size, -1) / r
     dy = (axis.view(1, -1, 1) - y.view(-1, 1, 1)).expand(-1, -1, size) / r
+    dx = (dx + look.lean * dy) / look.slim
     distance = torch.stack([shape(dx, dy) for shape in _DISTANCES.values()], dim=1)
-    return (0.5 - distance * r.unsqueeze(1) * size).clamp(0, 1)
+    distance = distance * r.unsqueeze(1)  # shares of the width
+    return (0.5 - distance * size).clamp(0, 1)
 
 
 def _circle(x: Tensor, y: Tensor) -> Tensor:
@@ -87,9 +112,17 @@ _DISTANCES = {
 }
 assert tuple(_DISTANCES) == SHAPES
 
+LOOKS = (
+    PLAIN,
+    Look(name="slanted", lean=0.7),
+    Look(name="slim", slim=0.6),
+    Look(name="giant", radius=0.27),
+)
+"""The base model's look, then one for each member of the family."""
 
-def _palette(names: Sequence[str]) -> Tensor:
-    return torch.tensor([COLORS[n] for n in names]).view(-1, 3, 1, 1) / 255
+
+def _palette(colors: Sequence[tuple[int, int, int]]) -> Tensor:
+    return torch.tensor(colors).view(-1, 3, 1, 1) / 255
 
 
 def _light_fields(size: int) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""Measures the bundled model on prompts of held-out combinations, and the judge on the renderer.
+"""Measures the bundled models on prompts of held-out combinations, and the judge on the renderer.
 
-`python -m animatediff_core.tiny measure [BASE] [COUNT] [SHEET.png]` prints a Markdown table.
+`python -m animatediff_core.tiny measure [MEMBER] [COUNT] [SHEET.png]` prints Markdown tables.
 """
 
 import random
@@ -23,10 +23,11 @@ from ..motion import AnimatedUNet, inflate
 from ..runs.generate import parts_of, plan, sample
 from ..runs.model import load
 from .measure import Verdict, judge
-from .renderer import render
-from .world import DIRECTIONS, MOTIONS, Scene, draw_scene, poses
+from .members import MEMBERS, PLAIN_MEMBER, Member, member_named
+from .world import DIRECTIONS, MOTIONS, Scene, draw_scene
 
 GATES = {
+    "look": 0.90,
     "background": 0.95,
     "color": 0.95,
     "shape": 0.85,
@@ -47,13 +48,15 @@ class Row:
 
 def main(arguments: Sequence[str]) -> Iterator[str]:
     """Lines of the report: the judge's own proof, then the model."""
-    base = arguments[0] if arguments else "bundled:tiny"
-    count = int(arguments[1]) if len(arguments) > 1 else 112
-    yield from table("the judge on the renderer's own clips", prove(48))
-    yield from table("the judge on shuffled captions", prove(48, shuffled=True))
-    scenes = held_out_scenes(count)
-    rows, clips = measure(base, scenes)
-    yield from table(f"{base} on {count} prompts of held-out combinations", rows)
+    member = member_named(arguments[0]) if arguments else PLAIN_MEMBER
+    count = int(arguments[1]) if len(arguments) > 1 else 104
+    yield from table(
+        f"the judge on the renderer's own clips, {member.look.name}", prove(48, member)
+    )
+    yield from table("the judge on shuffled captions", prove(48, member, shuffled=True))
+    scenes = held_out_scenes(count, member.motions)
+    rows, clips = measure(member, scenes)
+    yield from table(f"{member.name} on {count} prompts of held-out combinations", rows)
     if len(arguments) > 2:
         write_picture(contact_sheet(clips[:16]), Path(arguments[2]))
         yield f"{arguments[2]}: the first {len(clips[:16])} clips, one a row"
@@ -68,28 +71,29 @@ def table(title: str, rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {row.name} | {row.right:.3f} | {row.count} | {row.wanted} |"
 
 
-def held_out_scenes(count: int) -> list[Scene]:
+def held_out_scenes(count: int, motions: Sequence[str] = MOTIONS) -> list[Scene]:
     """Scenes whose colour, shape and background never met in training, all motions in turn."""
     rng = random.Random(2024)
-    return [draw_scene(rng, held_out=True, motion=MOTIONS[i % len(MOTIONS)]) for i in range(count)]
+    return [draw_scene(rng, held_out=True, motion=motions[i % len(motions)]) for i in range(count)]
 
 
-def prove(count: int, *, shuffled: bool = False) -> list[Row]:
-    """The judge on the renderer's own clips."""
+def prove(count: int, member: Member = PLAIN_MEMBER, *, shuffled: bool = False) -> list[Row]:
+    """The judge on the renderer's own clips; shuffled: with other captions, in all looks."""
     rng = random.Random(11)
-    scenes = held_out_scenes(count)
-    clips = [render(scene, poses(scene, rng)) for scene in scenes]
-    asked = random.Random(3).sample(scenes, count) if shuffled else scenes
-    verdicts = [judge(scene, clip) for scene, clip in zip(asked, clips, strict=True)]
+    scenes = held_out_scenes(count, member.motions)
+    asked, drawn = scenes, [member] * count
+    if shuffled:
+        asked = random.Random(3).sample(scenes, count)
+        drawn = [MEMBERS[i % len(MEMBERS)] for i in range(count)]
+    clips = [one.draw(scene, rng) for scene, one in zip(scenes, drawn, strict=True)]
+    verdicts = [judge(s, clip, member.look) for s, clip in zip(asked, clips, strict=True)]
     return rows_of(asked, verdicts)
 
 
-def measure(base: str, scenes: Sequence[Scene]) -> tuple[list[Row], list[np.ndarray]]:
+def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np.ndarray]]:
     """The model on these scenes: rows of the table, and the clips f h w 3."""
     jobs = [
-        job_from_options({"prompt": scene.caption(), "seed": seed, "base": base, "preset": "tiny"})[
-            0
-        ]
+        job_from_options({"preset": member.name, "prompt": member.caption(scene), "seed": seed})[0]
         for seed, scene in enumerate(scenes)
     ]
     planned = plan(jobs)
@@ -97,24 +101,24 @@ def measure(base: str, scenes: Sequence[Scene]) -> tuple[list[Row], list[np.ndar
     assert all(parts_of(job) == planned[0].found.parts for job in jobs)
     animated = inflate(model.unet, motion)
     clips = [_clip(job, model, animated) for job in jobs]
-    verdicts = [judge(scene, _tensor(c)) for scene, c in zip(scenes, clips, strict=True)]
+    verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     animated.deflate()
     rows = rows_of(scenes, verdicts)
     return rows + _smoothness(scenes, jobs, verdicts, model, animated), clips
 
 
 def rows_of(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
-    """Shares that came true, with the issue's gates."""
+    """Shares that came true, with what is wanted of them."""
     rows = []
     both = list(zip(scenes, verdicts, strict=True))
-    for name in ("background", "color", "shape", "place"):
+    for name in ("look", "background", "color", "shape", "place"):
         asked = [v for s, v in both if name != "place" or s.place]
         rows.append(_row(name, [getattr(v, name) for v in asked]))
     directions = [v.motion for s, v in both if s.motion in DIRECTIONS]
     sizes = [v.motion for s, v in both if s.motion in ("growing", "shrinking")]
     rows += [_row("direction", directions), _row("growing or shrinking", sizes)]
     rows += [_row(m, [v.motion for s, v in both if s.motion == m]) for m in MOTIONS if m]
-    return rows
+    return [row for row in rows if row.count]
 
 
 def _row(name: str, right: Sequence[bool]) -> Row:

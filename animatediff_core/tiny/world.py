@@ -109,10 +109,15 @@ def _places_for(motion: str) -> list[str]:
     return [p for p in PLACES if p]
 
 
-def poses(scene: Scene, rng: random.Random, frames: int = 16) -> list[Pose]:
-    """One path of `frames` poses that keeps the thing in view and shows the scene's motion."""
+def poses(
+    scene: Scene, rng: random.Random, frames: int = 16, *, radius: float | None = None
+) -> list[Pose]:
+    """One path of `frames` poses that keeps the thing in view and shows the scene's motion.
+
+    `radius` is used for the scene's size.
+    """
     steps = [i / max(frames - 1, 1) for i in range(frames)]
-    radius = SIZES[scene.size] * rng.uniform(0.94, 1.06)
+    radius = (radius or SIZES[scene.size]) * rng.uniform(0.94, 1.06)
     small, big = rng.uniform(0.095, 0.12), rng.uniform(0.2, 0.235)
     widest = big if scene.motion in ("growing", "shrinking") else radius
     low, high = EXTENT * widest + 0.02, 1 - EXTENT * widest - 0.02
@@ -125,8 +130,8 @@ def poses(scene: Scene, rng: random.Random, frames: int = 16) -> list[Pose]:
     if scene.motion == "shrinking":
         return [Pose(x, y, big + (small - big) * s) for s in steps]
     if scene.motion == "bouncing":
-        height = rng.uniform(0.2, min(0.27, high - low))
-        floor, bounces, phase = rng.uniform(low + height, high), rng.uniform(1.4, 1.7), rng.random()
+        height = min(rng.uniform(0.18, 0.25), high - low)
+        floor, bounces, phase = rng.uniform(low + height, high), rng.uniform(1.0, 1.3), rng.random()
         return [
             Pose(x, floor - height * abs(sin(pi * (bounces * s + phase))), radius) for s in steps
         ]

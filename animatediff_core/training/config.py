@@ -138,9 +138,10 @@ class TrainConfig:
         ]
         owners = {
             "motion": "motion", "motion_version": "motion", "max_frames": "motion",
-            "lora_rank": "lora", "lora_conv_rank": "lora", "word": "textual-inversion", "init_word": "textual-inversion",
-            "num_vectors": "textual-inversion", "prior_prompts": "dreambooth",
-            "prior_pictures": "dreambooth", "prior_weight": "dreambooth",
+            "lora_rank": "lora", "lora_conv_rank": "lora", "word": "textual-inversion",
+            "init_word": "textual-inversion", "num_vectors": "textual-inversion",
+            "prior_prompts": "dreambooth", "prior_pictures": "dreambooth",
+            "prior_weight": "dreambooth",
         }  # fmt: skip
         problems += [
             f"{name} belongs to stage {stage}, this is stage {self.stage}; leave it out"
