@@ -38,7 +38,7 @@ from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, kept_adapters, load_preset
 from ..motion import MotionConfig, MotionModule
 
-FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta"}
+FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160": "tiny"}
 """Whose motion module a base model gets where none is named."""
 
 

@@ -34,6 +34,8 @@ class LoraLayers(nn.Module):
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
         self._handles = []
+        down: tuple[int, ...]
+        up: tuple[int, ...]
         for name, layer in unet.named_modules():
             if isinstance(layer, nn.Linear) and _ATTENTION.search(name):
                 down, up = (rank, layer.in_features), (layer.out_features, rank)
