@@ -117,8 +117,9 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, number, code):
     program = Path(sys.executable).with_name("animatediff")
     arguments = ["generate", "--prompt", "x", "--seed", "1", "--steps", "900", "-o", "out"]
     process = subprocess.Popen(
-        [program, *arguments], cwd=tmp_path, env=dict(os.environ), stderr=subprocess.PIPE
-    )
+        [program, *arguments], cwd=tmp_path, env=dict(os.environ), stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     time.sleep(9)
     process.send_signal(number)
     process.communicate(timeout=60)

@@ -217,11 +217,18 @@ class Loop:
 def _accelerator(mixed_precision: str) -> Accelerator:
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     try:
-        return Accelerator(mixed_precision=mixed_precision)
+        accelerator = Accelerator(mixed_precision=mixed_precision)
     except ValueError as error:
-        raise TrainingError(
-            f"mixed_precision {mixed_precision} does not work on this machine; use no, or bf16"
-        ) from error
+        raise _unfit(mixed_precision) from error
+    if mixed_precision == "fp16" and accelerator.scaler is None:
+        raise _unfit(mixed_precision)  # gradients would vanish
+    return accelerator
+
+
+def _unfit(mixed_precision: str) -> TrainingError:
+    return TrainingError(
+        f"mixed_precision {mixed_precision} does not work on this machine; use no, or bf16"
+    )
 
 
 class _Numbers(Sampler[list[int]]):
