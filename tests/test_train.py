@@ -285,6 +285,12 @@ def test_precision_that_this_machine_lacks_is_refused(drawn, tmp_path):
         list(run(config(drawn, tmp_path, mixed_precision="fp16"), tmp_path / "o"))
 
 
+def test_runs_of_one_process_may_differ_in_precision(drawn, tmp_path):
+    for precision in ("bf16", "no"):
+        made = config(drawn, tmp_path, mixed_precision=precision, max_train_steps=1)
+        assert steps_of(run(made, tmp_path / precision))
+
+
 def test_a_corrupt_video_is_named_and_skipped_within_the_budget(drawn, tmp_path):
     folder = tmp_path / "clips"
     shutil.copytree(drawn / "clips", folder)
