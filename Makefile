@@ -16,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/animatediff generate --prompt "a red circle moving right on a blue background" --seed 1 -o outputs
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

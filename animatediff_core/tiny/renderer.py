@@ -116,7 +116,7 @@ LOOKS = (
     PLAIN,
     Look(name="slanted", lean=0.7),
     Look(name="slim", slim=0.6),
-    Look(name="giant", radius=0.27),
+    Look(name="giant", radius=0.29),
 )
 """The base model's look, then one for each member of the family."""
 

@@ -60,8 +60,9 @@ def main(arguments: Sequence[str]) -> Iterator[str]:
         rows, clips = measure(member, scenes)
         yield from table(f"{member.name} on {count} prompts of held-out combinations", rows)
         if len(arguments) > 2:
-            write_picture(contact_sheet(clips[:16]), Path(arguments[2]))
-            yield f"{arguments[2]}: the first {len(clips[:16])} clips, one a row"
+            shown = clips[: 16 if member is PLAIN_MEMBER else 6]
+            write_picture(contact_sheet(shown), Path(arguments[2]))
+            yield f"{arguments[2]}: the first {len(shown)} clips, one a row"
 
 
 def table(title: str, rows: Sequence[Row]) -> Iterator[str]:
