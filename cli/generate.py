@@ -170,7 +170,8 @@ def _show_plan(planned: "list[Planned]", output: Path) -> None:
 def _run(
     jobs: list[Job], output: Path, device: str | None, dtype: str | None, offline: bool
 ) -> None:
-    from animatediff_core.runs.generate import Loading, Result, Step, run
+    from animatediff_core.runs.generate import Loading, Result, run
+    from animatediff_core.runs.sampling import Step
 
     errors: list[AnimateDiffError] = []
     with render.progress() as bars:

@@ -1,5 +1,6 @@
 """Prompt files and presets, read into frozen Job records; no tensor code."""
 
+from .output import FORMATS, Output
 from .presets import (
     KEPT_FOLDER,
     RECORD_FILE,
@@ -9,11 +10,16 @@ from .presets import (
     preset_names,
 )
 from .prompt_file import job_from_options, load_prompt_file, parse_prompts
-from .records import FORMATS, Adapter, Job, Output
+from .records import Adapter, Job
+from .sampling import FreeInit, Noise, Upscale, Window
 from .sidecar import dump_job
 
 __all__ = [
     "FORMATS",
+    "FreeInit",
+    "Noise",
+    "Upscale",
+    "Window",
     "KEPT_FOLDER",
     "Adapter",
     "Job",

@@ -15,8 +15,9 @@ import yaml
 
 from ..errors import PromptFileError
 from .official import official_entries
+from .output import Output
 from .presets import defaults_of, laid_over, preset_settings
-from .records import Adapter, Job, Output
+from .records import Adapter, Job
 
 _MODEL_KEYS = {"base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
                "motion_loras", "embeddings"}  # fmt: skip
@@ -27,7 +28,7 @@ _JOB_KEYS = _MODEL_KEYS | {
 _FILE_KEYS = _MODEL_KEYS | {"preset", "defaults", "jobs", "made_with"}
 _OUTPUT_KEYS = {"format", "fps", "crf"}
 _NUMBERS = {"frames": int, "width": int, "height": int, "steps": int, "guidance_scale": float}
-_TEXTS = ("name", "negative_prompt", "base", "motion", "motion_version", "vae", "scheduler",
+_TEXTS = ("name", "base", "motion", "motion_version", "vae", "scheduler",
           "prediction_type", "variant")  # fmt: skip
 
 
@@ -169,7 +170,8 @@ def _jobs(settings: dict[str, Any], place: str, problems: list[str]) -> list[Job
     before = len(problems)
     settings = {**defaults_of(str(settings.get("base", ""))), **settings}
     values = {
-        key: settings[key] for key in settings.keys() & _JOB_KEYS - {"seed", "output", "prompt"}
+        key: settings[key]
+        for key in settings.keys() & _JOB_KEYS - {"seed", "output", "prompt", "negative_prompt"}
     }
     for key, kind in _NUMBERS.items():
         if key in values:
@@ -185,13 +187,15 @@ def _jobs(settings: dict[str, Any], place: str, problems: list[str]) -> list[Job
     if "embeddings" in values:
         values["embeddings"] = _paths(values["embeddings"], f"{place}embeddings", problems)
     values["prompt"] = _prompt(settings.get("prompt"), f"{place}prompt", problems)
+    negative = settings.get("negative_prompt") or ""
+    values["negative_prompt"] = (
+        {0: ""} if negative == "" else _prompt(negative, f"{place}negative_prompt", problems)
+    )
     values["output"] = _output(settings.get("output"), place, problems)
     seeds = _seeds(settings.get("seed"), f"{place}seed", problems)
     if len(problems) > before:
         return []
     values["name"] = _file_name(values.get("name") or next(iter(values["prompt"].values())))
-    for key in ("negative_prompt",):
-        values[key] = values.get(key) or ""
     try:
         return [Job(**values, seed=seed) for seed in seeds]
     except ValueError as error:

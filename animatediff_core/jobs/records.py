@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-Format = Literal["gif", "mp4"]
-FORMATS: tuple[str, ...] = get_args(Format)
+from .choices import one_of
+from .output import Output
+from .sampling import FreeInit, Noise, Upscale, Window
+
+Travel = Literal["linear", "slerp"]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
@@ -20,26 +23,6 @@ class Adapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """How the clip is written."""
-
-    format: Format = "gif"
-    fps: float = 8.0
-    """Frames a second, above 0; GIF shows 50 at most."""
-    crf: int = 18
-    """H.264 quality, 0 (lossless) to 51 (worst); MP4 only."""
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"output.format must be {' or '.join(FORMATS)}, got {self.format!r}")
-        if not 0 < self.fps <= (50 if self.format == "gif" else 240):
-            most = "50 (GIF can show no more)" if self.format == "gif" else "240"
-            raise ValueError(f"output.fps must be above 0 and at most {most}, got {self.fps:g}")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"output.crf must be 0 to 51, got {self.crf}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job:
     """One clip. Paths are as a command in the working folder would need them."""
 
@@ -47,7 +30,13 @@ class Job:
     """Start of the file's name."""
     prompt: Mapping[int, str]
     """Text from a frame on, always with one for frame 0; several travel into each other."""
-    negative_prompt: str = ""
+    negative_prompt: Mapping[int, str] = field(default_factory=lambda: {0: ""})
+    """What not to show, in the same form."""
+    travel: Travel = "linear"
+    """The way from one prompt's embedding to the next one's."""
+    clip_skip: int = 1
+    """From which layer of the text encoder the embedding comes, counted from its end: 1 is the
+    last (SDXL: the second last, as it was trained), 2 the one before it."""
     seed: int
     """0..2**64-1."""
     base: str = "bundled:tiny"
@@ -68,9 +57,22 @@ class Job:
     """Pixels."""
     height: int = 512
     """Pixels."""
+    window: Window | None = None
+    """None is the whole clip at once."""
+    noise: Noise = field(default_factory=Noise)
+    free_init: FreeInit | None = None
+    upscale: Upscale | None = None
     steps: int = 25
     guidance_scale: float = 7.5
     """Classifier-free guidance; 1 is off."""
+    guidance_schedule: Mapping[float, float] | None = None
+    """Guidance scale by share of the steps done, 0 to 1, linear between; in place of
+    guidance_scale."""
+    guidance_rescale: float = 0.0
+    """How far the guided prediction's contrast is brought back to the unguided one's, 0 to 1
+    (arXiv 2305.08891, section 3.4)."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Shares of the steps between which guidance acts (arXiv 2404.07724)."""
     scheduler: str = "ddim"
     betas: tuple[float, float, str] | None = None
     """Noise schedule: start, end (above 0, below 1) and diffusers' name for the way between;
@@ -78,11 +80,16 @@ class Job:
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        if 0 not in self.prompt:
-            raise ValueError("prompt must have a text for frame 0")
-        for frame in self.prompt:
-            if not 0 <= frame < max(self.frames, 1):
-                raise ValueError(f"prompt names frame {frame} but the clip has {self.frames}")
+        for key in ("prompt", "negative_prompt"):
+            texts = getattr(self, key)
+            if 0 not in texts:
+                raise ValueError(f"{key} must have a text for frame 0")
+            for frame in texts:
+                if not 0 <= frame < max(self.frames, 1):
+                    raise ValueError(f"{key} names frame {frame} but the clip has {self.frames}")
+        one_of("travel", self.travel, Travel)
+        if self.clip_skip < 1:
+            raise ValueError(f"clip_skip must be 1 (none) or more, got {self.clip_skip}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 to 2**64-1, got {self.seed}")
         for name in ("frames", "width", "height", "steps"):
@@ -90,6 +97,12 @@ class Job:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale must be 0 or more, got {self.guidance_scale:g}")
+        self._check_guidance()
+        if self.noise.frame_seeds and len(self.noise.frame_seeds) != self.frames:
+            raise ValueError(
+                f"noise.frame_seeds has {len(self.noise.frame_seeds)} seeds, but the clip "
+                f"{self.frames} frames"
+            )
         if self.prediction_type not in (None, *PREDICTION_TYPES):
             raise ValueError(
                 f"prediction_type must be {' or '.join(PREDICTION_TYPES)}, "
@@ -101,4 +114,20 @@ class Job:
                 raise ValueError(
                     f"betas must be start, end and one of {', '.join(BETA_SCHEDULES)}, with "
                     f"0 < start <= end < 1, got {list(self.betas)}"
+                )
+
+    def _check_guidance(self) -> None:
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale must be 0 to 1, got {self.guidance_rescale:g}")
+        start, end = self.guidance_interval
+        if not 0 <= start < end <= 1:
+            raise ValueError(
+                f"guidance_interval must be [start, end] with 0 <= start < end <= 1, "
+                f"got [{start:g}, {end:g}]"
+            )
+        for share, scale in (self.guidance_schedule or {}).items():
+            if not 0 <= share <= 1 or scale < 0:
+                raise ValueError(
+                    "guidance_schedule must map shares 0 to 1 to scales of 0 or more, "
+                    f"got {share:g}: {scale:g}"
                 )

@@ -23,7 +23,7 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
             value = [{**one, "path": _absolute(one["path"])} for one in value]
         elif key == "embeddings":
             value = [_absolute(path) for path in value]
-        elif key == "prompt":
+        elif key in ("prompt", "negative_prompt"):
             value = value[0] if list(value) == [0] else dict(value)
         settings[key] = value
     # base stands above the jobs too, so that no preset adds what the job did not have

@@ -1,25 +1,22 @@
 """The use case `generate`: jobs in, clips out, one result a job, models loaded once."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode, denoise_steps, draw_noise, seeded
 from ..diffusion.schedules import make_scheduler, scheduler_names
-from ..diffusion.text import TextEmbedding, cut_text, embed_prompt
 from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
-from ..jobs import Job, dump_job
-from ..media import check_size, free_path, release, write_clip, write_text
-from ..motion import AnimatedUNet, Conditions, MotionModule, inflate
-from .device import choose, made_with
+from ..jobs import Job
+from ..media import check_size
+from ..motion import AnimatedUNet, inflate
+from .device import choose
 from .model import Found, Parts, find, load, problems_of
-
-log = logging.getLogger(__name__)
+from .sampling import Step, sample
+from .writing import write
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,6 @@ class Loading:
     source: str
     jobs: int
     """How many jobs use it."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One denoising step of a job is done."""
-
-    job: Job
-    step: int
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -196,7 +184,7 @@ def _run_job(
             else:
                 frames = event
         assert frames is not None
-        path = _write(job, frames, base, folder)
+        path = write(job, frames, base, folder)
     except (torch.OutOfMemoryError, MemoryError):
         device = animated.unet.device
         message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
@@ -210,65 +198,3 @@ def _run_job(
         yield Result(job, None, None, SurroundingsError(message))
     else:
         yield Result(job, path, frames, None)
-
-
-def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step | np.ndarray]:
-    """Steps, then the frames f h w 3 uint8 of one job on a loaded model."""
-    motion: MotionModule = animated.motion
-    device = animated.unet.device
-    for words in job.prompt.values():
-        if rest := cut_text(base, words):
-            log.warning("%s: the prompt is too long, without effect is: %s", job.name, rest)
-    said = " ".join([*job.prompt.values(), job.negative_prompt]).lower()
-    for word in (w for w in base.triggers if w.lower() not in said):
-        log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
-                    job.name, word)  # fmt: skip
-    text = embed_prompt(base, job.prompt, job.frames)
-    negative = embed_prompt(base, {0: job.negative_prompt}, job.frames)
-    config = replace(motion.config, betas=job.betas or motion.config.betas)
-    scheduler = make_scheduler(
-        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
-    )
-    channels = animated.unet.config.in_channels
-    shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
-    latents = draw_noise(job.seed, shape).to(device)
-    guided = (job.guidance_scale, negative.tokens, _conditions(negative, job))
-    for done, total, x in denoise_steps(
-        animated, scheduler, latents, text.tokens, guided, job.steps, _conditions(text, job),
-        seeded(job.seed ^ 1),
-    ):  # fmt: skip
-        latents = x
-        yield Step(job, done, total)
-    if not torch.isfinite(latents).all():
-        raise CheckpointError(
-            f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
-        )
-    yield decode(base.vae, latents)
-
-
-def _conditions(text: TextEmbedding, job: Job) -> Conditions | None:
-    """What SDXL reads besides the text."""
-    if text.pooled is None:
-        return None
-    sizes = [job.height, job.width, 0, 0, job.height, job.width]
-    ids = torch.tensor([sizes]).to(text.pooled)
-    return Conditions(pooled_text=text.pooled, size_ids=ids)
-
-
-def _write(job: Job, frames: np.ndarray, base: BaseModel, folder: Path) -> Path:
-    """The clip and, beside it, the sidecar that makes it again."""
-    path = free_path(folder, f"{job.name}-{job.seed}", f".{job.output.format}")
-    whole = False
-    try:
-        output = job.output
-        write_text(path.with_suffix(".yaml"), dump_job(job, made_with=made_with(base.unet)))
-        write_clip(
-            frames, path, format=output.format, fps=output.fps, crf=output.crf,
-            comment=job.prompt[0],
-        )  # fmt: skip
-        whole = True
-    finally:
-        release(path)
-        if not whole:
-            path.with_suffix(".yaml").unlink(missing_ok=True)
-    return path

@@ -1,0 +1,70 @@
+"""One job on a loaded model: text, noise, denoising, frames."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..checkpoints.base import BaseModel
+from ..diffusion.denoise import decode, denoise_steps, draw_noise, seeded
+from ..diffusion.schedules import make_scheduler
+from ..diffusion.text import TextEmbedding, cut_text, embed_prompt
+from ..errors import CheckpointError
+from ..jobs import Job
+from ..motion import AnimatedUNet, Conditions, MotionModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of a job is done."""
+
+    job: Job
+    step: int
+    steps: int
+
+
+def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step | np.ndarray]:
+    """Steps, then the frames f h w 3 uint8 of one job on a loaded model."""
+    motion: MotionModule = animated.motion
+    device = animated.unet.device
+    for words in job.prompt.values():
+        if rest := cut_text(base, words):
+            log.warning("%s: the prompt is too long, without effect is: %s", job.name, rest)
+    said = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
+    for word in (w for w in base.triggers if w.lower() not in said):
+        log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
+                    job.name, word)  # fmt: skip
+    text = embed_prompt(base, job.prompt, job.frames)
+    negative = embed_prompt(base, job.negative_prompt, job.frames)
+    config = replace(motion.config, betas=job.betas or motion.config.betas)
+    scheduler = make_scheduler(
+        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+    )
+    channels = animated.unet.config.in_channels
+    shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
+    latents = draw_noise(job.seed, shape).to(device)
+    guided = (job.guidance_scale, negative.tokens, _conditions(negative, job))
+    for done, total, x in denoise_steps(
+        animated, scheduler, latents, text.tokens, guided, job.steps, _conditions(text, job),
+        seeded(job.seed ^ 1),
+    ):  # fmt: skip
+        latents = x
+        yield Step(job, done, total)
+    if not torch.isfinite(latents).all():
+        raise CheckpointError(
+            f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
+        )
+    yield decode(base.vae, latents)
+
+
+def _conditions(text: TextEmbedding, job: Job) -> Conditions | None:
+    """What SDXL reads besides the text."""
+    if text.pooled is None:
+        return None
+    sizes = [job.height, job.width, 0, 0, job.height, job.width]
+    ids = torch.tensor([sizes]).to(text.pooled)
+    return Conditions(pooled_text=text.pooled, size_ids=ids)
