@@ -16,8 +16,9 @@ from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.embeddings import apply_embedding
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.diffusion.text import encode
-from animatediff_core.errors import TrainingError
+from animatediff_core.errors import CheckpointError, TrainingError
 from animatediff_core.media import write_picture
+from animatediff_core.runs.stage_model import open_stage
 from animatediff_core.runs.train import Checked, Prior, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
@@ -267,6 +268,19 @@ def test_training_on_real_videos_lowers_the_loss_on_held_out_windows(tmp_path, v
     assert after < 0.98 * held_out_loss(start, videos)
 
 
+def test_the_base_models_own_noise_is_learned(drawn, tmp_path):
+    """A model that ends in pure noise (zero SNR) and predicts velocity is trained as such."""
+    base = load_base(str(TINY / "base"))
+    base.scheduler_config |= {"rescale_betas_zero_snr": True}
+    made = config(drawn, tmp_path, prediction_type="v_prediction", variant=None)
+    base.scheduler_config["prediction_type"] = made.prediction_type
+    scheduler = open_stage(made, base, offline=True).trainee.scheduler
+    assert scheduler.config.prediction_type == "v_prediction"
+    assert scheduler.alphas_cumprod[-1] < 1e-6
+    with pytest.raises(CheckpointError, match="no weights of variant fp16"):
+        list(run(config(drawn, tmp_path, variant="fp16"), tmp_path / "o"))
+
+
 def test_a_run_can_start_from_a_module(drawn, tmp_path):
     start = TINY / "motion_module.safetensors"
     made = config(drawn, tmp_path, motion=str(start), max_train_steps=1, learning_rate=1e-9)
@@ -349,6 +363,10 @@ def test_a_used_folder_needs_resume(drawn, tmp_path):
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nlerning_rate: 1", "mean learning_rate"),
         ("stage: motoin\nbase: x\ndata: {video_folder: v}", "stage: must be one of image, motion"),
         ("stage: motion\ndata: {video_folder: v}", "base: is missing"),
+        ("stage: motion\nbase: [x]\ndata: {video_folder: v}", "base: must be text"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\nmotion: 3", "motion: must be text"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\nprediction_type: v",
+         "must be one of epsilon, v_prediction"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nmax_train_steps: 1.5", "a whole number"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2", "between 0 and 1"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nis_debug: true", "use --dry-run"),

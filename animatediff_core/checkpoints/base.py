@@ -50,6 +50,12 @@ class BaseModel:
         return bool(self.scheduler_config.get("rescale_betas_zero_snr", False))
 
     @property
+    def betas(self) -> tuple[float, float, str]:
+        """The noise schedule that it was trained with: start, end, diffusers' name for the way."""
+        kind = self.scheduler_config
+        return float(kind["beta_start"]), float(kind["beta_end"]), str(kind["beta_schedule"])
+
+    @property
     def factor(self) -> int:
         """Pixels for one latent, in each direction."""
         return vae_factor(self.vae.config)

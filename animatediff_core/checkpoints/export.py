@@ -74,9 +74,7 @@ def write_base_folder(base: BaseModel, folder: Path) -> None:
             index |= {"feature_extractor": [None, None], "safety_checker": [None, None]}
         else:
             index["_class_name"] = "StableDiffusionXLPipeline"
-        kind = base.scheduler_config
-        betas = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
-        _write_scheduler(MotionConfig(betas=betas), base, staged)
+        _write_scheduler(MotionConfig(betas=base.betas), base, staged)
         (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
 
 

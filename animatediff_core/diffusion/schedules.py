@@ -66,9 +66,14 @@ def make_scheduler(
     return kind(**betas_of(config.betas), prediction_type=prediction_type, **{**common, **settings})
 
 
-def training_scheduler(betas: Betas, *, prediction_type: str = "epsilon") -> DDPMScheduler:
-    """The forward process that adds noise in training, 1,000 steps."""
-    return DDPMScheduler(**betas_of(betas), prediction_type=prediction_type, clip_sample=False)
+def training_scheduler(
+    betas: Betas, *, prediction_type: str = "epsilon", zero_snr: bool = False
+) -> DDPMScheduler:
+    """The forward process that adds noise in training, 1,000 steps; `zero_snr` as above."""
+    return DDPMScheduler(
+        **betas_of(betas), prediction_type=prediction_type, clip_sample=False,
+        rescale_betas_zero_snr=zero_snr,
+    )  # fmt: skip
 
 
 def betas_of(betas: Betas) -> dict[str, object]:

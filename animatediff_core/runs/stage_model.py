@@ -55,9 +55,9 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageM
         _replace_unet(base, Path(config.unet))
     if config.stage == "motion":
         return _motion_stage(base, _motion(config, base, offline))
-    kind = base.scheduler_config
-    own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
-    scheduler = training_scheduler(config.betas or own, prediction_type=base.prediction_type)
+    scheduler = training_scheduler(
+        config.betas or base.betas, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+    )
     if config.stage in ("image", "dreambooth"):
         weight = 1.0 if config.prior_weight is None else config.prior_weight
         return _image_stage(base, scheduler, weight if config.stage == "dreambooth" else None)
@@ -68,7 +68,9 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageM
 
 def _motion_stage(base: BaseModel, motion: MotionModule) -> StageModel:
     animated = inflate(base.unet, motion)
-    scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
+    scheduler = training_scheduler(
+        motion.config.betas, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+    )
 
     def write(weights: dict[str, Tensor], output: Path) -> Path:
         with torch.device("meta"):

@@ -95,7 +95,9 @@ def run(
     state = output / STATE_FILE
     if state.exists() and not resume and not dry_run:
         raise TrainingError(f"{output}: holds a run already; add --resume, or choose another -o")
-    base = load_base(config.base, offline=offline)
+    base = load_base(config.base, variant=config.variant, offline=offline)
+    if config.prediction_type is not None:
+        base.scheduler_config["prediction_type"] = config.prediction_type
     _check_size(config, base)
     model = open_stage(config, base, offline=offline)
     encoders = Encoders(base.vae, base.vae.config.scaling_factor, model.embed)

@@ -48,9 +48,7 @@ def sample_stills(
 ) -> np.ndarray:
     """Pictures of the image model, one for each seed: f h w 3. `settings`: steps and guidance."""
     noise = torch.cat([draw_noise(seed, _shape(config, base, 1)) for seed in seeds], dim=2)
-    kind = base.scheduler_config
-    own = (kind["beta_start"], kind["beta_end"], kind["beta_schedule"])
-    schedule = MotionConfig(betas=config.betas or own)
+    schedule = MotionConfig(betas=config.betas or base.betas)
     return _sample(base, StillUNet(base.unet), schedule, noise, prompt, settings)
 
 
@@ -75,7 +73,9 @@ def _sample(
         negative = embed_prompt(base, {0: ""}, noise.shape[2]).tokens
         latents = denoise(
             model,
-            make_scheduler("ddim", schedule, prediction_type=base.prediction_type),
+            make_scheduler(
+                "ddim", schedule, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+            ),
             noise.to(base.unet.device),
             text,
             negative,

@@ -59,6 +59,10 @@ class TrainConfig:
     base: str
     """Base model: a folder, file, hub id or bundled:tiny."""
     data: DataConfig
+    variant: str | None = None
+    """Which weights of the base model's folder or hub id: fp16, for instance; none the plain."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the UNet predicts, where the base model's files do not say it or are wrong."""
     output_dir: str | None = None
     """Folder of the run, where the command line names none."""
     motion: str | None = None

@@ -238,7 +238,10 @@ def _converted(field: dataclasses.Field[Any], value: Any, where: str, problems: 
             problems.append(f"{where}: must be a mapping")
             return None
         return _built(kinds[field.name], value, f"{where}.", problems)
-    choices = get_args(field.type) if not isinstance(field.type, str) else ()
+    kind = _without_none(field.type)
+    if value is None and kind is not field.type:
+        return None
+    choices = get_args(kind)
     if choices and all(isinstance(c, str) for c in choices):
         if value not in choices:
             problems.append(f"{where}: must be one of {', '.join(choices)}, got {value!r}")
@@ -254,11 +257,16 @@ def _converted(field: dataclasses.Field[Any], value: Any, where: str, problems: 
             problems.append(f"{where}: must be a list, got {value!r}")
             return None
         return tuple(_number(v) if isinstance(v, str) and _number(v) else v for v in value)
-    return _scalar(field, value, where, problems)
+    return _scalar(kind, value, where, problems)
 
 
-def _scalar(field: dataclasses.Field[Any], value: Any, where: str, problems: list[str]) -> Any:
-    kind = field.type
+def _without_none(kind: Any) -> Any:
+    """`X | None` -> X."""
+    inner = [one for one in get_args(kind) if one is not type(None)]
+    return inner[0] if len(inner) == 1 and type(None) in get_args(kind) else kind
+
+
+def _scalar(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     if kind is float or kind is int:
         number = _number(value)
         if number is None or (kind is int and number != int(number)):
