@@ -1,12 +1,19 @@
 """Prompt files: what they give, and what is said of a wrong one."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from animatediff_core.errors import PromptFileError
 from animatediff_core.jobs import (
+    FreeInit,
     Job,
+    Noise,
+    Output,
+    Upscale,
+    Window,
     defaults_of,
     dump_job,
     job_from_options,
@@ -15,6 +22,7 @@ from animatediff_core.jobs import (
     parse_prompts,
     preset_names,
 )
+from animatediff_core.jobs.presets import OWN
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,6 +72,65 @@ def test_sidecar_is_a_prompt_file_of_the_same_job():
     assert jobs(dump_job(job, made_with={"device": "cpu"})) == [job]
 
 
+EVERYTHING = """
+defaults: {output: {format: mp4, crf: 20, codec: h265}, window: 12}
+jobs:
+  - prompt: {0: a, -1: b}
+    negative_prompt: {0: c, "4": d}
+    seed: 18446744073709551615
+    travel: slerp
+    clip_skip: 2
+    frames: 24
+    window: {overlap: 6, schedule: looped_uniform, stride: 2, fuse: flat}
+    noise: mixed
+    free_init: 5
+    upscale: 1.5
+    guidance_schedule: {0: 9, 0.5: 1e-1}
+    guidance_rescale: 0.7
+    guidance_interval: [0.1, 0.9]
+    output: {fps: 12, codec: av1, max_size: 1.5MB, ping_pong: true, interpolate: 24, sheet: true}
+"""
+
+
+def test_every_field_is_read_and_comes_back_from_the_sidecar():
+    (job,) = jobs(EVERYTHING)
+    assert job.prompt == {0: "a", 23: "b"}
+    assert job.negative_prompt == {0: "c", 4: "d"}
+    assert job.window == Window(
+        length=12, overlap=6, schedule="looped_uniform", stride=2, fuse="flat"
+    )
+    assert (job.noise, job.free_init) == (Noise(type="mixed"), FreeInit(iterations=5))
+    assert job.upscale == Upscale(scale=1.5)
+    assert job.guidance_schedule == {0: 9, 0.5: 0.1}
+    assert job.output == Output(
+        format="mp4", crf=20, codec="av1", fps=12, max_size=1_500_000, ping_pong=True,
+        interpolate=24, sheet=True,
+    )  # fmt: skip
+    assert jobs(dump_job(job)) == [job]
+    usual = {field.name for field in fields(Job) if getattr(job, field.name) == field.default}
+    assert not usual - {"base"} & yaml.safe_load(dump_job(job))["jobs"][0].keys() - OWN
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("free_init: true", "free_init: {}"),
+        ("free_init: false", "free_init: null"),
+        ("output: webm", "output: {format: webm}"),
+        ("output: {max_size: 2MB}", "output: {max_size: 2000000}"),
+        ("output: {max_size: 1KiB}", "output: {max_size: 1024}"),
+        ("loras: a.safetensors", "loras: [{path: a.safetensors, scale: 1}]"),
+        ("embeddings: a.pt", "embeddings: [a.pt]"),
+        ("noise: null", "noise: {type: independent}"),
+        ("negative_prompt: ''", "negative_prompt: {0: ''}"),
+        ("steps: '12'", "steps: 12"),
+    ],
+)
+def test_shorthands_mean_what_they_stand_for(said, meant):
+    short, long = (jobs(f"jobs: [{{prompt: a, seed: 1, {text}}}]") for text in (said, meant))
+    assert short == long
+
+
 def test_official_files_become_their_jobs(peer_prompts):
     files = sorted(peer_prompts.glob("1_*/*.yaml")) + sorted(peer_prompts.glob("2_*/*.yaml"))
     assert len(files) == 8
@@ -97,10 +164,19 @@ def test_official_sparsectrl_files_are_refused_by_key(peer_prompts):
         ("jobs: [{prompt: a, seed: x}]", "seed: must be -1 or a whole number"),
         ("jobs: [{prompt: {3: a}}]", "prompt must have a text for frame 0"),
         ("jobs: [{prompt: {0: a, 99: b}}]", "prompt names frame 99 but the clip has 16"),
-        ("jobs: [{prompt: a, output: {format: avi}}]", "output.format must be gif or mp4"),
+        ("jobs: [{prompt: a, output: {format: avi}}]", "output.format: must be gif or mp4"),
         ("jobs: [{prompt: a, output: {fps: 80}}]", "at most 50"),
         ("jobs: [{prompt: a, output: {fsp: 8}}]", r"output.fsp: unknown key; did you mean fps\?"),
-        ("jobs: [{prompt: a, loras: [{file: x}]}]", r"loras\[0\]: must be a path"),
+        ("jobs: [{prompt: a, loras: [{file: x}]}]", r"loras\[0\].path: is missing"),
+        ("jobs: [{prompt: a, window: {lenght: 8}}]", r"window.lenght: .* did you mean length\?"),
+        ("jobs: [{prompt: a, window: fast}]", "window.length: must be a whole number, got 'fast'"),
+        ("jobs: [{prompt: a, window: {overlap: 16}}]", r"jobs\[0\].window.overlap must be 0 or"),
+        ("jobs: [{prompt: a, noise: mixd}]", r"noise.type: .*, got 'mixd'"),
+        ("jobs: [{prompt: a, free_init: {fast: 1}}]", "fast: must be true or false, got 1"),
+        ("jobs: [{prompt: a, output: {max_size: 2XB}}]", "must be bytes, or a size such as"),
+        ("jobs: [{prompt: a, guidance_schedule: 5}]", "must be a mapping of a number to a number"),
+        ("jobs: [{prompt: a, guidance_scale: .nan}]", "must be a number, got nan"),
+        ("jobs: [{prompt: {0: [a]}}]", r"prompt\[0\]: must be text"),
         ("preset: tinny\njobs: [{prompt: a}]", "no preset 'tinny'; there are"),
         ("jobs: [", "no valid YAML in line 1"),
         ("just text", "must be a mapping"),

@@ -107,9 +107,12 @@ def test_another_motion_module_does_not_take_the_presets_betas_and_version():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("betas: linear", r"jobs\[0\].betas: must be \[start, end, schedule\], got 'linear'"),
-        ("betas: [0.1, 0.2]", r"must be \[start, end, schedule\]"),
-        ("betas: [a, 0.2, linear]", "betas: must be a number, got 'a'"),
+        (
+            "betas: linear",
+            r"jobs\[0\].betas: must be a list of 3: a number, a number, text, got 'linear'",
+        ),
+        ("betas: [0.1, 0.2]", "betas: must be a list of 3"),
+        ("betas: [a, 0.2, linear]", r"betas\[0\]: must be a number, got 'a'"),
         ("betas: [0.1, 0.2, cosine]", "betas must be start, end and one of linear, scaled_linear"),
         ("betas: [0.2, 0.1, linear]", "0 < start <= end < 1"),
         ("prediction_type: noise", "prediction_type must be epsilon or v_prediction or sample"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .choices import one_of
+from .kinds import Bytes
 
 Format = Literal["gif", "mp4", "webm", "webp", "apng", "png"]
 Codec = Literal["h264", "h265", "av1", "vp9"]
@@ -28,7 +29,7 @@ class Output:
     """Of webp, 0 to 100; None is lossless."""
     dither: Dither = "floyd_steinberg"
     """How a gif's 256 colours stand in for all."""
-    max_size: int | None = None
+    max_size: Bytes | None = None
     """Bytes that the file may have at most (a prompt file may say 2MB); colours, then size, then
     frames a second are lowered until it fits."""
     ping_pong: bool = False
@@ -54,7 +55,7 @@ class Output:
             raise ValueError("output.quality is 0 to 100, and for webp alone")
         if self.dither != "floyd_steinberg" and self.format != "gif":
             raise ValueError("output.dither is for gif alone")
-        if self.max_size is not None and self.max_size < 1024:
+        if self.max_size is not None and self.max_size < 1000:
             raise ValueError(f"output.max_size must be 1KB or more, got {self.max_size} bytes")
         if self.max_size is not None and self.format == "png":
             raise ValueError("output.max_size does not go with png frames")

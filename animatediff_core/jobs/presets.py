@@ -1,7 +1,6 @@
 """Presets: a model with the settings that suit it, one YAML file each, shipped as data."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from .records import Adapter
 RECORD_FILE = "animatediff.json"
 """What `inject` notes in its folder."""
 FOLDER = Path(__file__).parent.parent / "models" / "presets"
-_OWN = ("width", "height", "frames", "steps", "guidance_scale", "scheduler")
+OWN = frozenset({"width", "height", "frames", "steps", "guidance_scale", "scheduler"})
 """Settings that suit a base model, whatever moves it."""
-_OF_MODULE = ("motion_version", "betas")
-"""Settings that belong to the motion module they stand with, and to no other."""
 KEPT_FOLDER = "adapters"
 """Where `inject --keep-adapters` puts the files in its folder."""
 _KEPT_ROLES = ("lora", "motion_lora")
@@ -45,16 +42,6 @@ def preset_settings(name: Any, problems: list[str]) -> dict[str, Any]:
         return {}
     settings.pop("about", None)
     return settings
-
-
-def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """Both layers' settings, the upper's first. Where it names another motion module or base
-    model, what belonged to the lower one's goes with it."""
-    if "motion" in upper and upper["motion"] != lower.get("motion"):
-        lower = {key: value for key, value in lower.items() if key not in _OF_MODULE}
-    if "base" in upper and upper["base"] != lower.get("base"):
-        lower = {key: value for key, value in lower.items() if key != "variant"}
-    return {**lower, **upper}
 
 
 def kept_adapters(base: Path) -> dict[str, tuple[Adapter, ...]]:
@@ -90,13 +77,13 @@ def defaults_of(base: str) -> dict[str, Any]:
     if alike:
         first, *others = alike
         return {
-            k: first[k] for k in _OWN & first.keys() if all(s.get(k) == first[k] for s in others)
+            k: first[k] for k in OWN & first.keys() if all(s.get(k) == first[k] for s in others)
         }
     folder = Path(base).expanduser()
     try:
         if (folder / RECORD_FILE).is_file():
             noted = json.loads((folder / RECORD_FILE).read_text("utf-8")).get("defaults", {})
-            return {str(key): value for key, value in noted.items()}
+            return {key: noted[key] for key in OWN & noted.keys()}
         unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
         vae = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
         size = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)

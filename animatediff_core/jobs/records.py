@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .choices import one_of
+from .kinds import Source
 from .output import Output
 from .sampling import FreeInit, Noise, Upscale, Window
 
@@ -12,12 +13,16 @@ Travel = Literal["linear", "slerp"]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
+MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
+                "motion_loras", "embeddings")  # fmt: skip
+"""A job's fields that say which model it needs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """A LoRA or MotionLoRA and how strongly it is merged."""
 
-    path: str
+    path: Source
     scale: float = 1.0
     """Factor on its change of the weights, any number; 0 is off."""
 
@@ -39,19 +44,19 @@ class Job:
     last (SDXL: the second last, as it was trained), 2 the one before it."""
     seed: int
     """0..2**64-1."""
-    base: str = "bundled:tiny"
+    base: Source = "bundled:tiny"
     variant: str | None = None
     """Which weights of a base model's folder or hub id: fp16, for instance; None the plain ones."""
-    motion: str | None = None
+    motion: Source | None = None
     """Motion module; None takes the one that belongs to the base model."""
     motion_version: str | None = None
     """Version of the motion module where its content cannot tell."""
-    vae: str | None = None
+    vae: Source | None = None
     prediction_type: str | None = None
     """epsilon, v_prediction or sample; None is what the base model's files say."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
-    embeddings: tuple[str, ...] = ()
+    embeddings: tuple[Source, ...] = ()
     frames: int = 16
     width: int = 512
     """Pixels."""

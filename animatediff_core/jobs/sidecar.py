@@ -1,31 +1,27 @@
 """The sidecar: a prompt file beside each clip that makes the same clip again."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .layers import with_sources
+from .presets import OWN
 from .records import Job
+
+_ALWAYS = OWN | {"name", "prompt", "seed", "base"}
+"""What a base model alone would decide, and what tells one job from another."""
 
 
 def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
     """YAML that `load_prompt_file` reads back as exactly this job, wherever it is run from.
 
-    `made_with` records what the clip was made with (device, versions, digests); it is not read.
+    Of the job it has what is not as usual. `made_with` records what the clip was made with
+    (device, versions, digests); it is not read.
     """
-    settings: dict[str, Any] = {}
-    for key, value in asdict(job).items():
-        if key in ("base", "motion", "vae"):
-            value = _absolute(value)
-        elif key in ("loras", "motion_loras"):
-            value = [{**one, "path": _absolute(one["path"])} for one in value]
-        elif key == "embeddings":
-            value = [_absolute(path) for path in value]
-        elif key in ("prompt", "negative_prompt"):
-            value = value[0] if list(value) == [0] else dict(value)
-        settings[key] = value
+    settings = with_sources(_plain(job, _ALWAYS), _absolute)
     # base stands above the jobs too, so that no preset adds what the job did not have
     content: dict[str, Any] = {"base": settings["base"], "jobs": [settings]}
     if made_with:
@@ -33,7 +29,25 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _absolute(path: str | None) -> str | None:
-    if path is None or not Path(path).exists():
-        return path
-    return str(Path(path).absolute())
+def _plain(value: Any, always: frozenset[str] = frozenset()) -> Any:
+    """A record as a mapping of those fields that are not as usual; texts by frame with one text
+    as that text."""
+    if is_dataclass(value):
+        written = {}
+        for field in fields(value):
+            own = getattr(value, field.name)
+            factory = field.default_factory
+            usual = field.default if factory is MISSING else factory()
+            if field.name in always or usual is MISSING or own != usual:
+                written[field.name] = _plain(own)
+        return written
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        plain = {key: _plain(one) for key, one in value.items()}
+        return plain[0] if list(plain) == [0] and isinstance(plain[0], str) else plain
+    return value
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).absolute()) if Path(name).exists() else name
