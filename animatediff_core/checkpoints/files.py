@@ -36,7 +36,8 @@ class TensorFile:
 
 
 def read_tensors(path: Path, *, only: tuple[str, ...] = ("",)) -> TensorFile:
-    """The tensors of a safetensors file or pickle; a wrapping `state_dict` is taken off.
+    """The tensors of a safetensors file or pickle; a wrapping `state_dict`, or SparseCtrl's
+    `controlnet`, is taken off.
 
     `only` are prefixes of the names to read. Raises CheckpointError with what the file is
     instead, where it is no weight file.
@@ -229,8 +230,9 @@ def _check_names(names: Collection[str], path: Path) -> None:
 def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of an unpickled file, out of their wrapper."""
     for _ in range(_MAX_WRAPPERS):
-        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-            content = content["state_dict"]
+        for wrapper in ("state_dict", "controlnet"):
+            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no named tensors; use a file of model weights")
     tensors = {

@@ -37,16 +37,23 @@ def official_keys(tensors: Mapping[str, Value]) -> dict[str, Value]:
     for name, value in plain.items():
         name = _HOTSHOT.sub(r".motion_modules.\1.temporal_transformer.", name)
         name = name.replace(".pos_encoder.positional_encoding", ".pos_encoder.pe")
-        match = SITE.match(name)
-        if match is None or "lora" in name:
-            continue
-        rest = name[match.end() :]
-        if not rest.startswith("temporal_transformer."):
-            rest = f"temporal_transformer{official_rest('.' + rest)}"
-        found[match.group(0) + rest] = value
+        ours = site_name(name)
+        if ours is not None and "lora" not in name:
+            found[ours] = value
     if found:
         found |= _own_conv_in(plain)
     return found
+
+
+def site_name(name: str) -> str | None:
+    """The official name of a tensor at a site, from it or from diffusers'; None elsewhere."""
+    match = SITE.match(name)
+    if match is None:
+        return None
+    rest = name[match.end() :]
+    if not rest.startswith("temporal_transformer."):
+        rest = f"temporal_transformer{official_rest('.' + rest)}"
+    return match.group(0) + rest
 
 
 def official_rest(rest: str) -> str:

@@ -47,7 +47,7 @@ def load_motion_module(
     with torch.device("meta"):
         motion = MotionModule(config)
     _check_complete(motion, weights, path)
-    _check_positions(content.tensors, config, path)
+    check_positions(content.tensors, config.max_frames, path)
     motion.load_state_dict({k: t.float() for k, t in weights.items()}, assign=True)
     return motion.requires_grad_(False).eval()
 
@@ -107,20 +107,20 @@ def _check_complete(motion: MotionModule, weights: Mapping[str, Tensor], path: P
             )
 
 
-def _check_positions(tensors: Mapping[str, Any], config: MotionConfig, path: Path) -> None:
+def check_positions(tensors: Mapping[str, Any], frames: int, path: Path) -> None:
     """Stored positions are 1 f c, as long as the module is, and the ones that we compute."""
     stored = {key: tensor for key, tensor in tensors.items() if is_position(key)}
     computed: dict[int, Tensor] = {}
     for key, tensor in stored.items():
         norm = f"{key.split('.temporal_transformer.')[0]}.temporal_transformer.norm.weight"
         channels = len(tensors[norm]) if norm in tensors else 0
-        if tuple(tensor.shape) != (1, config.max_frames, channels):
+        if tuple(tensor.shape) != (1, frames, channels):
             raise CheckpointError(
                 f"{path}: {key} has shape {tuple(tensor.shape)}, not "
-                f"{(1, config.max_frames, channels)}; download it again"
+                f"{(1, frames, channels)}; download it again"
             )
         if channels not in computed:
-            computed[channels] = sinusoids(config.max_frames, channels, torch.zeros(()))
+            computed[channels] = sinusoids(frames, channels, torch.zeros(()))
         apart = float((tensor[0].float() - computed[channels]).abs().max())
         if not apart <= _TOLERANCE.get(tensor.dtype, 1e-3):
             raise CheckpointError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.clip import (
     CLIPTextConfig,
@@ -102,7 +102,7 @@ def open_part(kind: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> 
     own: dict[str, Any] = {"local_files_only": True, "variant": weights.variant,
                            "use_safetensors": weights.safetensors}  # fmt: skip
     try:
-        if kind in (UNet2DConditionModel, AutoencoderKL):
+        if kind in (UNet2DConditionModel, AutoencoderKL, ControlNetModel):
             _check_fits(kind.from_config, _settings(folder, kind), shapes, folder)
             return kind.from_pretrained(folder, torch_dtype=dtype, **own)
         config = _text_config(folder, shapes)
@@ -114,7 +114,7 @@ def open_part(kind: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> 
 
 
 def _settings(folder: Path, kind: type) -> dict[str, Any]:
-    """A UNet's or VAE's config.json, of the right class and of a size that can be built."""
+    """A UNet's, ControlNet's or VAE's config.json, of the right class and of a sane size."""
     path = folder / "config.json"
     config = read_config_json(path)
     said = config.get("_class_name", kind.__name__)

@@ -3,6 +3,7 @@
 from .config import LINEAR_BETAS, VERSIONS, Betas, MotionConfig, for_unet
 from .inflation import AnimatedUNet, Conditions, inflate
 from .module import MotionModule
+from .sparse_control import Reads, SparseControlNet
 
 __all__ = [
     "LINEAR_BETAS",
@@ -12,6 +13,8 @@ __all__ = [
     "Conditions",
     "MotionConfig",
     "MotionModule",
+    "Reads",
+    "SparseControlNet",
     "for_unet",
     "inflate",
 ]

@@ -51,16 +51,19 @@ class _Site(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """Lets the same pixel of all frames talk to each other (paper section 4.2, appendix D)."""
+    """Lets the same pixel of all frames talk to each other (paper section 4.2, appendix D).
 
-    def __init__(self, channels: int, config: MotionConfig) -> None:
+    `attentions` in its one block: 2, or 1 in SparseCtrl's encoder.
+    """
+
+    def __init__(self, channels: int, config: MotionConfig, *, attentions: int = 2) -> None:
         super().__init__()
         self.frame_norm: Norm = config.frame_norm
         self.max_frames = config.max_frames
         self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
-            [_TransformerBlock(channels, config.num_attention_heads)]
+            [_TransformerBlock(channels, config.num_attention_heads, attentions)]
         )
         self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
@@ -105,10 +108,11 @@ def sinusoids(frames: int, channels: int, like: Tensor) -> Tensor:
 
 
 class _TransformerBlock(nn.Module):
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, attentions: int) -> None:
         super().__init__()
-        self.attention_blocks = nn.ModuleList(_Attention(channels, heads) for _ in range(2))
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        count = range(attentions)
+        self.attention_blocks = nn.ModuleList(_Attention(channels, heads) for _ in count)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in count)
         self.ff = _FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
 

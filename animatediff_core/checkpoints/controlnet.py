@@ -1,0 +1,48 @@
+"""ControlNets out of diffusers' folders and single files, in the first release's names or
+diffusers'. A file has no configuration: its structure is that of the UNet it controls."""
+
+from pathlib import Path
+
+import torch
+from diffusers.models import ControlNetModel, UNet2DConditionModel
+
+from ..errors import CheckpointError
+from .control_files import ControlContent, check_family, check_tensors, read_control
+from .folder import STEMS, choose_weights, local_names
+from .parts import open_part
+
+
+def load_controlnet(path: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
+    """Read a ControlNet for this UNet in fp32; every tensor must find its place.
+
+    Raises CheckpointError where the file is something else or of another family.
+    """
+    path = Path(path)
+    content = read_control(path, shapes_only=path.is_dir())
+    if content.kind != "ControlNet":
+        raise CheckpointError(f"{path}: is a SparseCtrl encoder, which goes into sparse_controls")
+    check_family(content, unet, path)
+    control = _from_folder(path) if path.is_dir() else _from_file(content, unet, path)
+    return control.requires_grad_(False).eval()
+
+
+def _from_folder(path: Path) -> ControlNetModel:
+    names = [name for name in local_names(path) if "/" not in name]
+    weights = choose_weights(names, STEMS["unet"], None, f"{path}:")
+    control: ControlNetModel = open_part(ControlNetModel, path, weights, torch.float32)
+    return control
+
+
+def _from_file(content: ControlContent, unet: UNet2DConditionModel, path: Path) -> ControlNetModel:
+    first = content.shapes.get("controlnet_cond_embedding.conv_in.weight", (0, 3))
+    with torch.device("meta"):
+        control = ControlNetModel.from_unet(
+            unet,
+            load_weights_from_unet=False,
+            conditioning_channels=first[1],
+            conditioning_embedding_out_channels=content.embedding_channels,
+        )
+    expected = {key: tuple(t.shape) for key, t in control.state_dict().items()}
+    check_tensors(expected, content.tensors, "ControlNet", path)
+    control.load_state_dict({k: t.float() for k, t in content.tensors.items()}, assign=True)
+    return control

@@ -1,0 +1,112 @@
+"""ControlNets and SparseCtrl in the denoise loop: what they add to one call of the UNet.
+
+Legend: b batch, f frames, c channels, h w latent size, H W pixels, n tokens, d features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers.models import ControlNetModel
+from torch import Tensor
+
+from ..motion import Conditions, SparseControlNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """One control model with what it reads and how strongly it acts."""
+
+    model: ControlNetModel | SparseControlNet
+    condition: Tensor
+    """1 c f h w for all frames of the clip: a ControlNet's pictures, c = 3, H W, 0 to 1; for
+    SparseCtrl see `sparse_condition`."""
+    strength: float = 1.0
+    """Factor on what it adds, 0 or more."""
+    start: float = 0.0
+    """Share of the steps before it acts, 0 to 1."""
+    end: float = 1.0
+    """Share of the steps after which it acts no more, above start."""
+    weights: tuple[float, ...] = ()
+    """A further factor for each frame of the clip; none is 1 everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where in a sampling run one call of the UNet stands."""
+
+    step: int
+    """0 for the first."""
+    steps: int
+    frames: tuple[int, ...]
+    """Numbers of the clip's frames in the call: a window's, or all."""
+
+    def within(self, control: Control) -> bool:
+        """Whether a control acts in this step (as in diffusers: the step lies within its share)."""
+        return (
+            self.step / self.steps >= control.start and (self.step + 1) / self.steps <= control.end
+        )
+
+
+def controlled(
+    controls: Sequence[Control],
+    moment: Moment,
+    sample: Tensor,
+    timestep: int | Tensor,
+    text: Tensor,
+    conditions: Conditions | None,
+) -> Conditions | None:
+    """The conditions with what all acting controls add to this call.
+
+    The others are the arguments of that call: sample b c f h w with the moment's frames, as the
+    UNet gets it; text b n d or b f n d.
+    """
+    acting = [one for one in controls if one.strength != 0 and moment.within(one)]
+    if not acting:
+        return conditions
+    given = conditions or Conditions()
+    down, mid = given.down_residuals, given.mid_residual
+    for one in acting:
+        more_down, more_mid = _residuals(one, moment, sample, timestep, text, given)
+        down = tuple(map(torch.add, down, more_down)) if down else more_down
+        mid = more_mid if mid is None else mid + more_mid
+    return replace(given, down_residuals=down, mid_residual=mid)
+
+
+def _residuals(
+    control: Control,
+    moment: Moment,
+    sample: Tensor,
+    timestep: int | Tensor,
+    text: Tensor,
+    given: Conditions,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    batch, _, frames = sample.shape[:3]
+    states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
+    time = torch.as_tensor(timestep, device=sample.device).expand(batch)
+    picked = control.condition[:, :, list(moment.frames)].to(sample).expand(batch, -1, -1, -1, -1)
+    if isinstance(control.model, SparseControlNet):
+        down, mid = control.model(picked, time, states)
+    else:
+        down, mid = control.model(
+            sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
+            time.repeat_interleave(frames),
+            states,
+            picked.transpose(1, 2).flatten(0, 1),  # (b f) 3 H W
+            added_cond_kwargs=_added(given, frames),
+            return_dict=False,
+        )
+    weights = control.weights or (1.0,) * (max(moment.frames) + 1)
+    scale = torch.tensor([weights[frame] for frame in moment.frames], device=sample.device)
+    scale = (scale * control.strength).to(mid.dtype).repeat(batch).view(-1, 1, 1, 1)  # (b f) 1 1 1
+    return tuple(one * scale for one in down), mid * scale
+
+
+def _added(given: Conditions, frames: int) -> dict[str, Tensor] | None:
+    """What SDXL's ControlNets read besides the text."""
+    if given.pooled_text is None or given.size_ids is None:
+        return None
+    return {
+        "text_embeds": given.pooled_text.repeat_interleave(frames, 0),
+        "time_ids": given.size_ids.repeat_interleave(frames, 0),
+    }
