@@ -11,8 +11,9 @@ import torch
 from diffusers.models import UNet2DConditionModel
 
 from ..errors import CheckpointError
-from ..motion import MotionConfig, Reads, SparseControlNet
+from ..motion import MotionConfig
 from ..motion.config import Norm
+from ..motion.sparse_control import Reads, SparseControlNet
 from .control_files import EMBEDDING, ControlContent, check_family, check_tensors, read_control
 from .motion_keys import is_position, site_name
 from .motion_modules import check_positions

@@ -10,7 +10,8 @@ import torch
 from diffusers.models import ControlNetModel
 from torch import Tensor
 
-from ..motion import Conditions, SparseControlNet
+from ..motion import Conditions
+from ..motion.sparse_control import SparseControlNet
 
 
 @dataclass(frozen=True, kw_only=True)

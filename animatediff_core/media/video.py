@@ -53,6 +53,11 @@ class Video:
         return float(self._stream.average_rate or 0)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return int(self._stream.width), int(self._stream.height)
+
+    @property
     def num_frames(self) -> int:
         """As the container says, or counted where it does not."""
         if self._stream.frames:

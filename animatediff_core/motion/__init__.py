@@ -3,7 +3,6 @@
 from .config import LINEAR_BETAS, VERSIONS, Betas, MotionConfig, for_unet
 from .inflation import AnimatedUNet, Conditions, inflate
 from .module import MotionModule
-from .sparse_control import Reads, SparseControlNet
 
 __all__ = [
     "LINEAR_BETAS",
@@ -13,8 +12,6 @@ __all__ = [
     "Conditions",
     "MotionConfig",
     "MotionModule",
-    "Reads",
-    "SparseControlNet",
     "for_unet",
     "inflate",
 ]

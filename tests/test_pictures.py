@@ -1,0 +1,102 @@
+"""Pictures for a clip's frames, and edges made of them."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from animatediff_core.errors import MediaError
+from animatediff_core.media.edges import canny
+from animatediff_core.media.pictures import (
+    PictureSource,
+    check_source,
+    fitted,
+    read_source,
+    spread,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve grey pictures, 8 x 6, as bright as their number; in the wrong order by letters."""
+    for number in range(12):
+        Image.new("RGB", (8, 6), (number, number, number)).save(tmp_path / f"a{number}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_a_folder_is_read_by_number(folder):
+    read = read_source(PictureSource(folder, spread(4, 2, 3), (8, 6)))
+    assert read.shape == (4, 6, 8, 3)
+    assert read[:, 0, 0, 0].tolist() == [2, 5, 8, 11]
+
+
+def test_one_picture_stands_for_all_frames(folder):
+    read = read_source(PictureSource(folder / "a7.png", spread(3, 0, 1), (8, 6)))
+    assert (read == 7).all()
+
+
+def test_a_video_is_read_by_frame(tmp_path):
+    clip = np.stack([np.full((16, 16, 3), 20 * i, np.uint8) for i in range(8)])
+    Image.fromarray(clip[0]).save(
+        tmp_path / "v.gif", save_all=True, append_images=[Image.fromarray(f) for f in clip[1:]]
+    )
+    read = read_source(PictureSource(tmp_path / "v.gif", (1, 3, 7), (16, 16)))
+    assert np.abs(read[:, 0, 0, 0].astype(int) - [20, 60, 140]).max() <= 4
+
+
+def test_crop_keeps_the_middle_and_stretch_all():
+    picture = np.zeros((4, 8, 3), np.uint8)
+    picture[:, :2] = picture[:, 6:] = 255  # white sides, black middle square
+    assert fitted(picture, (4, 4), "crop").max() == 0
+    stretched = fitted(picture, (4, 4), "stretch")
+    assert stretched[:, 0].min() > 200
+    assert fitted(picture, (8, 4), "exact") is picture
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": (16, 6)}, "is 8 x 6 pixels but the clip 16 x 6; .* say fit: crop"),
+        ({"numbers": (11, 12)}, "has 12 pictures but the clip needs number 12"),
+        ({"name": "gone.png"}, "gone.png: no such picture"),
+        ({"name": "gone.mp4"}, "gone.mp4: no such video"),
+        ({"name": "broken.png"}, "cannot be read as a picture"),
+        ({"name": "empty"}, "holds no pictures"),
+    ],
+)
+def test_what_does_not_suit_the_clip_is_refused(folder, change, message):
+    (folder / "broken.png").write_bytes(b"\x89PNG nothing")
+    (folder / "empty").mkdir()
+    path = folder / change.pop("name", "pictures")
+    if path.name == "pictures":
+        path.mkdir()
+        for file in folder.glob("a*.png"):
+            file.rename(path / file.name)
+    settings = {"path": path, "numbers": (0, 1), "size": (8, 6), **change}
+    with pytest.raises(MediaError, match=message):
+        check_source(PictureSource(**settings))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "points", "digest"),
+    [
+        (100, 200, 875, "5695269254e35e8c"),
+        (50, 250, 204, "5c460849544967c1"),
+        (150, 160, 831, "6c2f350eed993469"),
+    ],
+)
+def test_edges_are_those_of_opencv(low, high, points, digest):
+    """Expected: `cv2.Canny(picture, low, high)` of OpenCV 4, sha256 of its bytes."""
+    y, x = np.mgrid[:64, :80]
+    channels = (
+        128 + 100 * np.sin(x / 3 + y / 11) * (y / 64),
+        40 + 3 * np.hypot(x - 40, y - 30),
+        60 * ((x // 9 + y // 13) % 2),
+    )
+    picture = np.stack(channels, -1).clip(0, 255).astype(np.uint8)
+    edges = canny(picture, low, high)
+    assert edges.shape == picture.shape
+    assert (edges[..., 0] > 0).sum() == points
+    assert hashlib.sha256(edges[..., 0].tobytes()).hexdigest()[:16] == digest
