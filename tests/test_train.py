@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import TINY
 from safetensors.torch import load_file
+from small_model import write_sdxl
 
 from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.checkpoints.base import load_base
@@ -279,6 +280,20 @@ def test_the_base_models_own_noise_is_learned(drawn, tmp_path):
     assert scheduler.alphas_cumprod[-1] < 1e-6
     with pytest.raises(CheckpointError, match="no weights of variant fp16"):
         list(run(config(drawn, tmp_path, variant="fp16"), tmp_path / "o"))
+
+
+@pytest.mark.parametrize("stage", ["motion", "lora", "dreambooth"])
+def test_a_base_with_two_text_encoders_is_trained_on_pooled_text_and_sizes(drawn, tmp_path, stage):
+    write_sdxl(tmp_path / "base")
+    further = {"prior_prompts": ["a thing"], "prior_pictures": 2} if stage == "dreambooth" else {}
+    made = config(
+        drawn, tmp_path, base=str(tmp_path / "base"), stage=stage, max_train_steps=1,
+        train_batch_size=2, validation={"prompts": ["a red circle"], "steps": 1, "every": 1},
+        **further,
+    )  # fmt: skip
+    events = list(run(made, tmp_path / "o"))
+    assert [s.loss > 0 for s in steps_of(events)] == [True]
+    assert (tmp_path / "o" / "validation").is_dir()
 
 
 def test_a_run_can_start_from_a_module(drawn, tmp_path):

@@ -8,7 +8,7 @@ from diffusers.schedulers import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..motion import AnimatedUNet
+from ..motion import AnimatedUNet, Conditions, added_conditions
 
 
 def motion_loss(
@@ -18,13 +18,15 @@ def motion_loss(
     noise: Tensor,
     timesteps: Tensor,
     text: Tensor,
+    conditions: Conditions | None = None,
 ) -> Tensor:
     """The paper's equation 3: one timestep a clip, noise independent for each frame.
 
-    latents, noise: b c f h w, latents scaled; timesteps: b; text: b n d. Returns a scalar, fp32.
+    latents, noise: b c f h w, latents scaled; timesteps: b; text: b n d; `conditions`: what SDXL
+    reads besides. Returns a scalar, fp32.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    predicted = animated(noisy, timesteps, text)
+    predicted = animated(noisy, timesteps, text, conditions)
     return F.mse_loss(predicted.float(), target(scheduler, latents, noise, timesteps).float())
 
 
@@ -36,13 +38,15 @@ def image_loss(
     timesteps: Tensor,
     text: Tensor,
     weights: Tensor | None = None,
+    conditions: Conditions | None = None,
 ) -> Tensor:
     """The same for pictures and the plain UNet: latents, noise b c h w. Returns a scalar, fp32.
 
     `weights`, b, scale each picture's share in the mean.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    predicted = unet(noisy, timesteps, text, return_dict=False)[0]
+    added = added_conditions(conditions or Conditions(), 1)
+    predicted = unet(noisy, timesteps, text, added_cond_kwargs=added, return_dict=False)[0]
     wanted = target(scheduler, latents, noise, timesteps).float()
     if weights is None:
         return F.mse_loss(predicted.float(), wanted)

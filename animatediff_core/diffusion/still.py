@@ -6,7 +6,7 @@ Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
-from ..motion import Conditions
+from ..motion import Conditions, added_conditions
 
 
 class StillUNet(nn.Module):
@@ -24,11 +24,10 @@ class StillUNet(nn.Module):
         conditions: Conditions | None = None,
     ) -> Tensor:
         """sample: b c f h w; text: b n d or b f n d -> b c f h w."""
-        if conditions is not None:
-            raise ValueError("pictures of models with further conditions are not supported")
         batch, _, frames = sample.shape[:3]
         states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
         folded = sample.transpose(1, 2).flatten(0, 1)  # (b f) c h w
-        out = self.unet(folded, timestep, states, return_dict=False)[0]
+        added = added_conditions(conditions or Conditions(), frames)
+        out = self.unet(folded, timestep, states, added_cond_kwargs=added, return_dict=False)[0]
         clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
         return clips

@@ -103,7 +103,7 @@ class AnimatedUNet(nn.Module):
                 sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
                 time.repeat_interleave(frames),
                 states,  # (b f) n d
-                added_cond_kwargs=_added_conditions(given, frames),
+                added_cond_kwargs=added_conditions(given, frames),
                 down_block_additional_residuals=given.down_residuals or None,
                 mid_block_additional_residual=given.mid_residual,
                 return_dict=False,
@@ -282,7 +282,8 @@ def _resnet_norms(unet: UNet2DConditionModel) -> Iterator[nn.GroupNorm]:
         yield unet.conv_norm_out
 
 
-def _added_conditions(given: Conditions, frames: int) -> dict[str, Tensor | list[Tensor]]:
+def added_conditions(given: Conditions, frames: int) -> dict[str, Tensor | list[Tensor]]:
+    """The UNet's added_cond_kwargs for `frames` pictures of each clip."""
     added: dict[str, Tensor | list[Tensor]] = {}
     if given.pooled_text is not None:
         added["text_embeds"] = given.pooled_text.repeat_interleave(frames, 0)

@@ -10,10 +10,11 @@ import torch
 from ..checkpoints.base import BaseModel
 from ..diffusion.denoise import decode, denoise_steps, draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
-from ..diffusion.text import TextEmbedding, cut_text, embed_prompt
+from ..diffusion.sizes import size_conditions
+from ..diffusion.text import cut_text, embed_prompt
 from ..errors import CheckpointError
 from ..jobs import Job
-from ..motion import AnimatedUNet, Conditions, MotionModule
+from ..motion import AnimatedUNet, MotionModule
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +48,15 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
     channels = animated.unet.config.in_channels
     shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
     latents = draw_noise(job.seed, shape).to(device)
-    guided = (job.guidance_scale, negative.tokens, _conditions(negative, job))
+    size = (job.height, job.width)
+    guided = (
+        job.guidance_scale,
+        negative.tokens,
+        size_conditions(negative.pooled, *size),
+    )
     for done, total, x in denoise_steps(
-        animated, scheduler, latents, text.tokens, guided, job.steps, _conditions(text, job),
-        seeded(job.seed ^ 1),
+        animated, scheduler, latents, text.tokens, guided, job.steps,
+        size_conditions(text.pooled, *size), seeded(job.seed ^ 1),
     ):  # fmt: skip
         latents = x
         yield Step(job, done, total)
@@ -59,12 +65,3 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
         )
     yield decode(base.vae, latents)
-
-
-def _conditions(text: TextEmbedding, job: Job) -> Conditions | None:
-    """What SDXL reads besides the text."""
-    if text.pooled is None:
-        return None
-    sizes = [job.height, job.width, 0, 0, job.height, job.width]
-    ids = torch.tensor([sizes]).to(text.pooled)
-    return Conditions(pooled_text=text.pooled, size_ids=ids)

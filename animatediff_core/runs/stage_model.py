@@ -15,9 +15,10 @@ from ..checkpoints.export import MOTION_FILE, write_base_folder
 from ..checkpoints.files import read_tensors, write_tensors
 from ..checkpoints.motion_modules import load_motion_module, save_motion_module
 from ..diffusion.schedules import training_scheduler
+from ..diffusion.sizes import size_conditions
 from ..diffusion.text import encode
 from ..errors import CheckpointError, TrainingError
-from ..motion import AnimatedUNet, Betas, MotionModule, for_unet, inflate
+from ..motion import AnimatedUNet, Betas, Conditions, MotionModule, for_unet, inflate
 from ..training.config import TrainConfig
 from ..training.learned_word import LearnedWord
 from ..training.lora_layers import LoraLayers
@@ -32,6 +33,7 @@ from ..training.stages import (
 UNET_FILE = "unet.safetensors"
 LORA_FILE = "lora.safetensors"
 WORD_FILE = "embedding.safetensors"
+Embed = Callable[[Sequence[str]], tuple[Tensor, Conditions | None]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class StageModel:
     """One stage's model: what is trained, and how it is written."""
 
     trainee: Trainee
-    embed: Callable[[Sequence[str]], Tensor]
-    """Captions -> b n d."""
+    embed: Embed
+    """Captions -> b n d, and what SDXL reads besides."""
     write: Callable[[dict[str, Tensor], Path], Path]
     """Writes the trained part only, as safetensors, into a folder."""
     finish: Callable[[dict[str, Tensor], Path], Path]
@@ -54,19 +56,20 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageM
     if config.unet is not None:
         _replace_unet(base, Path(config.unet))
     if config.stage == "motion":
-        return _motion_stage(base, _motion(config, base, offline))
+        return _motion_stage(config, base, _motion(config, base, offline))
     scheduler = training_scheduler(
         config.betas or base.betas, prediction_type=base.prediction_type, zero_snr=base.zero_snr
     )
     if config.stage in ("image", "dreambooth"):
         weight = 1.0 if config.prior_weight is None else config.prior_weight
-        return _image_stage(base, scheduler, weight if config.stage == "dreambooth" else None)
+        prior = weight if config.stage == "dreambooth" else None
+        return _image_stage(config, base, scheduler, prior)
     if config.stage == "lora":
         return _lora_stage(config, base, scheduler)
     return _word_stage(config, base, scheduler)
 
 
-def _motion_stage(base: BaseModel, motion: MotionModule) -> StageModel:
+def _motion_stage(config: TrainConfig, base: BaseModel, motion: MotionModule) -> StageModel:
     animated = inflate(base.unet, motion)
     scheduler = training_scheduler(
         motion.config.betas, prediction_type=base.prediction_type, zero_snr=base.zero_snr
@@ -80,11 +83,11 @@ def _motion_stage(base: BaseModel, motion: MotionModule) -> StageModel:
         return output / MOTION_FILE
 
     trainee = motion_trainee(animated, scheduler)
-    return StageModel(trainee, _embedder(base), write, write, animated)
+    return StageModel(trainee, _embedder(config, base), write, write, animated)
 
 
 def _image_stage(
-    base: BaseModel, scheduler: DDPMScheduler, prior_weight: float | None
+    config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler, prior_weight: float | None
 ) -> StageModel:
     def write(weights: dict[str, Tensor], output: Path) -> Path:
         write_tensors(output / UNET_FILE, weights, {"format": "pt"})
@@ -98,7 +101,7 @@ def _image_stage(
         return path
 
     trainee = image_trainee(base.unet, scheduler, prior_weight)
-    return StageModel(trainee, _embedder(base), write, finish)
+    return StageModel(trainee, _embedder(config, base), write, finish)
 
 
 def _lora_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
@@ -111,7 +114,7 @@ def _lora_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) 
         return output / LORA_FILE
 
     trainee = lora_trainee(base.unet, layers, scheduler)
-    return StageModel(trainee, _embedder(base), write, write)
+    return StageModel(trainee, _embedder(config, base), write, write)
 
 
 def _word_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) -> StageModel:
@@ -131,7 +134,7 @@ def _word_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) 
         return output / WORD_FILE
 
     trainee = word_trainee(base.unet, word, learned, scheduler)
-    return StageModel(trainee, lambda captions: encode(base, captions)[0], write, write)
+    return StageModel(trainee, lambda captions: (encode(base, captions)[0], None), write, write)
 
 
 def _start_vector(config: TrainConfig, tokenizer: Any, encoder: Any) -> Tensor:
@@ -147,12 +150,13 @@ def _start_vector(config: TrainConfig, tokenizer: Any, encoder: Any) -> Tensor:
     return table[tokens].clone()
 
 
-def _embedder(base: BaseModel) -> Callable[[Sequence[str]], Tensor]:
-    """Of a frozen text encoder."""
+def _embedder(config: TrainConfig, base: BaseModel) -> Embed:
+    """Of frozen text encoders."""
 
     @torch.no_grad()
-    def embed(captions: Sequence[str]) -> Tensor:
-        return encode(base, captions)[0]
+    def embed(captions: Sequence[str]) -> tuple[Tensor, Conditions | None]:
+        text, pooled = encode(base, captions)
+        return text, size_conditions(pooled, *config.data.sample_size)
 
     return embed
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..checkpoints.base import BaseModel
 from ..diffusion.denoise import decode, denoise, draw_noise
 from ..diffusion.schedules import make_scheduler
+from ..diffusion.sizes import size_conditions
 from ..diffusion.still import StillUNet
 from ..diffusion.text import embed_prompt
 from ..media import contact_sheet, write_clip, write_picture
@@ -69,18 +70,21 @@ def _sample(
     training = base.unet.training
     base.unet.eval()
     with torch.no_grad():
-        text = embed_prompt(base, {0: prompt}, noise.shape[2]).tokens
-        negative = embed_prompt(base, {0: ""}, noise.shape[2]).tokens
+        text = embed_prompt(base, {0: prompt}, noise.shape[2])
+        negative = embed_prompt(base, {0: ""}, noise.shape[2])
+        height, width = (size * base.factor for size in noise.shape[3:])
         latents = denoise(
             model,
             make_scheduler(
                 "ddim", schedule, prediction_type=base.prediction_type, zero_snr=base.zero_snr
             ),
             noise.to(base.unet.device),
-            text,
-            negative,
+            text.tokens,
+            negative.tokens,
             steps=settings[0],
             guidance_scale=settings[1],
+            conditions=size_conditions(text.pooled, height, width),
+            negative_conditions=size_conditions(negative.pooled, height, width),
         )
     base.unet.train(training)
     return decode(base.vae, latents)

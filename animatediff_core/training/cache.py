@@ -60,8 +60,12 @@ def encode_moments(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 
 def sample_latents(moments: Tensor, scaling_factor: float, generator: torch.Generator) -> Tensor:
-    """Draw from the VAE's posterior and scale: f 2c h w -> f c h w."""
-    mean, log_variance = moments.chunk(2, dim=1)
+    """Draw from the VAE's posterior and scale: f 2c h w -> f c h w.
+
+    The VAE may leave them channels-last, in which layout torch 2.13 crashes in the backward of a
+    GroupNorm whose weights are frozen (on the CPU), so they are laid out plainly here.
+    """
+    mean, log_variance = moments.contiguous().chunk(2, dim=1)
     noise = torch.randn(mean.shape, generator=generator).to(mean.device)
     return (mean + log_variance.clamp(-30, 20).mul(0.5).exp() * noise) * scaling_factor
 

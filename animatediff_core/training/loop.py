@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..errors import TrainingError
 from ..media import replacing
+from ..motion import Conditions
 from .cache import encode_moments, sample_latents
 from .clips import Clips, Sample, bad_files_message
 from .config import TrainConfig
@@ -48,8 +49,8 @@ class Encoders:
     vae: Any
     """AutoencoderKL, for samples that are pixels."""
     scaling_factor: float
-    embed: Callable[[Sequence[str]], Tensor]
-    """Captions -> b n d."""
+    embed: Callable[[Sequence[str]], tuple[Tensor, Conditions | None]]
+    """Captions -> b n d, and what SDXL reads besides."""
 
 
 class Loop:
@@ -112,9 +113,9 @@ class Loop:
         latents = self._latents(batch, generator)  # b c f h w
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = self.draw_timesteps(len(batch), generator).to(latents.device)
-        text = self.encoders.embed([sample.caption for sample in batch])
+        text, conditions = self.encoders.embed([sample.caption for sample in batch])
         with accelerator.autocast():
-            loss = self.loss(latents, noise, timesteps, text)
+            loss = self.loss(latents, noise, timesteps, text, conditions)
         accelerator.backward(loss / self.config.gradient_accumulation_steps)
         detached: Tensor = loss.detach()
         return detached

@@ -13,14 +13,14 @@ from diffusers.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from ..diffusion.loss import image_loss, motion_loss
-from ..motion import AnimatedUNet
+from ..motion import AnimatedUNet, Conditions
 from .learned_word import LearnedWord
 from .lora_layers import LoraLayers
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """One stage's model: `loss` is called as loss(latents b c f h w, noise, timesteps, text)."""
+    """One stage's model: called as loss(latents b c f h w, noise, timesteps, text, conditions)."""
 
     loss: nn.Module
     parameters: dict[str, nn.Parameter]
@@ -44,14 +44,23 @@ class ImageLoss(nn.Module):
         self.learned = learned  # what hooks on the frozen models use moves with them
         self.prior_weight = prior_weight
 
-    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        conditions: Conditions | None = None,
+    ) -> Tensor:
         """Every second sample is a prior picture where `prior_weight` is given."""
         weights = None
         if self.prior_weight is not None:
             pair = torch.tensor([1.0, self.prior_weight], device=latents.device)
             weights = pair.repeat(len(latents) // 2)
         pictures, noises = latents[:, :, 0], noise[:, :, 0]
-        return image_loss(self.unet, self.scheduler, pictures, noises, timesteps, text, weights)
+        return image_loss(
+            self.unet, self.scheduler, pictures, noises, timesteps, text, weights, conditions
+        )
 
 
 class MotionLoss(nn.Module):
@@ -62,8 +71,17 @@ class MotionLoss(nn.Module):
         self.animated = animated
         self.scheduler = scheduler
 
-    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        return motion_loss(self.animated, self.scheduler, latents, noise, timesteps, text)
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        conditions: Conditions | None = None,
+    ) -> Tensor:
+        return motion_loss(
+            self.animated, self.scheduler, latents, noise, timesteps, text, conditions
+        )
 
 
 def image_trainee(
