@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models import UNet2DConditionModel
+from typer.testing import CliRunner, Result
 
 from animatediff_core.motion import MotionConfig, MotionModule
+from cli.app import app
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -90,6 +92,19 @@ def new_motion(
     return motion.requires_grad_(False)
 
 
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Asked":
+    """The same as `command` without a process of its own: for what a command says, quickly."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(one) for one in arguments])
+
+    return run
+
+
+Asked = Callable[..., Result]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
