@@ -354,11 +354,11 @@ def test_the_command_gives_the_same_clips_from_parts_folder_and_kept_adapters(
     assert with_more != first
 
 
-def test_a_dry_run_writes_nothing_and_a_wrong_request_is_one_sentence(command, tmp_path):
-    done = command("inject", "--base", "bundled:tiny", "-o", "model", "--dry-run")
-    assert (done.returncode, done.stdout) == (0, "model\n")
-    wrong = command("inject", "--base", "bundled:tiny")
-    assert wrong.returncode == 2
+def test_a_dry_run_writes_nothing_and_a_wrong_request_is_one_sentence(asked, tmp_path):
+    done = asked("inject", "--base", "bundled:tiny", "-o", "model", "--dry-run")
+    assert (done.exit_code, done.stdout) == (0, "model\n")
+    wrong = asked("inject", "--base", "bundled:tiny")
+    assert wrong.exit_code == 2
     assert wrong.stderr.startswith("error: nothing to write; give -o FOLDER")
     assert not list(tmp_path.iterdir())
 

@@ -125,8 +125,8 @@ def test_wrong_values_are_told_what_and_where(key, message):
         jobs(f"jobs: [{{prompt: a, {key}}}]")
 
 
-def test_inspect_shows_every_setting_of_a_preset(command):
-    shown = command("inspect", "--presets").stdout
+def test_inspect_shows_every_setting_of_a_preset(asked):
+    shown = asked("inspect", "--presets").stdout
     line = next(line for line in shown.splitlines() if line.startswith("sdxl-beta: "))
     for part in ("base stabilityai/stable-diffusion-xl-base-1.0", "scheduler euler",
                  "betas scaled_linear 0.00085 to 0.02", "100 steps", "guidance 8.5",
