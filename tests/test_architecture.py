@@ -13,7 +13,7 @@ BELOW = {
     "tiny": {"runs", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
     "runs": {"training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
     "training": {"diffusion", "checkpoints", "motion", "media", "errors"},
-    "diffusion": {"checkpoints", "motion", "errors"},
+    "diffusion": {"checkpoints", "motion", "jobs", "errors"},
     "checkpoints": {"motion", "media", "jobs", "errors"},
     "motion": {"errors"},
     "media": {"errors"},

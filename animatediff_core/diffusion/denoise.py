@@ -12,21 +12,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..motion import AnimatedUNet, Conditions
+from .guidance import Guidance, guide
 from .still import StillUNet
-
-
-def draw_noise(seed: int, shape: tuple[int, int, int, int, int]) -> Tensor:
-    """Unit-variance noise b c f h w, independent for each frame, drawn on the CPU.
-
-    `seed` is 0..2**64-1. The same seed starts from the same noise on every device.
-    """
-    return torch.randn(shape, generator=seeded(seed))
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A CPU generator for any seed of 64 bits."""
-    signed = seed - 2**64 if seed >= 2**63 else seed
-    return torch.Generator().manual_seed(signed)
 
 
 def denoise(
@@ -38,6 +25,7 @@ def denoise(
     *,
     steps: int = 25,
     guidance_scale: float = 7.5,
+    guidance: Guidance | None = None,
     conditions: Conditions | None = None,
     negative_conditions: Conditions | None = None,
     generator: torch.Generator | None = None,
@@ -47,10 +35,15 @@ def denoise(
 
     latents: unit-variance noise b c f h w (init_noise_sigma is applied here); text and
     negative_text: b n d or b f n d. `generator` feeds schedulers that add noise. `on_step` is
-    told (done, steps). Guidance 1 or less needs no negative half and skips it. Returns b c f h w.
+    told (done, steps). Guidance 1 or less needs no negative half and skips it; `guidance`, where
+    given, says more than guidance_scale and stands in its place. Returns b c f h w.
     """
     x = latents
-    guided = (guidance_scale, negative_text, negative_conditions or conditions)
+    guided = (
+        guidance or Guidance(scale=guidance_scale),
+        negative_text,
+        negative_conditions or conditions,
+    )
     for done, total, stepped in denoise_steps(
         animated, scheduler, latents, text, guided, steps, conditions, generator
     ):
@@ -65,15 +58,15 @@ def denoise_steps(
     scheduler: SchedulerMixin,
     latents: Tensor,
     text: Tensor,
-    guided: tuple[float, Tensor, Conditions | None],
+    guided: tuple[Guidance, Tensor, Conditions | None],
     steps: int,
     conditions: Conditions | None,
     generator: torch.Generator | None,
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """The same step by step: yields (done, steps, latents). `guided` is the guidance scale with
+    """The same step by step: yields (done, steps, latents). `guided` is the guidance with
     the negative text and conditions. The schedule runs in the latents' dtype, the model in its own.
     """
-    scale, negative, negative_conditions = guided
+    guidance, negative, negative_conditions = guided
     dtype = next(animated.unet.parameters()).dtype
     scheduler.set_timesteps(steps, device=latents.device)
     x = latents * scheduler.init_noise_sigma
@@ -82,9 +75,9 @@ def denoise_steps(
         with torch.no_grad():
             given = scheduler.scale_model_input(x, timestep).to(dtype)
             predicted = animated(given, timestep, text, conditions).to(x.dtype)
-            if scale > 1:
+            if (scale := guidance.at(done - 1, len(scheduler.timesteps))) > 1:
                 without = animated(given, timestep, negative, negative_conditions).to(x.dtype)
-                predicted = without + scale * (predicted - without)
+                predicted = guide(predicted, without, scale, guidance.rescale)
             x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
         yield done, len(scheduler.timesteps), x
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import draw_noise
+from ..diffusion.noise import draw_noise
 from ..diffusion.text import embed_prompt
 from ..errors import CheckpointError
 from ..motion import Conditions, MotionModule, inflate

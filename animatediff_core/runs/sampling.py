@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode, denoise_steps, draw_noise, seeded
+from ..diffusion.denoise import decode, denoise_steps
+from ..diffusion.guidance import Guidance
+from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.sizes import size_conditions
 from ..diffusion.text import cut_text, embed_prompt
@@ -47,13 +49,9 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
     )
     channels = animated.unet.config.in_channels
     shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
-    latents = draw_noise(job.seed, shape).to(device)
+    latents = draw_noise(job.seed, shape, job.noise).to(device)
     size = (job.height, job.width)
-    guided = (
-        job.guidance_scale,
-        negative.tokens,
-        size_conditions(negative.pooled, *size),
-    )
+    guided = (_guidance(job), negative.tokens, size_conditions(negative.pooled, *size))
     for done, total, x in denoise_steps(
         animated, scheduler, latents, text.tokens, guided, job.steps,
         size_conditions(text.pooled, *size), seeded(job.seed ^ 1),
@@ -65,3 +63,12 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
         )
     yield decode(base.vae, latents)
+
+
+def _guidance(job: Job) -> Guidance:
+    return Guidance(
+        scale=job.guidance_scale,
+        schedule=job.guidance_schedule,
+        rescale=job.guidance_rescale,
+        interval=job.guidance_interval,
+    )

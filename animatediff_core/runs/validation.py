@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode, denoise, draw_noise
+from ..diffusion.denoise import decode, denoise
+from ..diffusion.noise import draw_noise
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.sizes import size_conditions
 from ..diffusion.still import StillUNet

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode, denoise, draw_noise, seeded
+from ..diffusion.denoise import decode, denoise
+from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.still import StillUNet
 from ..diffusion.text import embed_prompt

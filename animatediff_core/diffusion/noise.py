@@ -1,0 +1,69 @@
+"""The first noise of a clip: what its frames have in common, drawn on the CPU.
+
+Legend: b batch, f frames, c channels, h w latent size.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..jobs.sampling import Noise
+
+Shape = tuple[int, int, int, int, int]
+"""b c f h w."""
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator for any seed of 64 bits."""
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    return torch.Generator().manual_seed(signed)
+
+
+def draw_noise(seed: int, shape: Shape, noise: Noise | None = None) -> Tensor:
+    """Unit-variance noise b c f h w, drawn on the CPU in one thread's order.
+
+    `seed` is 0..2**64-1. The same seed starts from the same noise on every device. Without
+    `noise` the frames are independent of each other.
+    """
+    given = noise or Noise()
+    generator = seeded(seed)
+    if given.type == "shared":
+        return _one_frame(shape, generator).expand(shape).contiguous()
+    if given.frame_seeds:
+        own = torch.cat([_one_frame(shape, seeded(one)) for one in given.frame_seeds], dim=2)
+    else:
+        own = torch.randn(shape, generator=generator)
+    if given.type == "independent":
+        return own
+    if given.type == "mixed":
+        return _mixed(own, _one_frame(shape, generator), given.alpha)
+    if given.type == "progressive":
+        return _progressive(own, given.alpha)
+    raise ValueError(f"noise of type {given.type} is not drawn here")
+
+
+def _one_frame(shape: Shape, generator: torch.Generator) -> Tensor:
+    batch, channels, _, height, width = shape
+    return torch.randn((batch, channels, 1, height, width), generator=generator)
+
+
+def _shares(alpha: float) -> tuple[float, float]:
+    """What the common and the own noise are scaled by, so that their sum has unit variance."""
+    length = math.sqrt(1 + alpha**2)
+    return alpha / length, 1 / length
+
+
+def _mixed(own: Tensor, common: Tensor, alpha: float) -> Tensor:
+    """arXiv 2305.10474, section 4.2: every frame has a part of one common noise."""
+    kept, new = _shares(alpha)
+    return kept * common + new * own
+
+
+def _progressive(own: Tensor, alpha: float) -> Tensor:
+    """The same paper: every frame has a part of the noise of the frame before it."""
+    kept, new = _shares(alpha)
+    frames = [own[:, :, 0]]
+    for frame in own.unbind(dim=2)[1:]:
+        frames.append(kept * frames[-1] + new * frame)
+    return torch.stack(frames, dim=2)
