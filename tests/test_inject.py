@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from animatediff_core import inflate, load_motion_module, save_motion_module
 from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.export import motion_adapter, together, write_motion_file
-from animatediff_core.diffusion.text import encode
+from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.jobs import Adapter
 from animatediff_core.runs import inject

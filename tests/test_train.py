@@ -15,8 +15,8 @@ from small_model import write_sdxl
 from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.embeddings import apply_embedding
+from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.schedules import training_scheduler
-from animatediff_core.diffusion.text import encode
 from animatediff_core.errors import CheckpointError, TrainingError
 from animatediff_core.media import write_picture
 from animatediff_core.runs.stage_model import open_stage

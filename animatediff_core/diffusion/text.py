@@ -1,88 +1,97 @@
-"""Prompts to embeddings, for Stable Diffusion's one text encoder and SDXL's two.
+"""A job's prompts to what the UNet reads: chunks, weights, travel over the frames.
 
 Legend: f frames, n tokens, d features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..checkpoints.embeddings import spelled_out
+from ..jobs.records import Travel
+from .chunks import Chunk, chunks_of
+from .encoders import encode_chunks
+from .travel import travelled
+
+Prompt = Mapping[int, str]
+"""Texts by the frame from which they hold."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextEmbedding:
-    """What the UNet reads of one prompt."""
+    """What the UNet reads of one prompt, or of prompts that travel into each other."""
 
-    tokens: Tensor
-    """1 n d, or 1 f n d where the prompt travels."""
-    pooled: Tensor | None = None
-    """SDXL's pooled text of the first prompt, 1 d."""
+    states: Tensor
+    """k n d, one of each prompt."""
+    pooled_states: Tensor | None = None
+    """SDXL's pooled text, k d."""
+    keys: tuple[int, ...] = (0,)
+    """From which frame each holds."""
+    frames: int = 1
+    """Of the clip."""
+    travel: Travel = "linear"
+
+    @property
+    def tokens(self) -> Tensor:
+        """1 n d, or 1 f n d where the prompt travels."""
+        return self.states if len(self.keys) == 1 else self.at(torch.arange(self.frames))
+
+    @property
+    def pooled(self) -> Tensor | None:
+        """1 d: the first prompt's, for the whole clip."""
+        return None if self.pooled_states is None else self.pooled_states[:1]
+
+    def at(self, frames: Tensor) -> Tensor:
+        """For some frames' numbers: 1 f n d, so that a long clip needs not hold all of them."""
+        return travelled(self.states, self.keys, frames.tolist(), self.travel).unsqueeze(0)
+
+
+def embed_prompt(base: BaseModel, prompt: Prompt, frames: int) -> TextEmbedding:
+    """Embed a prompt alone, or prompts by frame with linear travel from each to the next."""
+    return _embed(base, [prompt], frames, "linear", 1)[0]
+
+
+def embed_pair(
+    base: BaseModel,
+    prompt: Prompt,
+    negative: Prompt,
+    frames: int,
+    *,
+    travel: Travel = "linear",
+    clip_skip: int = 1,
+) -> tuple[TextEmbedding, TextEmbedding]:
+    """Embed a prompt and its negative, the shorter filled up with empty chunks."""
+    first, second = _embed(base, [prompt, negative], frames, travel, clip_skip)
+    return first, second
 
 
 @torch.no_grad()
-def embed_prompt(base: BaseModel, prompt: Mapping[int, str], frames: int) -> TextEmbedding:
-    """Embed a prompt, or prompts by frame with linear travel from each to the next.
-
-    Before the first key the first prompt holds, after the last the last. Text beyond the
-    tokenizer's window is cut; `cut_text` tells which.
-    """
-    keys = sorted(prompt)
-    tokens, pooled = encode(base, [prompt[key] for key in keys])  # k n d, k d
-    first = pooled[:1] if pooled is not None else None
-    if len(keys) == 1:
-        return TextEmbedding(tokens, first)
-    weights = travel_weights(keys, frames).to(tokens)  # f k
-    return TextEmbedding(torch.einsum("fk,knd->fnd", weights, tokens).unsqueeze(0), first)
-
-
-def travel_weights(keys: Sequence[int], frames: int) -> Tensor:
-    """How much of each prompt every frame has: f k, each row sums to 1."""
-    weights = torch.zeros(frames, len(keys))
-    for frame in range(frames):
-        after = next((i for i, key in enumerate(keys) if key > frame), len(keys))
-        before = max(after - 1, 0)
-        if after == len(keys) or after == before:
-            weights[frame, before] = 1
-            continue
-        share = (frame - keys[before]) / (keys[after] - keys[before])
-        weights[frame, before], weights[frame, after] = 1 - share, share
-    return weights
+def _embed(
+    base: BaseModel, prompts: list[Prompt], frames: int, travel: Travel, clip_skip: int
+) -> list[TextEmbedding]:
+    """Each prompt in a batch of its own, so that one's numbers do not depend on the other."""
+    chunked = [
+        [
+            [chunks_of(tokenizer, prompt[key]) for tokenizer in base.tokenizers]
+            for key in sorted(prompt)
+        ]
+        for prompt in prompts
+    ]
+    count = max(len(one) for prompt in chunked for text in prompt for one in text)
+    embedded = []
+    for prompt, texts in zip(prompts, chunked, strict=True):
+        filled = [[_filled(one, count) for one in text] for text in texts]
+        states, pooled = encode_chunks(base, filled, clip_skip=clip_skip)
+        embedded.append(
+            TextEmbedding(
+                states=states, pooled_states=pooled, keys=tuple(sorted(prompt)), frames=frames,
+                travel=travel,
+            )
+        )  # fmt: skip
+    return embedded
 
 
-def encode(base: BaseModel, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Last hidden states, k n d; for SDXL both encoders' penultimate ones side by side, pooled."""
-    if len(base.text_encoders) == 1:
-        encoder = base.text_encoders[0]
-        return encoder(_ids(base.tokenizers[0], texts, encoder)).last_hidden_state, None
-    states, pooled = [], None
-    for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
-        out = encoder(_ids(tokenizer, texts, encoder), output_hidden_states=True)
-        states.append(out.hidden_states[-2])
-        pooled = getattr(out, "text_embeds", None)
-    return torch.cat(states, dim=-1), pooled
-
-
-def cut_text(base: BaseModel, text: str) -> str | None:
-    """What of a prompt lies beyond the tokenizer's window, or None."""
-    tokenizer = base.tokenizers[0]
-    ids = tokenizer(*spelled_out(tokenizer, [text])).input_ids
-    window = tokenizer.model_max_length
-    if len(ids) <= window:
-        return None
-    return str(tokenizer.decode(ids[window - 1 : -1])).strip()
-
-
-def _ids(tokenizer, texts: Sequence[str], encoder) -> Tensor:  # type: ignore[no-untyped-def]
-    given = tokenizer(
-        spelled_out(tokenizer, texts),
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    ids: Tensor = given.input_ids
-    return ids.to(encoder.device)
+def _filled(chunks: list[Chunk], count: int) -> list[Chunk]:
+    return chunks + [Chunk()] * (count - len(chunks))

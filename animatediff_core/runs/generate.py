@@ -16,6 +16,7 @@ from ..motion import AnimatedUNet, inflate
 from .device import choose
 from .model import Found, Parts, find, load, problems_of
 from .sampling import Step, sample
+from .text_check import check_text
 from .writing import write
 
 
@@ -124,6 +125,7 @@ def _check_job(job: Job, found: Found) -> None:
                 f"{job.name}: {side} {size} is no multiple of {found.factor}, as the VAE needs; "
                 f"use {lower} or {lower + found.factor}"
             )
+    check_text(job, found)
     if job.scheduler not in scheduler_names():
         raise CheckpointError(
             f"{job.name}: no scheduler {job.scheduler!r}; there are {', '.join(scheduler_names())}"

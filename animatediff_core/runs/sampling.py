@@ -13,7 +13,7 @@ from ..diffusion.guidance import Guidance
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.sizes import size_conditions
-from ..diffusion.text import cut_text, embed_prompt
+from ..diffusion.text import embed_pair
 from ..errors import CheckpointError
 from ..jobs import Job
 from ..motion import AnimatedUNet, MotionModule
@@ -34,15 +34,14 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
     """Steps, then the frames f h w 3 uint8 of one job on a loaded model."""
     motion: MotionModule = animated.motion
     device = animated.unet.device
-    for words in job.prompt.values():
-        if rest := cut_text(base, words):
-            log.warning("%s: the prompt is too long, without effect is: %s", job.name, rest)
     said = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
     for word in (w for w in base.triggers if w.lower() not in said):
         log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
                     job.name, word)  # fmt: skip
-    text = embed_prompt(base, job.prompt, job.frames)
-    negative = embed_prompt(base, job.negative_prompt, job.frames)
+    text, negative = embed_pair(
+        base, job.prompt, job.negative_prompt, job.frames,
+        travel=job.travel, clip_skip=job.clip_skip,
+    )  # fmt: skip
     config = replace(motion.config, betas=job.betas or motion.config.betas)
     scheduler = make_scheduler(
         job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr

@@ -14,9 +14,9 @@ from ..checkpoints.embeddings import teach_word
 from ..checkpoints.export import MOTION_FILE, write_base_folder
 from ..checkpoints.files import read_tensors, write_tensors
 from ..checkpoints.motion_modules import load_motion_module, save_motion_module
+from ..diffusion.encoders import encode
 from ..diffusion.schedules import training_scheduler
 from ..diffusion.sizes import size_conditions
-from ..diffusion.text import encode
 from ..errors import CheckpointError, TrainingError
 from ..motion import AnimatedUNet, Betas, Conditions, MotionModule, for_unet, inflate
 from ..training.config import TrainConfig

@@ -1,0 +1,89 @@
+r"""What brackets in a prompt mean: weights and BREAK, as the community's web UIs write them.
+
+`(text:1.3)` weighs its text 1.3, `(text)` 1.1 and `[text]` 1 / 1.1; brackets nest and multiply.
+A backslash makes a bracket plain: `\(`. BREAK, in capitals, begins a new chunk of tokens.
+"""
+
+import re
+from dataclasses import dataclass
+
+from ..errors import PromptFileError
+
+ROUND, SQUARE = 1.1, 1 / 1.1
+_TOKEN = re.compile(
+    r"\\(?P<plain>[()\[\]\\])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|."
+    , re.DOTALL,
+)  # fmt: skip
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_LORA = re.compile(r"<(lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+_EDIT = re.compile(r"(?<!\\)\[[^\[\]()]*(?:\|[^\[\]()]*|:\s*[\d.]+\s*)\]")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of one weight."""
+
+    text: str
+    weight: float = 1.0
+
+
+def parse_prompt(prompt: str) -> list[list[Piece]]:
+    """The parts between BREAKs, each in pieces of equal weight; one part at least.
+
+    A bracket that is never closed holds to the end; one that was never opened is plain text.
+    """
+    texts: list[str] = []
+    weights: list[float] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def close(bracket: str, factor: float) -> bool:
+        if not opened[bracket]:
+            return False
+        for i in range(opened[bracket].pop(), len(weights)):
+            weights[i] *= factor
+        return True
+
+    for token in _TOKEN.finditer(prompt):
+        text = token.group()
+        if text in opened:
+            opened[text].append(len(texts))
+            continue
+        if token["weight"] and close("(", float(token["weight"])):
+            continue
+        if (text == ")" and close("(", ROUND)) or (text == "]" and close("[", SQUARE)):
+            continue
+        texts.append(token["plain"] or text)
+        weights.append(1.0)
+    for bracket, factor in (("(", ROUND), ("[", SQUARE)):
+        while close(bracket, factor):
+            pass
+    return _parts(texts, weights)
+
+
+def _parts(texts: list[str], weights: list[float]) -> list[list[Piece]]:
+    """Neighbours of equal weight joined, so that a tokenizer sees plain text as it was written."""
+    joined: list[Piece] = []
+    for text, weight in zip(texts, weights, strict=True):
+        if joined and joined[-1].weight == weight:
+            text = joined.pop().text + text
+        joined.append(Piece(text, weight))
+    parts: list[list[Piece]] = [[]]
+    for piece in joined:
+        first, *later = _BREAK.split(piece.text)
+        parts[-1].append(Piece(first, piece.weight))
+        parts += [[Piece(text, piece.weight)] for text in later]
+    return [[piece for piece in part if piece.text] for part in parts]
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse by name what other tools write in a prompt and what would only be noise here."""
+    if found := _LORA.search(prompt):
+        raise PromptFileError(
+            f"the prompt holds {found.group()!r}, which is no text; name LoRAs under loras"
+        )
+    if found := _EDIT.search(prompt):
+        raise PromptFileError(
+            f"the prompt holds {found.group()!r}, which other tools read as a change during the "
+            r"steps; here prompts change by frame: {0: ..., 8: ...}. A weight is (text:1.2), a "
+            r"plain bracket \["
+        )
