@@ -28,6 +28,10 @@ class MediaError(AnimateDiffError):
     """A video or picture that cannot be read or written."""
 
 
+class ClipError(AnimateDiffError):
+    """A clip that came out broken: no numbers, one flat colour, no motion, frames missing."""
+
+
 class SurroundingsError(AnimateDiffError):
     """Not the request but the machine failed: memory, disk, network."""
 

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from animatediff_core.errors import AnimateDiffError, SurroundingsError
-from animatediff_core.jobs import FORMATS, Job, job_from_options, load_prompt_file
+from animatediff_core.jobs import (
+    FORMATS,
+    Job,
+    job_from_options,
+    load_prompt_file,
+    parse_prompts,
+)
 
 from . import options, render
 
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 def generate(
     prompt_file: Annotated[
         str | None,
-        typer.Argument(help="YAML prompt file or a clip's sidecar; - is standard input."),
+        typer.Argument(help="YAML prompt file, or a clip to make again; - is standard input."),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="What to show, without a file.")
@@ -115,23 +121,29 @@ def _jobs(
     if preset is not None:
         raise AnimateDiffError("--preset goes with --prompt; in a prompt file write preset: NAME")
     assert prompt_file is not None
-    path = _sidecar_of(prompt_file)
     if "base" in said and "motion" not in said:
         said = {**said, "motion": None}
-    jobs = load_prompt_file(path, root=root, overrides=said)
+    jobs = _read(prompt_file, root, said)
     return [_with_output(job, clip) for job in jobs] if clip else jobs
 
 
-def _sidecar_of(prompt_file: str) -> str:
-    """A clip stands for the sidecar beside it."""
+def _read(prompt_file: str, root: Path | None, said: dict[str, Any]) -> list[Job]:
+    """The jobs of a prompt file; a clip stands for its sidecar, or for what it carries."""
     path = Path(prompt_file)
-    if path.suffix.lower().removeprefix(".") in FORMATS:
-        if not path.with_suffix(".yaml").is_file():
-            raise AnimateDiffError(
-                f"{path}: has no sidecar {path.stem}.yaml beside it to make it from"
-            )
-        return str(path.with_suffix(".yaml"))
-    return prompt_file
+    if not path.is_dir() and path.suffix.lower().removeprefix(".") not in FORMATS:
+        return load_prompt_file(prompt_file, root=root, overrides=said)
+    from animatediff_core.media import read_settings, sidecar_of
+
+    sidecar = sidecar_of(path)
+    if sidecar.is_file():
+        return load_prompt_file(sidecar, root=root, overrides=said)
+    text = read_settings(path)
+    if text is None:
+        raise AnimateDiffError(
+            f"{path}: carries no settings and has no sidecar {sidecar.name} beside it; name a "
+            "clip made by generate, or a prompt file"
+        )
+    return parse_prompts(text, str(path), path.parent, root, said)
 
 
 def _with_output(job: Job, clip: dict[str, Any]) -> Job:
@@ -153,7 +165,7 @@ def _show_plan(planned: "list[Planned]", output: Path) -> None:
     for one in planned:
         job = one.job
         render.result(
-            f"{output / job.name}-{job.seed}.{job.output.format}",
+            f"{output / job.name}-{job.seed}{job.output.suffix}",
             {"name": job.name, "seed": job.seed, "prompt": job.prompt[0], "base": job.base,
              "motion": str(one.found.motion), "frames": job.frames, "width": job.width,
              "height": job.height, "steps": job.steps},

@@ -9,6 +9,7 @@ from PIL import Image
 
 from animatediff_core.errors import MediaError, SurroundingsError
 from animatediff_core.media import (
+    Encoding,
     contact_sheet,
     durations,
     free_path,
@@ -33,7 +34,7 @@ def test_gif_timing_never_drifts(fps):
 
 
 def test_gif_is_read_back_by_pillow(tmp_path):
-    write_clip(moving(), tmp_path / "c.gif", format="gif", fps=8)
+    write_clip(moving(), tmp_path / "c.gif", Encoding(format="gif"))
     picture = Image.open(tmp_path / "c.gif")
     assert (picture.n_frames, picture.info["loop"]) == (16, 0)
     spent, worst = 0, 0
@@ -47,7 +48,7 @@ def test_gif_is_read_back_by_pillow(tmp_path):
 
 
 def test_mp4_is_h264_yuv420p_with_its_index_first(tmp_path):
-    write_clip(moving(), tmp_path / "c.mp4", format="mp4", fps=12, crf=10)
+    write_clip(moving(), tmp_path / "c.mp4", Encoding(format="mp4", fps=12, crf=10))
     with open_video(tmp_path / "c.mp4") as video:
         assert (video.num_frames, video.fps) == (16, 12)
         stream = video._stream.codec_context
@@ -58,7 +59,7 @@ def test_mp4_is_h264_yuv420p_with_its_index_first(tmp_path):
 
 
 def test_frames_are_read_by_number_in_any_order(tmp_path):
-    write_clip(moving(), tmp_path / "c.mp4", format="mp4", fps=8, crf=0)
+    write_clip(moving(), tmp_path / "c.mp4", Encoding(format="mp4", crf=0))
     with open_video(tmp_path / "c.mp4") as video:
         all_frames = video.read_all()
         assert np.array_equal(video.read_frames([9, 2, 2]), all_frames[[9, 2, 2]])
@@ -66,7 +67,7 @@ def test_frames_are_read_by_number_in_any_order(tmp_path):
 
 def test_mp4_refuses_odd_sizes(tmp_path):
     with pytest.raises(MediaError, match="even width and height, got 31 x 31"):
-        write_clip(moving(size=31)[:, :31, :31], tmp_path / "c.mp4", format="mp4", fps=8)
+        write_clip(moving(size=31)[:, :31, :31], tmp_path / "c.mp4", Encoding(format="mp4"))
     assert not list(tmp_path.iterdir())
 
 
@@ -74,7 +75,7 @@ def test_mp4_refuses_odd_sizes(tmp_path):
 def test_broken_videos_are_named(tmp_path, content):
     path = tmp_path / "broken.mp4"
     if content == "cut":
-        write_clip(moving(64, 64), path, format="mp4", fps=8)
+        write_clip(moving(64, 64), path, Encoding(format="mp4"))
         content = path.read_bytes()[:400]
     path.write_bytes(content)
     with pytest.raises(MediaError, match=r"broken\.mp4"), open_video(path) as video:
@@ -105,15 +106,18 @@ def test_a_full_disk_is_told_as_such(tmp_path):
         fill()
 
 
-def test_names_never_overwrite(tmp_path):
+def test_names_never_overwrite_and_a_clip_has_its_whole_stem(tmp_path):
     first = free_path(tmp_path, "a-1", ".gif")
     second = free_path(tmp_path, "a-1", ".gif")
-    assert (first.name, second.name) == ("a-1.gif", "a-1-2.gif")
+    frames = free_path(tmp_path, "a-1", "")
+    assert [p.name for p in (first, second, frames)] == ["a-1.gif", "a-1-2.gif", "a-1-3"]
     first.write_bytes(b"x")
-    release(first)
-    release(second)
-    assert free_path(tmp_path, "a-1", ".gif").name == "a-1-2.gif"
-    assert os.listdir(tmp_path).count("a-1.gif") == 1
+    for path, suffix in ((first, ".gif"), (second, ".gif"), (frames, "")):
+        release(path, suffix)
+    assert os.listdir(tmp_path) == ["a-1.gif"]
+    other = free_path(tmp_path, "a-1", ".mp4")  # its sidecar would be the gif's
+    (tmp_path / "b-1.sheet.png").touch()
+    assert (other.name, free_path(tmp_path, "b-1", ".gif").name) == ("a-1-2.mp4", "b-1-2.gif")
 
 
 def test_contact_sheet_has_a_row_for_each_clip():

@@ -60,6 +60,11 @@ class Output:
         if self.max_size is not None and self.format == "png":
             raise ValueError("output.max_size does not go with png frames")
 
+    @property
+    def suffix(self) -> str:
+        """What the file's name ends with; frames are a folder."""
+        return "" if self.format == "png" else f".{self.format}"
+
     def _check_codec(self) -> None:
         codecs = {"mp4": ("h264", "h265", "av1"), "webm": ("vp9", "av1")}.get(self.format, ())
         if self.codec is not None and self.codec not in codecs:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,27 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _explained(error, path) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a new folder: it is there with everything in it, or it is not there.
+
+    A folder of that name must not be there yet, unless it is empty.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        for written in beside.iterdir():
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+        os.rename(beside, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

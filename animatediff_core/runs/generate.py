@@ -11,13 +11,12 @@ from ..checkpoints.base import BaseModel
 from ..diffusion.schedules import make_scheduler, scheduler_names
 from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
 from ..jobs import Job
-from ..media import check_size
 from ..motion import AnimatedUNet, inflate
 from .device import choose
 from .model import Found, Parts, find, load, problems_of
 from .sampling import Step, sample
 from .text_check import check_text
-from .writing import write
+from .writing import check_output, write
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _check_job(job: Job, found: Found) -> None:
         )
     if job.prediction_type is not None:  # refuses a sampler that cannot go with it
         make_scheduler(job.scheduler, found.motion_config, prediction_type=job.prediction_type)
-    check_size(job.output.format, job.width, job.height)
+    check_output(job)
 
 
 def run(

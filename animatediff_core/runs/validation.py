@@ -14,7 +14,7 @@ from ..diffusion.schedules import make_scheduler
 from ..diffusion.sizes import size_conditions
 from ..diffusion.still import StillUNet
 from ..diffusion.text import embed_prompt
-from ..media import contact_sheet, write_clip, write_picture
+from ..media import Encoding, contact_sheet, write_clip, write_picture
 from ..motion import AnimatedUNet, MotionConfig
 from ..training.config import TrainConfig
 
@@ -37,7 +37,7 @@ def validate(
         write_picture(contact_sheet(clips, columns=1), picture)
         return picture
     clip = path.with_suffix(".gif")
-    write_clip(np.concatenate(clips, axis=2), clip, format="gif", fps=8)
+    write_clip(np.concatenate(clips, axis=2), clip, Encoding(format="gif", fps=8))
     return clip
 
 

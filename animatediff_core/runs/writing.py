@@ -1,29 +1,131 @@
-"""One job's clip and sidecar onto the disk, both or neither."""
+"""One job's clip, sidecar and contact sheet onto the disk, all or none."""
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ..checkpoints.base import BaseModel
-from ..jobs import Job, dump_job
-from ..media import free_path, release, write_clip, write_text
+from ..errors import ClipError
+from ..jobs import Job, Output, dump_job
+from ..media import (
+    MARK,
+    Encoding,
+    Frames,
+    check_encoder,
+    check_interpolation,
+    clip_sheet,
+    free_path,
+    interpolated,
+    ping_pong,
+    release,
+    remove,
+    write_clip,
+    write_fitting,
+    write_picture,
+    write_text,
+)
+from .checks import judge
 from .device import made_with
 
+log = logging.getLogger(__name__)
 
-def write(job: Job, frames: np.ndarray, base: BaseModel, folder: Path) -> Path:
-    """The clip and, beside it, the sidecar that makes it again."""
-    path = free_path(folder, f"{job.name}-{job.seed}", f".{job.output.format}")
+
+def write(
+    job: Job,
+    frames: Frames,
+    base: BaseModel,
+    folder: Path,
+    *,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
+    """The clip and, beside it, the sidecar that makes it again; returns the clip's path.
+
+    `notes` are added to what the sidecar says that the clip was made with. A clip that is
+    certainly broken raises ClipError; it is kept under a name that says so, to look at.
+    """
+    verdict = judge(frames, job.frames)
+    made = {**made_with(base.unet), **(notes or {})}
+    stem = f"{job.name}-{job.seed}"
+    if verdict.fault is not None:
+        kept = _write(job, frames, made, folder, f"{stem}.failed")
+        raise ClipError(
+            f"{job.name}: {verdict.fault}; the model or its settings are broken; the clip is kept "
+            f"as {kept}"
+        )
+    if verdict.doubt is not None:
+        log.warning("%s: %s; is that what the prompt asks for?", job.name, verdict.doubt)
+    return _write(job, frames, made, folder, stem)
+
+
+def check_output(job: Job) -> None:
+    """MediaError where the clip cannot be written as the job wants, found by trying."""
+    scale = 1.0 if job.upscale is None else job.upscale.scale
+    width, height = round(job.width * scale), round(job.height * scale)
+    check_encoder(encoding_of(job.output), width, height)
+    if job.output.interpolate is not None:
+        check_interpolation(width, height, job.frames)
+
+
+def encoding_of(output: Output) -> Encoding:
+    """How the encoders are told."""
+    return Encoding(
+        format=output.format,
+        fps=output.interpolate or output.fps,
+        codec=output.codec,
+        crf=output.crf,
+        quality=output.quality,
+        dither=output.dither,
+    )
+
+
+def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: str) -> Path:
+    suffix = job.output.suffix
+    path = free_path(folder, stem, suffix)
+    sidecar, sheet = (path.with_name(path.name.removesuffix(suffix) + end)
+                      for end in (".yaml", ".sheet.png"))  # fmt: skip
     whole = False
     try:
-        output = job.output
-        write_text(path.with_suffix(".yaml"), dump_job(job, made_with=made_with(base.unet)))
-        write_clip(
-            frames, path, format=output.format, fps=output.fps,
-            crf=18 if output.crf is None else output.crf, comment=job.prompt[0],
-        )  # fmt: skip
+        with _shown(job.output, frames) as shown:
+            text = _encode(job, shown, made, path)
+        if job.output.sheet:
+            write_picture(clip_sheet(frames), sheet)
+        write_text(sidecar, text)
         whole = True
     finally:
-        release(path)
+        release(path, suffix)
         if not whole:
-            path.with_suffix(".yaml").unlink(missing_ok=True)
+            for one in (path, sidecar, sheet):
+                remove(one)
     return path
+
+
+@contextmanager
+def _shown(output: Output, frames: Frames) -> Iterator[Frames]:
+    """The frames as they are played."""
+    if output.ping_pong:
+        frames = ping_pong(frames)
+    if output.interpolate is None:
+        yield frames
+        return
+    with interpolated(frames, output.fps, output.interpolate, loops=output.ping_pong) as more:
+        yield more
+
+
+def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
+    """Write the clip alone; returns the settings that it carries, which the sidecar has too."""
+
+    def settings(done: Mapping[str, Any]) -> str:
+        fitted = {"fitted": dict(done)} if done else {}
+        return MARK + dump_job(job, made_with={**made, **fitted})
+
+    encoding, limit = encoding_of(job.output), job.output.max_size
+    if limit is None:
+        write_clip(shown, path, encoding, text=settings({}))
+        return settings({})
+    done = write_fitting(shown, path, encoding, limit, settings)
+    if done:
+        told = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
+        log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, told)
+    return settings(done)
