@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..motion import AnimatedUNet, Conditions
 from .guidance import Guidance, guide
+from .noise import step_noise
 from .still import StillUNet
 
 
@@ -69,8 +70,10 @@ def denoise_steps(
     guidance, negative, negative_conditions = guided
     dtype = next(animated.unet.parameters()).dtype
     scheduler.set_timesteps(steps, device=latents.device)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # else looked up by timestep: wrong where two are alike
     x = latents * scheduler.init_noise_sigma
-    extra = {"generator": generator} if _takes_generator(scheduler) else {}
+    extra = step_noise(scheduler, x, generator)
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         with torch.no_grad():
             given = scheduler.scale_model_input(x, timestep).to(dtype)
@@ -80,12 +83,6 @@ def denoise_steps(
                 predicted = guide(predicted, without, scale, guidance.rescale)
             x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
         yield done, len(scheduler.timesteps), x
-
-
-def _takes_generator(scheduler: SchedulerMixin) -> bool:
-    from inspect import signature
-
-    return "generator" in signature(scheduler.step).parameters
 
 
 @torch.no_grad()

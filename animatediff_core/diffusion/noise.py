@@ -1,11 +1,14 @@
-"""The first noise of a clip: what its frames have in common, drawn on the CPU.
+"""Noise, drawn on the CPU: a clip's first, with what its frames have in common, and a sampler's.
 
 Legend: b batch, f frames, c channels, h w latent size.
 """
 
 import math
+from collections.abc import Callable
+from inspect import signature
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..jobs.sampling import Noise
@@ -67,3 +70,36 @@ def _progressive(own: Tensor, alpha: float) -> Tensor:
     for frame in own.unbind(dim=2)[1:]:
         frames.append(kept * frames[-1] + new * frame)
     return torch.stack(frames, dim=2)
+
+
+def step_noise(
+    scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator | None
+) -> dict[str, torch.Generator]:
+    """Where a sampler takes the noise of its steps from, as keywords for its `step`.
+
+    diffusers draws on the generator's own device, which is the CPU for those of `seeded`. DPM++
+    SDE takes no generator, for it needs noise that fits between any two noise levels; it is given
+    a Brownian tree of the same seed, which is on the CPU too. latents: b c f h w.
+    """
+    if "generator" in signature(scheduler.step).parameters:
+        return {} if generator is None else {"generator": generator}
+    if hasattr(scheduler, "noise_sampler") and generator is not None:
+        scheduler.noise_sampler = _brownian(scheduler, latents, generator.initial_seed())
+    return {}
+
+
+def _brownian(
+    scheduler: SchedulerMixin, latents: Tensor, seed: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Noise between two noise levels, unit variance."""
+    from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
+
+    levels = scheduler.sigmas[scheduler.sigmas > 0]
+    model = torch.empty(latents.shape, dtype=latents.dtype)
+    tree = BrownianTreeNoiseSampler(model, levels.min().item(), levels.max().item(), seed)
+
+    def draw(level: Tensor, following: Tensor) -> Tensor:
+        drawn: Tensor = tree(level.cpu(), following.cpu())
+        return drawn.to(latents)
+
+    return draw

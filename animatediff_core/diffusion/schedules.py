@@ -5,40 +5,21 @@ steps_offset 1, no clipping of samples, alpha 1 after the last step. Few-step mo
 with trailing spacing, as they were distilled.
 """
 
-from diffusers.schedulers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LCMScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
+import diffusers.schedulers
+from diffusers.schedulers import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ..errors import AnimateDiffError
 from ..motion import Betas, MotionConfig
+from .samplers import find_sampler, scheduler_names
 
-_SCHEDULERS: dict[str, tuple[type[SchedulerMixin], dict[str, object]]] = {
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": True}),
-    "ddpm": (DDPMScheduler, {"clip_sample": False}),
-    "pndm": (PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-    "dpmpp_2m_karras": (
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
-    ),
-    "unipc": (UniPCMultistepScheduler, {}),
-    "lcm": (LCMScheduler, {"clip_sample": False, "original_inference_steps": 100}),
-}
-
-
-def scheduler_names() -> list[str]:
-    """The names that `make_scheduler` knows."""
-    return list(_SCHEDULERS)
+__all__ = [
+    "betas_of",
+    "check_scheduler",
+    "make_scheduler",
+    "scheduler_names",
+    "training_scheduler",
+]
 
 
 def make_scheduler(
@@ -50,20 +31,41 @@ def make_scheduler(
     base model that was trained on betas rescaled to end in pure noise (arXiv 2305.08891): the
     sampler's are rescaled too, and its steps begin at the very last, which is that noise.
     """
-    if name not in _SCHEDULERS:
-        raise AnimateDiffError(f"no scheduler {name!r}; there are {', '.join(_SCHEDULERS)}")
-    kind, settings = _SCHEDULERS[name]
-    common: dict[str, object] = {"timestep_spacing": config.timestep_spacing, "steps_offset": 1}
-    if kind is PNDMScheduler and (zero_snr or prediction_type == "sample"):
-        why = "whose noise ends in zero SNR" if zero_snr else "that predicts the sample"
-        raise AnimateDiffError(f"scheduler pndm does not run on a base model {why}; use ddim")
-    if kind is EulerAncestralDiscreteScheduler and prediction_type == "sample":
-        raise AnimateDiffError(
-            "scheduler euler_a does not run on a base model that predicts the sample; use euler"
-        )
+    check_scheduler(name, config, prediction_type=prediction_type, zero_snr=zero_snr)
+    sampler = find_sampler(name)
+    settings: dict[str, object] = {}
+    if sampler.steps_chosen:
+        settings |= {"timestep_spacing": config.timestep_spacing, "steps_offset": 1}
     if zero_snr:
-        common |= {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
-    return kind(**betas_of(config.betas), prediction_type=prediction_type, **{**common, **settings})
+        settings |= {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    kind = getattr(diffusers.schedulers, sampler.scheduler)
+    settings |= sampler.settings
+    return kind(**betas_of(config.betas), prediction_type=prediction_type, **settings)
+
+
+def check_scheduler(
+    name: str,
+    config: MotionConfig,
+    *,
+    prediction_type: str = "epsilon",
+    zero_snr: bool = False,
+    steps: int | None = None,
+) -> None:
+    """Everything that `make_scheduler` refuses, and so many steps, without building one."""
+    sampler = find_sampler(name)
+    why = None
+    if zero_snr and not sampler.zero_snr:
+        why = "does not run on a base model whose noise ends in zero SNR; use ddim"
+    elif prediction_type == "sample" and not sampler.predicts_sample:
+        why = "does not run on a base model that predicts the sample; use ddim"
+    elif config.timestep_spacing != "leading" and not sampler.steps_chosen:
+        why = "cannot take the few steps that the motion module was made for; use euler"
+    elif steps is not None and steps > sampler.most_steps:
+        why = f"takes {sampler.most_steps} steps at most, got {steps}"
+    elif steps is not None and steps < 2 and not sampler.reaches_zero:
+        why = f"takes 2 steps or more, got {steps}"
+    if why:
+        raise AnimateDiffError(f"scheduler {name} {why}")
 
 
 def training_scheduler(

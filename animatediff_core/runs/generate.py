@@ -8,14 +8,13 @@ import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.schedules import make_scheduler, scheduler_names
 from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
 from ..jobs import Job
 from ..motion import AnimatedUNet, inflate
 from .device import choose
+from .job_check import check_sampler, check_text
 from .model import Found, Parts, find, load, problems_of
 from .sampling import Step, sample
-from .text_check import check_text
 from .writing import check_output, write
 
 
@@ -125,12 +124,7 @@ def _check_job(job: Job, found: Found) -> None:
                 f"use {lower} or {lower + found.factor}"
             )
     check_text(job, found)
-    if job.scheduler not in scheduler_names():
-        raise CheckpointError(
-            f"{job.name}: no scheduler {job.scheduler!r}; there are {', '.join(scheduler_names())}"
-        )
-    if job.prediction_type is not None:  # refuses a sampler that cannot go with it
-        make_scheduler(job.scheduler, found.motion_config, prediction_type=job.prediction_type)
+    check_sampler(job, found)
     check_output(job)
 
 

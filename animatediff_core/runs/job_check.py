@@ -1,11 +1,12 @@
-"""What of a job's text can be refused before anything is loaded."""
+"""What of a job's text and sampler can be refused before anything is loaded."""
 
 import json
 from pathlib import Path
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
-from ..errors import CheckpointError, PromptFileError
+from ..diffusion.schedules import check_scheduler
+from ..errors import AnimateDiffError, CheckpointError, PromptFileError
 from ..jobs import Job
 from .model import Found
 
@@ -29,6 +30,17 @@ def check_text(job: Job, found: Found) -> None:
             f"{job.name}: clip_skip {job.clip_skip}, but the text encoder of {job.base} knows "
             f"1 to {most}"
         )
+
+
+def check_sampler(job: Job, found: Found) -> None:
+    """A sampler's name, its packages, and what it cannot do with this model and so many steps."""
+    try:
+        check_scheduler(
+            job.scheduler, found.motion_config, steps=job.steps,
+            prediction_type=job.prediction_type or "epsilon",
+        )  # fmt: skip
+    except AnimateDiffError as error:
+        raise CheckpointError(f"{job.name}: {error}") from error
 
 
 def _text_layers(found: Found) -> tuple[int, ...]:
