@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import TINY
+from diffusers.models import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import animatediff_core as ad
+from animatediff_core.diffusion.denoise import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
 from animatediff_core.media import free_path, read_settings
@@ -102,6 +105,7 @@ def broken_vae(tmp_path):
     [
         (0.0, "every pixel of every frame is grey (#808080)", True),
         (-1.0, "every pixel of every frame is black (#000000)", True),
+        (float("nan"), "x: the VAE gives values that are no numbers", False),
     ],
 )
 def test_a_broken_clip_fails_its_job_and_is_kept_under_a_name_that_says_so(
@@ -116,6 +120,33 @@ def test_a_broken_clip_fails_its_job_and_is_kept_under_a_name_that_says_so(
     assert told in " ".join(done.stderr.split())
     names = {p.name for p in out.iterdir()} if out.is_dir() else set()
     assert names == ({"x-3.failed.gif", "x-3.failed.yaml"} if kept else set())
+
+
+def overflowing_vae() -> AutoencoderKL:
+    """A small VAE whose features are beyond fp16, but not beyond fp32."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
+    ).eval()  # fmt: skip
+    vae.decoder.conv_in.weight.data *= 2e5
+    return vae.requires_grad_(False)
+
+
+def test_a_half_precision_vae_that_overflows_decodes_again_in_fp32():
+    vae, told = overflowing_vae(), []
+    latents = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    vae.half()
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    frames = decode(vae, latents, chunk=2, on_overflow=lambda: told.append(1))
+    assert len(told) == 2  # once a chunk
+    after = vae.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert np.array_equal(frames, decode(vae.float(), latents, chunk=2))
+    assert np.ptp(frames) > 50
+    vae.decoder.conv_out.bias.data += float("nan")
+    with pytest.raises(ClipError, match="the VAE gives values that are no numbers"):
+        decode(vae, latents)
 
 
 def clip(value: float = 90, *, spread: int = 0, motion: int = 0, count: int = 4) -> np.ndarray:
