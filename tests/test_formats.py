@@ -183,9 +183,14 @@ def test_foreign_clips_carry_no_settings(tmp_path):
     write_clip(moving(2), tmp_path / "c.gif", Encoding(), text="made with love")
     write_clip(moving(2), tmp_path / "c.mp4", Encoding(format="mp4"))
     (tmp_path / "c.webp").write_bytes(b"RIFF")
+    write_clip(moving(1), tmp_path / "c.apng", Encoding(format="apng"), text="0" * 2**21)
     assert read_settings(tmp_path / "c.gif") is None
     assert read_settings(tmp_path / "c.mp4") is None
-    for name, told in (("c.webp", "is damaged or no clip"), ("d.gif", "no such clip")):
+    for name, told in (
+        ("c.webp", "is damaged or no clip"),
+        ("c.apng", "is damaged or no clip"),
+        ("d.gif", "no such clip"),
+    ):
         with pytest.raises(MediaError, match=told):
             read_settings(tmp_path / name)
 

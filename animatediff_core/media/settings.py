@@ -57,7 +57,8 @@ def _comment(path: Path) -> str | None:
             if "comment" in picture.info:
                 return bytes(picture.info["comment"]).decode(errors="replace")
             told = picture.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
+            ValueError) as error:  # fmt: skip
         raise MediaError(f"{path}: is damaged or no clip; name another file") from error
     if isinstance(told, bytes) and told.startswith(_UNICODE):
         return told.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")
