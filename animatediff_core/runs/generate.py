@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,14 +173,14 @@ def _run_job(
     job: Job, base: BaseModel, animated: AnimatedUNet, folder: Path
 ) -> Iterator[Step | Result]:
     try:
-        frames = None
-        for event in sample(job, base, animated):
+        frames, notes = None, dict[str, Any]()
+        for event in sample(job, base, animated, notes=notes):
             if isinstance(event, Step):
                 yield event
             else:
                 frames = event
         assert frames is not None
-        path = write(job, frames, base, folder)
+        path = write(job, frames, base, folder, notes=notes)
     except (torch.OutOfMemoryError, MemoryError):
         device = animated.unet.device
         message = f"{job.name}: not enough memory on {device}; lower the size or the frames"

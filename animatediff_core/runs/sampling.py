@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode, denoise_steps
+from ..diffusion.denoise import denoise_steps
 from ..diffusion.guidance import Guidance
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
@@ -17,6 +18,7 @@ from ..diffusion.text import embed_pair
 from ..errors import CheckpointError
 from ..jobs import Job
 from ..motion import AnimatedUNet, MotionModule
+from .decoding import decoded
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,13 @@ class Step:
     steps: int
 
 
-def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step | np.ndarray]:
-    """Steps, then the frames f h w 3 uint8 of one job on a loaded model."""
+def sample(
+    job: Job, base: BaseModel, animated: AnimatedUNet, *, notes: dict[str, Any] | None = None
+) -> Iterator[Step | np.ndarray]:
+    """Steps, then the frames f h w 3 uint8 of one job on a loaded model.
+
+    `notes` gets what the sidecar should say besides the job.
+    """
     motion: MotionModule = animated.motion
     device = animated.unet.device
     said = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
@@ -61,7 +68,7 @@ def sample(job: Job, base: BaseModel, animated: AnimatedUNet) -> Iterator[Step |
         raise CheckpointError(
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
         )
-    yield decode(base.vae, latents)
+    yield decoded(job, base, latents, {} if notes is None else notes)
 
 
 def _guidance(job: Job) -> Guidance:
