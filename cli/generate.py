@@ -11,6 +11,7 @@ from animatediff_core.jobs import (
     Job,
     job_from_options,
     load_prompt_file,
+    output_name,
     parse_prompts,
 )
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 def generate(
     prompt_file: Annotated[
         str | None,
-        typer.Argument(help="YAML prompt file, or a clip to make again; - is standard input."),
+        typer.Argument(
+            help="Prompt file (YAML, or another program's), or a clip to make again; - is standard "
+            "input."
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", help="What to show, without a file.")
@@ -46,6 +50,11 @@ def generate(
     frames: Annotated[
         int | None, typer.Option("-L", "--frames", help="Length of the clip.")
     ] = None,
+    window: options.WindowLength = None,
+    overlap: options.Overlap = None,
+    stride: options.Stride = None,
+    window_schedule: options.Schedule = None,
+    fuse: options.FuseWeights = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Guidance scale; 1 is off.")
@@ -60,12 +69,16 @@ def generate(
         int, typer.Option("-r", "--repeats", min=1, help="Clips for each job, seeds counting up.")
     ] = 1,
     fps: Annotated[float | None, typer.Option("--fps", help="Frames a second.")] = None,
-    format: Annotated[str | None, typer.Option("--format", help=" or ".join(FORMATS) + ".")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help=", ".join(FORMATS) + " (frames); default: gif.")
+    ] = None,
+    set_: options.Set = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the clips.")] = Path(
         "outputs"
     ),
     root: Annotated[
-        Path | None, typer.Option("--root", help="Where the paths of official prompt files begin.")
+        Path | None,
+        typer.Option("--root", help="Where the paths of other programs' prompt files begin."),
     ] = None,
     device: Annotated[
         str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")
@@ -87,10 +100,12 @@ def generate(
         "embeddings": tuple(embedding) if embedding else None, "negative_prompt": negative,
         "width": width, "height": height, "frames": frames, "steps": steps,
         "guidance_scale": guidance, "scheduler": scheduler, "seed": seed,
+        "window.length": window, "window.overlap": overlap, "window.schedule": window_schedule,
+        "window.stride": None if stride is None else stride + 1, "window.fuse": fuse,
+        "output.fps": fps, "output.format": format,
     }  # fmt: skip
-    said = {key: value for key, value in given.items() if value is not None}
-    clip = {k: v for k, v in (("fps", fps), ("format", format)) if v is not None}
-    jobs = _repeated(_jobs(prompt_file, prompt, preset, said, clip, root), repeats)
+    said = options.settings(given, set_)
+    jobs = _jobs(prompt_file, prompt, preset, said, repeats, root)
     options.go_offline(offline)
     if dry_run:
         from animatediff_core.runs.generate import plan
@@ -105,7 +120,7 @@ def _jobs(
     prompt: str | None,
     preset: str | None,
     said: dict[str, Any],
-    clip: dict[str, Any],
+    repeats: int,
     root: Path | None,
 ) -> list[Job]:
     if prompt_file is None and prompt is None:
@@ -115,57 +130,40 @@ def _jobs(
     if prompt is not None:
         if "motion" in said and "base" not in said and preset is None:
             raise AnimateDiffError("--motion needs --base or --preset: which model should move?")
-        return job_from_options(
-            {**said, **({"preset": preset} if preset else {}), "prompt": prompt, "output": clip}
-        )
+        chosen = {"preset": preset} if preset else {}
+        return job_from_options({"prompt": prompt, **said, **chosen}, repeats)
     if preset is not None:
         raise AnimateDiffError("--preset goes with --prompt; in a prompt file write preset: NAME")
     assert prompt_file is not None
     if "base" in said and "motion" not in said:
         said = {**said, "motion": None}
-    jobs = _read(prompt_file, root, said)
-    return [_with_output(job, clip) for job in jobs] if clip else jobs
+    return _read(prompt_file, root, said, repeats)
 
 
-def _read(prompt_file: str, root: Path | None, said: dict[str, Any]) -> list[Job]:
+def _read(prompt_file: str, root: Path | None, said: dict[str, Any], repeats: int) -> list[Job]:
     """The jobs of a prompt file; a clip stands for its sidecar, or for what it carries."""
     path = Path(prompt_file)
     if not path.is_dir() and path.suffix.lower().removeprefix(".") not in FORMATS:
-        return load_prompt_file(prompt_file, root=root, overrides=said)
+        return load_prompt_file(prompt_file, root=root, overrides=said, repeats=repeats)
     from animatediff_core.media import read_settings, sidecar_of
 
     sidecar = sidecar_of(path)
     if sidecar.is_file():
-        return load_prompt_file(sidecar, root=root, overrides=said)
+        return load_prompt_file(sidecar, root=root, overrides=said, repeats=repeats)
     text = read_settings(path)
     if text is None:
         raise AnimateDiffError(
             f"{path}: carries no settings and has no sidecar {sidecar.name} beside it; name a "
             "clip made by generate, or a prompt file"
         )
-    return parse_prompts(text, str(path), path.parent, root, said)
-
-
-def _with_output(job: Job, clip: dict[str, Any]) -> Job:
-    from dataclasses import replace
-
-    try:
-        return replace(job, output=replace(job.output, **clip))
-    except ValueError as error:
-        raise AnimateDiffError(f"{job.name}: {error}") from error
-
-
-def _repeated(jobs: list[Job], repeats: int) -> list[Job]:
-    from dataclasses import replace
-
-    return [replace(job, seed=(job.seed + i) % 2**64) for job in jobs for i in range(repeats)]
+    return parse_prompts(text, str(path), path.parent, root, said, repeats)
 
 
 def _show_plan(planned: "list[Planned]", output: Path) -> None:
     for one in planned:
         job = one.job
         render.result(
-            f"{output / job.name}-{job.seed}{job.output.suffix}",
+            f"{output / output_name(job)}{job.output.suffix}",
             {"name": job.name, "seed": job.seed, "prompt": job.prompt[0], "base": job.base,
              "motion": str(one.found.motion), "frames": job.frames, "width": job.width,
              "height": job.height, "steps": job.steps},

@@ -1,11 +1,17 @@
 """Options that several commands share, so that they read the same everywhere."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, get_args
 
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import Adapter
+from animatediff_core.jobs import Adapter, Fuse, WindowSchedule, parse_settings
+
+
+def _choices(choices: object, usual: str) -> str:
+    return f"{' or '.join(get_args(choices))}; default: {usual}."
+
 
 Base = Annotated[
     str | None,
@@ -48,6 +54,46 @@ PredictionType = Annotated[
         "say, else epsilon (SD2 checkpoint files: v_prediction)."
     ),
 ]
+WindowLength = Annotated[
+    int | None,
+    typer.Option(
+        "-C",
+        "--window",
+        help="Frames denoised together, for clips longer than the motion module's; default: all.",
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        "-O", "--overlap", help="Frames that windows share; default: a quarter of the window."
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "-S",
+        "--stride",
+        min=0,
+        help="Windows also over frames 2, 4, ... 2**N apart; default: 0, neighbours only. (In a "
+        "prompt file window.stride is one more: the number of such scales.)",
+    ),
+]
+Schedule = Annotated[
+    str | None, typer.Option("--window-schedule", help=_choices(WindowSchedule, "standard_static"))
+]
+FuseWeights = Annotated[
+    str | None,
+    typer.Option("--fuse", help="Weights where windows overlap: " + _choices(Fuse, "pyramid")),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any field of a job, for instance free_init.iterations=3 or output.max_size=2MB; may "
+        "be repeated.",
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub; use what is cached.")]
 DryRun = Annotated[
     bool,
@@ -56,6 +102,11 @@ DryRun = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack where something fails.")]
+
+
+def settings(given: Mapping[str, Any], others: Sequence[str] | None) -> dict[str, Any]:
+    """What the command line says of a job, by dotted keys, and in its `KEY=VALUE` texts."""
+    return parse_settings({k: v for k, v in given.items() if v is not None}, others or [])
 
 
 def adapters(given: list[str] | None) -> tuple[Adapter, ...]:

@@ -20,6 +20,7 @@ from animatediff_core.jobs import (
     load_preset,
     load_prompt_file,
     parse_prompts,
+    parse_settings,
     preset_names,
 )
 from animatediff_core.jobs.presets import OWN
@@ -131,22 +132,48 @@ def test_shorthands_mean_what_they_stand_for(said, meant):
     assert short == long
 
 
-def test_official_files_become_their_jobs(peer_prompts):
-    files = sorted(peer_prompts.glob("1_*/*.yaml")) + sorted(peer_prompts.glob("2_*/*.yaml"))
-    assert len(files) == 8
-    for file in files:
-        made = load_prompt_file(file)
-        assert len(made) == 8
-        assert all(job.steps == 25 and job.width == 512 for job in made)
-    lora = made[0].motion_loras[0]
-    assert (lora.path, lora.scale) == ("./models/MotionLoRA/v2_lora_ZoomIn.ckpt", 1.0)
-    assert made[0].seed == 43242532350557906
+@pytest.mark.parametrize(
+    ("window", "overlap", "schedule"),
+    [
+        ("12", 3, "standard_static"),
+        ("{length: 4, stride: 2}", 1, "standard_uniform"),
+        ("{length: 4, overlap: 2, schedule: looped_uniform, stride: 2}", 2, "looped_uniform"),
+    ],
+)
+def test_windows_overlap_by_a_quarter_and_shift_where_frames_lie_apart(window, overlap, schedule):
+    (job,) = jobs(f"jobs: [{{prompt: a, seed: 1, window: {window}}}]")
+    assert (job.window.overlap, job.window.schedule) == (overlap, schedule)
+    assert jobs(dump_job(job)) == [job]
 
 
-def test_official_sparsectrl_files_are_refused_by_key(peer_prompts):
-    for file in peer_prompts.glob("3_*/*.yaml"):
-        with pytest.raises(PromptFileError, match="controlnet_path: SparseCtrl is not supported"):
-            load_prompt_file(file)
+def test_another_format_leaves_behind_what_belonged_to_the_first():
+    text = "defaults: {output: {format: mp4, crf: 12, fps: 12}}\njobs: [{prompt: a}]"
+    (job,) = jobs(text, output={"format": "gif"})
+    assert job.output == Output(format="gif", fps=12)
+    assert jobs(text, output={"format": "mp4"})[0].output.crf == 12
+
+
+def test_options_by_dotted_key_and_their_texts():
+    said = parse_settings(
+        {"window.length": 8, "output.fps": 12}, ["output.max_size=2MB", "free_init=3", "window=6"]
+    )
+    (job,) = job_from_options({"prompt": "a", "seed": 1, **said})
+    assert job.window == Window(length=6, overlap=1)
+    assert (job.output.fps, job.output.max_size) == (12, 2_000_000)
+    assert job.free_init == FreeInit(iterations=3)
+    with pytest.raises(PromptFileError) as caught:
+        parse_settings({}, ["steps", "output.fsp=8", "seed.x=1"])
+    assert str(caught.value).splitlines() == [
+        "--set steps: must be KEY=VALUE, for instance output.fps=12",
+        "--set output.fsp: unknown key; did you mean fps?",
+        "--set seed.x: unknown key; seed has no parts",
+    ]
+
+
+def test_repeats_count_seeds_up():
+    made = parse_prompts("jobs: [{prompt: a, seed: [7, 18446744073709551615]}]", "f", Path(),
+                         repeats=2)  # fmt: skip
+    assert [job.seed for job in made] == [7, 8, 2**64 - 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +207,10 @@ def test_official_sparsectrl_files_are_refused_by_key(peer_prompts):
         ("preset: tinny\njobs: [{prompt: a}]", "no preset 'tinny'; there are"),
         ("jobs: [", "no valid YAML in line 1"),
         ("just text", "must be a mapping"),
+        ("jobs: [{prompt: a, steps: 1, steps: 2}]", "the key 'steps' stands twice in one mapping"),
+        ("jobs: [{prompt: ' '}]", "prompt: must be a text"),
+        ("jobs: [{prompt: a, output: {name: ../x}}]", "must be a path inside the output folder"),
+        ("jobs: [{prompt: a, output: {name: '{sed}'}}]", "unknown field {sed}; there are {name}"),
         ("- {prompt: [a, b, c], seed: [1, 2]}", r"seed: has 2 values for 3 prompts"),
     ],
 )

@@ -1,5 +1,6 @@
 """Prompt files and presets, read into frozen Job records; no tensor code."""
 
+from .naming import output_name
 from .output import FORMATS, Output
 from .presets import (
     KEPT_FOLDER,
@@ -9,17 +10,20 @@ from .presets import (
     load_preset,
     preset_names,
 )
-from .prompt_file import job_from_options, load_prompt_file, parse_prompts
-from .records import Adapter, Job
-from .sampling import FreeInit, Noise, Upscale, Window
+from .prompt_file import job_from_options, load_prompt_file, parse_prompts, parse_settings
+from .records import CONTROL_FIELDS, Adapter, Job
+from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule
 from .sidecar import dump_job
 
 __all__ = [
+    "CONTROL_FIELDS",
     "FORMATS",
     "FreeInit",
+    "Fuse",
     "Noise",
     "Upscale",
     "Window",
+    "WindowSchedule",
     "KEPT_FOLDER",
     "Adapter",
     "Job",
@@ -31,6 +35,8 @@ __all__ = [
     "kept_adapters",
     "load_preset",
     "load_prompt_file",
+    "output_name",
     "parse_prompts",
+    "parse_settings",
     "preset_names",
 ]

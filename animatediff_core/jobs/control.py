@@ -163,6 +163,16 @@ class Animate:
         one_of("animate.fit", self.fit, Fit)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of the picture with a prompt of its own; later ones lie in front."""
+
+    prompt: Mapping[int, str]
+    """Text from a frame on, as the job's own."""
+    mask: Pictures
+    """White where the prompt acts."""
+
+
 def _check_share(key: str, strength: float, start: float, end: float) -> None:
     if strength < 0:
         raise ValueError(f"{key}.strength must be 0 or more, got {strength:g}")

@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from .kinds import SOURCE
+from .output import Output
 from .reader import expand, hints_of, without_none
 from .records import Job
 
 _OF_MODULE = ("motion_version", "betas")
 """Settings that belong to the motion module they stand with, and to no other."""
+_OF_FORMAT = ("codec", "crf", "quality", "dither")
+"""Settings that belong to the output format they stand with."""
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """A dotted key as settings: `output.fps` is fps in the record output."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
 
 
 def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +42,8 @@ def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
         if key in lower and key in upper and is_dataclass(without_none(kind)[0]):
             below, above = expand(kind, lower[key]), expand(kind, upper[key])
             if isinstance(below, Mapping) and isinstance(above, Mapping):
+                if "format" in above and above["format"] != below.get("format", Output.format):
+                    below = {k: v for k, v in below.items() if k not in _OF_FORMAT}
                 both[key] = {**below, **above}
     return both
 
@@ -39,7 +52,7 @@ def rooted(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The settings with paths that exist beside the file as seen from the working folder."""
 
     def root(name: str) -> str:
-        if Path(name).is_absolute() or ":" in name:
+        if Path(name).is_absolute() or ":" in name or folder == Path():
             return name
         here = folder / name
         return str(here) if here.exists() or name.startswith(".") else name
@@ -64,6 +77,8 @@ def _changed(kind: Any, value: Any, change: Callable[[str], str]) -> Any:
         return change(value) if is_source else value
     if get_origin(kind) is tuple and get_args(kind)[-1] is ...:
         return value and [_changed(get_args(kind)[0], item, change) for item in value]
+    if get_origin(kind) is Mapping and isinstance(value, Mapping):
+        return {key: _changed(get_args(kind)[1], one, change) for key, one in value.items()}
     if is_dataclass(kind) and isinstance(value, Mapping):
         hints = hints_of(kind)  # type: ignore[arg-type]
         return {

@@ -38,6 +38,10 @@ class Output:
     """Frames a second to which ffmpeg's minterpolate brings the clip, above fps."""
     sheet: bool = False
     """A contact sheet, PNG, beside the clip."""
+    name: str = "{name}-{seed}"
+    """The file's name without its ending, in the output folder; it may have subfolders. Fields in
+    braces: any of the job (seed, prompt, steps, output.fps), preset, index (the job's number in the
+    file, from 1) and the keys of the matrix; {index:03} fills up with zeros."""
 
     def __post_init__(self) -> None:
         one_of("output.format", self.format, Format)

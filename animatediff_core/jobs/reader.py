@@ -7,6 +7,7 @@ for texts by frame, one text is the text from frame 0 on.
 
 import difflib
 import math
+import reprlib
 import types
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -81,18 +82,21 @@ def read_fields(
     skip: Collection[str] = (),
 ) -> dict[str, Any]:
     """The record's fields that stand in `given`, without those to skip; unknown keys and missing
-    fields are problems. `place` is what stands before a key in messages: `jobs[0].`."""
+    fields are problems, null is a field's usual value. `place` is what stands before a key in
+    messages: `jobs[0].`."""
     hints = hints_of(record)
     check_keys(given, hints, place, problems)
+    values = {}
     for field in fields(record):
+        key, value = field.name, given.get(field.name)
+        if key in skip:
+            continue
         needed = field.default is MISSING and field.default_factory is MISSING
-        if needed and field.name not in given and field.name not in skip:
-            problems.append(f"{place}{field.name}: is missing")
-    return {
-        key: read(hints[key], value, f"{place}{key}", problems)
-        for key, value in given.items()
-        if key in hints and key not in skip
-    }
+        if value is not None or (key in given and without_none(hints[key])[1]):
+            values[key] = read(hints[key], value, f"{place}{key}", problems)
+        elif needed:
+            problems.append(f"{place}{key}: is missing")
+    return values
 
 
 def check_keys(given: Iterable[Any], known: Iterable[str], place: str, problems: list[str]) -> None:
@@ -103,6 +107,20 @@ def check_keys(given: Iterable[Any], known: Iterable[str], place: str, problems:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             problems.append(f"{place}{key}: unknown key; {hint}")
+
+
+def check_path(record: type, path: str, place: str, problems: list[str]) -> None:
+    """A problem where a dotted key (`output.fps`) does not name a field."""
+    first, dot, rest = path.partition(".")
+    before = len(problems)
+    check_keys([first], hints_of(record), place, problems)
+    if not dot or len(problems) > before:
+        return
+    inner, _ = without_none(hints_of(record)[first])
+    if is_dataclass(inner):
+        check_path(inner, rest, f"{place}{first}.", problems)  # type: ignore[arg-type]
+    else:
+        problems.append(f"{place}{path}: unknown key; {first} has no parts")
 
 
 def _record(kind: type, value: Any, where: str, problems: list[str]) -> Any:
@@ -162,7 +180,7 @@ def _number(kind: type, value: Any, where: str, problems: list[str]) -> Any:
 
 
 def _wrong(kind: Any, value: Any, where: str, problems: list[str]) -> None:
-    problems.append(f"{where}: must be {described(kind)}, got {value!r}")
+    problems.append(f"{where}: must be {described(kind)}, got {reprlib.repr(value)}")
 
 
 def described(kind: Any) -> str:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .choices import one_of
+from .control import Animate, ControlNet, IPAdapter, Keyframes, Region, SparseControl, Start
 from .kinds import Source
+from .naming import output_name
 from .output import Output
 from .sampling import FreeInit, Noise, Upscale, Window
 
@@ -16,6 +18,9 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
                 "motion_loras", "embeddings")  # fmt: skip
 """A job's fields that say which model it needs."""
+CONTROL_FIELDS = ("controlnets", "sparse_controls", "ip_adapters", "start", "keyframes", "animate",
+                  "regions")  # fmt: skip
+"""A job's fields that lead it by pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,13 @@ class Job:
     betas: tuple[float, float, str] | None = None
     """Noise schedule: start, end (above 0, below 1) and diffusers' name for the way between;
     None is what the motion module was trained with."""
+    controlnets: tuple[ControlNet, ...] = ()
+    sparse_controls: tuple[SparseControl, ...] = ()
+    ip_adapters: tuple[IPAdapter, ...] = ()
+    start: Start | None = None
+    keyframes: Keyframes | None = None
+    animate: Animate | None = None
+    regions: tuple[Region, ...] = ()
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
@@ -120,6 +132,8 @@ class Job:
                     f"betas must be start, end and one of {', '.join(BETA_SCHEDULES)}, with "
                     f"0 < start <= end < 1, got {list(self.betas)}"
                 )
+
+        output_name(self)
 
     def _check_guidance(self) -> None:
         if not 0 <= self.guidance_rescale <= 1:

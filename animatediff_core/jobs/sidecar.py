@@ -1,7 +1,7 @@
 """The sidecar: a prompt file beside each clip that makes the same clip again."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 from .layers import with_sources
 from .presets import OWN
 from .records import Job
+from .sampling import Window
 
 _ALWAYS = OWN | {"name", "prompt", "seed", "base"}
 """What a base model alone would decide, and what tells one job from another."""
@@ -32,6 +33,8 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
 def _plain(value: Any, always: frozenset[str] = frozenset()) -> Any:
     """A record as a mapping of those fields that are not as usual; texts by frame with one text
     as that text."""
+    if isinstance(value, Window):  # of which one field follows from another
+        return asdict(value)
     if is_dataclass(value):
         written = {}
         for field in fields(value):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
-from ..jobs import Job
+from ..errors import AnimateDiffError, CheckpointError, PromptFileError, SurroundingsError
+from ..jobs import CONTROL_FIELDS, Job
 from ..motion import AnimatedUNet, inflate
 from .device import choose
 from .job_check import check_sampler, check_text
@@ -105,6 +105,11 @@ def parts_of(job: Job) -> Parts:
 
 
 def _check_job(job: Job, found: Found) -> None:
+    for key in CONTROL_FIELDS:
+        if getattr(job, key):
+            raise PromptFileError(
+                f"{job.name}: {key} is read, but generate cannot follow it yet; remove it"
+            )
     if found.motion_config.conv_in_channels is not None:
         raise CheckpointError(
             f"{job.name}: {found.motion.name} is a PIA module, which animates a picture, and "

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..checkpoints.base import BaseModel
 from ..errors import ClipError
-from ..jobs import Job, Output, dump_job
+from ..jobs import Job, Output, dump_job, output_name
 from ..media import (
     MARK,
     Encoding,
@@ -47,7 +47,7 @@ def write(
     """
     verdict = judge(frames, job.frames)
     made = {**made_with(base.unet), **(notes or {})}
-    stem = f"{job.name}-{job.seed}"
+    stem = output_name(job)
     if verdict.fault is not None:
         kept = _write(job, frames, made, folder, f"{stem}.failed")
         raise ClipError(
@@ -82,7 +82,8 @@ def encoding_of(output: Output) -> Encoding:
 
 def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: str) -> Path:
     suffix = job.output.suffix
-    path = free_path(folder, stem, suffix)
+    place = folder / stem
+    path = free_path(place.parent, place.name, suffix)
     sidecar, sheet = (path.with_name(path.name.removesuffix(suffix) + end)
                       for end in (".yaml", ".sheet.png"))  # fmt: skip
     whole = False
