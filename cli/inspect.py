@@ -1,12 +1,13 @@
 """`animatediff inspect`: what is this file, and where does it go?"""
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import load_preset, preset_names
+from animatediff_core.jobs import load_preset, preset_names, prompt_schema
 
 from . import options, render
 
@@ -19,6 +20,9 @@ def inspect(
         list[Path] | None, typer.Argument(help="Weight files or model folders.")
     ] = None,
     presets: Annotated[bool, typer.Option("--presets", help="List the presets.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print a JSON Schema of prompt files, for editors.")
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -29,8 +33,10 @@ def inspect(
         for name in preset_names():
             settings = load_preset(name)
             render.result(_preset_line(name, settings), {"name": name, **settings})
+    if schema:
+        render.result(dumps(prompt_schema(), indent=1))
     if not files:
-        if presets:
+        if presets or schema:
             return
         raise AnimateDiffError("nothing to do; name a weight file, or ask for --presets")
     from animatediff_core.runs.inspect import run

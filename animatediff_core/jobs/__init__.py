@@ -13,6 +13,7 @@ from .presets import (
 from .prompt_file import job_from_options, load_prompt_file, parse_prompts, parse_settings
 from .records import CONTROL_FIELDS, Adapter, Job
 from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule
+from .schema import prompt_schema
 from .sidecar import dump_job
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "parse_prompts",
     "parse_settings",
     "preset_names",
+    "prompt_schema",
 ]

@@ -23,6 +23,9 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
     (device, versions, digests); it is not read.
     """
     settings = with_sources(_plain(job, _ALWAYS), _absolute)
+    for key in ("prompt", "negative_prompt"):
+        if list(settings.get(key, ())) == [0]:
+            settings[key] = settings[key][0]
     # base stands above the jobs too, so that no preset adds what the job did not have
     content: dict[str, Any] = {"base": settings["base"], "jobs": [settings]}
     if made_with:
@@ -31,8 +34,7 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
 
 
 def _plain(value: Any, always: frozenset[str] = frozenset()) -> Any:
-    """A record as a mapping of those fields that are not as usual; texts by frame with one text
-    as that text."""
+    """A record as a mapping of those fields that are not as usual."""
     if isinstance(value, Window):  # of which one field follows from another
         return asdict(value)
     if is_dataclass(value):
@@ -47,8 +49,7 @@ def _plain(value: Any, always: frozenset[str] = frozenset()) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, Mapping):
-        plain = {key: _plain(one) for key, one in value.items()}
-        return plain[0] if list(plain) == [0] and isinstance(plain[0], str) else plain
+        return {key: _plain(one) for key, one in value.items()}
     return value
 
 
