@@ -191,8 +191,9 @@ def _run(
             if isinstance(event, Loading):
                 bars.update(steps, description="loading", info=event.source, completed=0)
             elif isinstance(event, Step):
+                done = event.step + event.window / event.windows
                 bars.update(
-                    steps, description="steps", total=event.steps, completed=event.step,
+                    steps, description="steps", total=event.steps, completed=done,
                     info=event.job.name,
                 )  # fmt: skip
             elif isinstance(event, Result):

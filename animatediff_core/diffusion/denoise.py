@@ -1,9 +1,10 @@
 """From noise to latents to frames.
 
-Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
+Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,10 +13,42 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from ..errors import ClipError
+from ..jobs import Window
 from ..motion import AnimatedUNet, Conditions
 from .guidance import Guidance, guide
 from .noise import step_noise
 from .still import StillUNet
+from .windows import divides, parts_at
+
+FrameText = Callable[[Tensor], Tensor]
+"""From frame numbers, k, to their text, b k n d: what a long clip does not hold for all frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided:
+    """What a clip is led to and away from."""
+
+    text: Tensor | FrameText
+    """b n d, b f n d, or a function of the frames."""
+    negative_text: Tensor | FrameText
+    conditions: Conditions | None = None
+    negative_conditions: Conditions | None = None
+    guidance: Guidance = field(default_factory=Guidance)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a loop is."""
+
+    step: int
+    """Steps done."""
+    steps: int
+    window: int
+    """Windows done of the step in progress; 0 when it is over."""
+    windows: int
+    """Windows of that step; 1 where the clip is not divided."""
+    latents: Tensor
+    """b c f h w after the last step that is done."""
 
 
 def denoise(
@@ -32,26 +65,32 @@ def denoise(
     negative_conditions: Conditions | None = None,
     generator: torch.Generator | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    windows: Window | None = None,
+    start: int = 0,
+    source: Tensor | None = None,
 ) -> Tensor:
     """Sample clips with classifier-free guidance.
 
     latents: unit-variance noise b c f h w (init_noise_sigma is applied here); text and
     negative_text: b n d or b f n d. `generator` feeds schedulers that add noise. `on_step` is
     told (done, steps). Guidance 1 or less needs no negative half and skips it; `guidance`, where
-    given, says more than guidance_scale and stands in its place. Returns b c f h w.
+    given, says more than guidance_scale and stands in its place. `windows`: how a clip longer than
+    the motion module's is divided. `source`: clean latents b c f h w that step `start`, counted
+    from 0, begins from, with the noise added to them. Returns b c f h w.
     """
+    guided = Guided(
+        text=text, negative_text=negative_text, conditions=conditions,
+        negative_conditions=negative_conditions or conditions,
+        guidance=guidance or Guidance(scale=guidance_scale),
+    )  # fmt: skip
     x = latents
-    guided = (
-        guidance or Guidance(scale=guidance_scale),
-        negative_text,
-        negative_conditions or conditions,
-    )
-    for done, total, stepped in denoise_steps(
-        animated, scheduler, latents, text, guided, steps, conditions, generator
-    ):
-        x = stepped
-        if on_step is not None:
-            on_step(done, total)
+    for progress in denoise_steps(
+        animated, scheduler, latents, guided, steps=steps, generator=generator, windows=windows,
+        start=start, source=source,
+    ):  # fmt: skip
+        x = progress.latents
+        if on_step is not None and progress.window == 0:
+            on_step(progress.step, progress.steps)
     return x
 
 
@@ -59,31 +98,101 @@ def denoise_steps(
     animated: AnimatedUNet | StillUNet,
     scheduler: SchedulerMixin,
     latents: Tensor,
-    text: Tensor,
-    guided: tuple[Guidance, Tensor, Conditions | None],
+    guided: Guided,
+    *,
     steps: int,
-    conditions: Conditions | None,
-    generator: torch.Generator | None,
-) -> Iterator[tuple[int, int, Tensor]]:
-    """The same step by step: yields (done, steps, latents). `guided` is the guidance with
-    the negative text and conditions. The schedule runs in the latents' dtype, the model in its own.
+    generator: torch.Generator | None = None,
+    windows: Window | None = None,
+    start: int = 0,
+    source: Tensor | None = None,
+) -> Iterator[Progress]:
+    """The same step by step, and within a step window by window.
+
+    The schedule runs in the latents' dtype, the model in its own.
     """
-    guidance, negative, negative_conditions = guided
-    dtype = next(animated.unet.parameters()).dtype
-    scheduler.set_timesteps(steps, device=latents.device)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # else looked up by timestep: wrong where two are alike
-    x = latents * scheduler.init_noise_sigma
+    timesteps = _timesteps(scheduler, steps, start, latents.device)
+    x = _begin(scheduler, timesteps, latents, source)
     extra = step_noise(scheduler, x, generator)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
-        with torch.no_grad():
-            given = scheduler.scale_model_input(x, timestep).to(dtype)
-            predicted = animated(given, timestep, text, conditions).to(x.dtype)
-            if (scale := guidance.at(done - 1, len(scheduler.timesteps))) > 1:
-                without = animated(given, timestep, negative, negative_conditions).to(x.dtype)
-                predicted = guide(predicted, without, scale, guidance.rescale)
-            x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
-        yield done, len(scheduler.timesteps), x
+    divided = windows if divides(windows, x.shape[2]) else None
+    before, total = len(scheduler.timesteps) - len(timesteps), len(scheduler.timesteps)
+    for index, timestep in enumerate(timesteps):
+        scale = guided.guidance.at(before + index, total)
+        given = scheduler.scale_model_input(x, timestep)
+        if divided is None:
+            parts = []
+            predicted = _predict(animated, given, timestep, guided, scale)
+        else:
+            parts = parts_at(divided, x.shape[2], index, x.device)
+            predicted = torch.zeros_like(x)
+        for number, part in enumerate(parts, start=1):
+            share = _predict(animated, given, timestep, guided, scale, part.frames)
+            part.add_to(predicted, share)
+            if number < len(parts):
+                yield Progress(index, len(timesteps), number, len(parts), x)
+        x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
+        yield Progress(index + 1, len(timesteps), 0, len(parts) or 1, x)
+
+
+@torch.no_grad()
+def _predict(
+    animated: AnimatedUNet | StillUNet,
+    given: Tensor,
+    timestep: Tensor,
+    guided: Guided,
+    scale: float,
+    frames: Tensor | None = None,
+) -> Tensor:
+    """The guided prediction, b c f h w, for the whole clip or for a window's frames of it."""
+    total = given.shape[2]
+    part = given if frames is None else given.index_select(2, frames)
+    part = part.to(next(animated.unet.parameters()).dtype)
+
+    def call(text: Tensor | FrameText, conditions: Conditions | None) -> Tensor:
+        if frames is not None and conditions is not None:
+            conditions = conditions.at(frames, total)
+        states = _text_at(text, frames, total)
+        predicted: Tensor = animated(part, timestep, states, conditions)
+        return predicted.to(given.dtype)
+
+    predicted = call(guided.text, guided.conditions)
+    if scale > 1:
+        without = call(guided.negative_text, guided.negative_conditions)
+        predicted = guide(predicted, without, scale, guided.guidance.rescale)
+    return predicted
+
+
+def _text_at(text: Tensor | FrameText, frames: Tensor | None, total: int) -> Tensor:
+    """b n d where all frames have one text, else b k n d."""
+    if callable(text):
+        return text(torch.arange(total) if frames is None else frames)
+    return text if frames is None or text.ndim == 3 else text.index_select(1, frames)
+
+
+def num_steps(scheduler: SchedulerMixin, steps: int, start: int = 0) -> int:
+    """How many `Progress.steps` a loop has: some schedulers take more than asked, in halves."""
+    return len(_timesteps(scheduler, steps, start, torch.device("cpu")))
+
+
+def _timesteps(scheduler: SchedulerMixin, steps: int, start: int, device: torch.device) -> Tensor:
+    if not 0 <= start < steps:
+        raise ValueError(f"start must be 0 up to steps - 1 = {steps - 1}, got {start}")
+    scheduler.set_timesteps(steps, device=device)
+    first = start * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)  # else looked up by timestep: wrong where two are alike
+    timesteps: Tensor = scheduler.timesteps[first:]
+    return timesteps
+
+
+def _begin(
+    scheduler: SchedulerMixin, timesteps: Tensor, noise: Tensor, source: Tensor | None
+) -> Tensor:
+    """What the first step is given, b c f h w: noise alone, or noise upon a clean clip."""
+    if source is None:
+        first: Tensor = noise * scheduler.init_noise_sigma
+    else:
+        first = scheduler.add_noise(source, noise, timesteps[:1])
+    return first
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """The paper: the motion module, and how an image UNet takes it in."""
 
+from .conditions import Conditions, added_conditions
 from .config import LINEAR_BETAS, VERSIONS, Betas, MotionConfig, for_unet
-from .inflation import AnimatedUNet, Conditions, added_conditions, inflate
+from .inflation import AnimatedUNet, inflate
 from .module import MotionModule
 
 __all__ = [
-    "added_conditions",
     "LINEAR_BETAS",
     "VERSIONS",
     "AnimatedUNet",
@@ -13,6 +13,7 @@ __all__ = [
     "Conditions",
     "MotionConfig",
     "MotionModule",
+    "added_conditions",
     "for_unet",
     "inflate",
 ]

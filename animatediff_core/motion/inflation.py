@@ -17,31 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import CheckpointError
+from .conditions import NO_CONDITIONS, Conditions, added_conditions
 from .module import MotionModule, TemporalTransformer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """Everything besides sample, timestep and text that one UNet call can take."""
-
-    pooled_text: Tensor | None = None
-    """SDXL's pooled text, b d."""
-    size_ids: Tensor | None = None
-    """SDXL's original size, crop corner and target size in pixels, b 6."""
-    down_residuals: tuple[Tensor, ...] = ()
-    """ControlNet's additions to the skip connections, each (b f) c h w."""
-    mid_residual: Tensor | None = None
-    """ControlNet's addition to the mid block, (b f) c h w."""
-    image_embeddings: tuple[Tensor, ...] = ()
-    """IP-Adapter's image embeddings, each (b f) images n d."""
-    image_latents: Tensor | None = None
-    """PIA's further input, b 5 f h w: a mask (how alike each frame is to the picture), then the
-    picture's latents in every frame. PIA modules need it, others have no use for it."""
-    motion_strength: float = 1.0
-    """Scale of the motion module's residual; 0 gives the plain image model, 1 the trained one."""
-
-
-NO_CONDITIONS = Conditions()
 
 
 def inflate(unet: UNet2DConditionModel, motion: MotionModule) -> "AnimatedUNet":
@@ -280,15 +257,3 @@ def _resnet_norms(unet: UNet2DConditionModel) -> Iterator[nn.GroupNorm]:
             yield resnet.norm2
     if unet.conv_norm_out is not None:
         yield unet.conv_norm_out
-
-
-def added_conditions(given: Conditions, frames: int) -> dict[str, Tensor | list[Tensor]]:
-    """The UNet's added_cond_kwargs for `frames` pictures of each clip."""
-    added: dict[str, Tensor | list[Tensor]] = {}
-    if given.pooled_text is not None:
-        added["text_embeds"] = given.pooled_text.repeat_interleave(frames, 0)
-    if given.size_ids is not None:
-        added["time_ids"] = given.size_ids.repeat_interleave(frames, 0)
-    if given.image_embeddings:
-        added["image_embeds"] = list(given.image_embeddings)
-    return added

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
+from ..diffusion.windows import divides, most_scales
 from ..errors import AnimateDiffError, CheckpointError, PromptFileError, SurroundingsError
 from ..jobs import CONTROL_FIELDS, Job
 from ..motion import AnimatedUNet, inflate
@@ -115,12 +116,7 @@ def _check_job(job: Job, found: Found) -> None:
             f"{job.name}: {found.motion.name} is a PIA module, which animates a picture, and "
             "generate cannot give it one yet; use another motion module"
         )
-    longest = found.motion_config.max_frames
-    if job.frames > longest:
-        raise CheckpointError(
-            f"{job.name}: {job.frames} frames, but {found.motion.name} knows {longest} at most; "
-            f"lower frames (-L) to {longest}"
-        )
+    _check_length(job, found)
     for side in ("width", "height"):
         size = getattr(job, side)
         if size % found.factor:
@@ -132,6 +128,29 @@ def _check_job(job: Job, found: Found) -> None:
     check_text(job, found)
     check_sampler(job, found)
     check_output(job)
+
+
+def _check_length(job: Job, found: Found) -> None:
+    """What the motion module sees at once is no longer than it knows."""
+    longest, window = found.motion_config.max_frames, job.window
+    name = found.motion.name
+    if window is not None and window.length > longest:
+        raise CheckpointError(
+            f"{job.name}: window.length (-C) is {window.length}, but {name} knows {longest} "
+            f"frames at most; lower it to {longest}"
+        )
+    if window is None or not divides(window, job.frames):
+        if job.frames > longest:
+            raise CheckpointError(
+                f"{job.name}: {job.frames} frames, but {name} knows {longest} at most; set "
+                f"window.length (-C) to {longest} or less, or lower frames (-L) to {longest}"
+            )
+        return
+    if window.stride > (most := most_scales(window, job.frames)):
+        raise CheckpointError(
+            f"{job.name}: window.stride (-S) {window.stride} spreads a window over more than the "
+            f"{job.frames} frames; lower it to {most}, or lower window.length (-C)"
+        )
 
 
 def run(

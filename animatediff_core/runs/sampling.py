@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import denoise_steps
+from ..diffusion.denoise import Guided, denoise_steps
 from ..diffusion.guidance import Guidance
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
@@ -25,11 +25,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step of a job is done."""
+    """One denoising step of a job is done, or one window of a step."""
 
     job: Job
     step: int
+    """Steps done."""
     steps: int
+    window: int = 0
+    """Windows done of the step in progress; 0 when it is over."""
+    windows: int = 1
 
 
 def sample(
@@ -56,14 +60,17 @@ def sample(
     channels = animated.unet.config.in_channels
     shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
     latents = draw_noise(job.seed, shape, job.noise).to(device)
-    size = (job.height, job.width)
-    guided = (_guidance(job), negative.tokens, size_conditions(negative.pooled, *size))
-    for done, total, x in denoise_steps(
-        animated, scheduler, latents, text.tokens, guided, job.steps,
-        size_conditions(text.pooled, *size), seeded(job.seed ^ 1),
+    guided = Guided(
+        text=text.tokens, negative_text=negative.tokens, guidance=_guidance(job),
+        conditions=size_conditions(text.pooled, job.height, job.width),
+        negative_conditions=size_conditions(negative.pooled, job.height, job.width),
+    )  # fmt: skip
+    for progress in denoise_steps(
+        animated, scheduler, latents, guided, steps=job.steps, windows=job.window,
+        generator=seeded(job.seed ^ 1),
     ):  # fmt: skip
-        latents = x
-        yield Step(job, done, total)
+        latents = progress.latents
+        yield Step(job, progress.step, progress.steps, progress.window, progress.windows)
     if not torch.isfinite(latents).all():
         raise CheckpointError(
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"

@@ -1,0 +1,117 @@
+"""Windows: the overlapping parts of a long clip that are denoised together, and their weights.
+
+A motion module knows a few frames at most. A longer clip is predicted window by window in every
+step; where windows overlap, their predictions are averaged by weights that sum to 1 in each frame.
+
+Legend: b batch, f frames, k frames of a window, c channels, h w latent size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..jobs import Window
+
+
+@dataclass(frozen=True)
+class Part:
+    """One window of one step."""
+
+    frames: Tensor
+    """Numbers of its frames in their order, k; a window around the clip's end wraps."""
+    weights: Tensor
+    """Its share in the prediction of each of them, k, above 0 up to 1."""
+
+    def add_to(self, whole: Tensor, predicted: Tensor) -> None:
+        """Add its weighted prediction, b c k h w, to the clip's, b c f h w, in place."""
+        share = predicted * self.weights.view(-1, 1, 1).to(predicted)
+        whole[:, :, self.frames] += share  # no frame is in a window twice
+
+
+def divides(window: Window | None, frames: int) -> bool:
+    """Whether a clip is denoised in windows; one that fits is not, unless it must loop."""
+    if window is None:
+        return False
+    return frames > window.length or window.schedule == "looped_uniform"
+
+
+def longest_window(window: Window, frames: int) -> int:
+    """Frames that the model sees at once."""
+    return min(window.length, frames)
+
+
+def most_scales(window: Window, frames: int) -> int:
+    """The largest `stride` with which a window of its widest scale still lies within the clip."""
+    length = longest_window(window, frames)
+    scales = 1
+    while (length - 1) * 2**scales < frames:
+        scales += 1
+    return scales
+
+
+def parts_at(window: Window, frames: int, step: int, device: torch.device) -> list[Part]:
+    """All windows of a step, counted from 0, with weights that sum to 1 in every frame."""
+    places = windows_at(window, frames, step)
+    raw = [_weights(window, frames, place) for place in places]
+    total = torch.zeros(frames, dtype=torch.float64)
+    numbers = [torch.tensor(place) for place in places]
+    for number, weights in zip(numbers, raw, strict=True):
+        total[number] += weights
+    return [
+        Part(number.to(device), (weights / total[number]).float().to(device))
+        for number, weights in zip(numbers, raw, strict=True)
+    ]
+
+
+def windows_at(window: Window, frames: int, step: int) -> list[list[int]]:
+    """The frames of each window of a step. Together they cover the clip, each frame once in each.
+
+    Neighbours share at least `overlap` frames. Uniform windows are shifted from step to step, so
+    that their seams never lie in the same place for long; static ones lie where they lie.
+    """
+    length = longest_window(window, frames)
+    if window.schedule == "standard_static":
+        return [list(range(s, s + length)) for s in _starts(window, length, frames, 1, 0.0)]
+    shift = reversed_bits(step)
+    found = []
+    for scale in (2**i for i in range(window.stride)):
+        if window.schedule == "looped_uniform":
+            first = round(frames * shift) + int(shift * scale)
+            starts = list(range(first, first + frames, window.length * scale - window.overlap))
+        else:
+            starts = _starts(window, length, frames, scale, shift)
+        found += [[(start + i * scale) % frames for i in range(length)] for start in starts]
+    return found
+
+
+def _starts(window: Window, length: int, frames: int, scale: int, shift: float) -> list[int]:
+    """First frames of windows that end with the clip at the latest; `shift` is 0 up to 1 hops."""
+    last = frames - (length - 1) * scale - 1
+    hop = length * scale - window.overlap
+    return sorted({min(int(scale * shift), last), last, *range(int(hop * shift), last, hop)})
+
+
+def reversed_bits(step: int) -> float:
+    """0, 1/2, 1/4, 3/4, 1/8, ...: fractions that fill 0 to 1 evenly however few are taken."""
+    value, half = 0.0, 0.5
+    while step:
+        value += half * (step & 1)
+        step, half = step >> 1, half / 2
+    return value
+
+
+def _weights(window: Window, frames: int, place: list[int]) -> Tensor:
+    """How much a window counts in each of its frames before all are brought to sum 1."""
+    length = len(place)
+    near = torch.arange(1, length + 1, dtype=torch.float64)
+    if window.fuse == "flat":
+        return torch.ones_like(near)
+    edge = torch.minimum(near, near.flip(0))  # 1 2 3 .. 3 2 1
+    if window.fuse == "pyramid":  # FreeNoise, arXiv 2310.15169, section 3.2
+        return edge
+    looped = window.schedule == "looped_uniform"
+    ramp = (near / (window.overlap + 1)).clamp(max=1)
+    before = ramp if looped or place[0] > 0 else torch.ones_like(ramp)
+    after = ramp.flip(0) if looped or place[-1] < frames - 1 else torch.ones_like(ramp)
+    return torch.minimum(before, after)

@@ -1,0 +1,60 @@
+"""What one call of an animated UNet can take besides sample, timestep and text.
+
+Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Everything besides sample, timestep and text that one UNet call can take."""
+
+    pooled_text: Tensor | None = None
+    """SDXL's pooled text, b d."""
+    size_ids: Tensor | None = None
+    """SDXL's original size, crop corner and target size in pixels, b 6."""
+    down_residuals: tuple[Tensor, ...] = ()
+    """ControlNet's additions to the skip connections, each (b f) c h w."""
+    mid_residual: Tensor | None = None
+    """ControlNet's addition to the mid block, (b f) c h w."""
+    image_embeddings: tuple[Tensor, ...] = ()
+    """IP-Adapter's image embeddings, each (b f) images n d."""
+    image_latents: Tensor | None = None
+    """PIA's further input, b 5 f h w: a mask (how alike each frame is to the picture), then the
+    picture's latents in every frame. PIA modules need it, others have no use for it."""
+    motion_strength: float = 1.0
+    """Scale of the motion module's residual; 0 gives the plain image model, 1 the trained one."""
+
+    def at(self, frames: Tensor, total: int) -> "Conditions":
+        """The same for some frames of a clip of `total`: their numbers, k, in a window's order."""
+
+        def folded(clip: Tensor) -> Tensor:  # (b f) ... -> (b k) ...
+            kept: Tensor = clip.unflatten(0, (-1, total)).index_select(1, frames)
+            return kept.flatten(0, 1)
+
+        image, middle = self.image_latents, self.mid_residual
+        return replace(
+            self,
+            down_residuals=tuple(map(folded, self.down_residuals)),
+            mid_residual=None if middle is None else folded(middle),
+            image_embeddings=tuple(map(folded, self.image_embeddings)),
+            image_latents=None if image is None else image.index_select(2, frames),
+        )
+
+
+NO_CONDITIONS = Conditions()
+
+
+def added_conditions(given: Conditions, frames: int) -> dict[str, Tensor | list[Tensor]]:
+    """The UNet's added_cond_kwargs for `frames` pictures of each clip."""
+    added: dict[str, Tensor | list[Tensor]] = {}
+    if given.pooled_text is not None:
+        added["text_embeds"] = given.pooled_text.repeat_interleave(frames, 0)
+    if given.size_ids is not None:
+        added["time_ids"] = given.size_ids.repeat_interleave(frames, 0)
+    if given.image_embeddings:
+        added["image_embeds"] = list(given.image_embeddings)
+    return added

@@ -1,0 +1,187 @@
+"""Windows: every frame covered in every step, weights that sum to 1, and what denoising makes."""
+
+import random
+
+import pytest
+import torch
+from conftest import new_motion, new_unet
+
+from animatediff_core import denoise, inflate, make_scheduler
+from animatediff_core.diffusion.denoise import Guided, denoise_steps
+from animatediff_core.diffusion.guidance import Guidance
+from animatediff_core.diffusion.noise import draw_noise
+from animatediff_core.diffusion.windows import divides, most_scales, parts_at, windows_at
+from animatediff_core.jobs import Window
+from animatediff_core.motion import Conditions
+
+SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform")
+FUSES = ("flat", "pyramid", "overlap_linear")
+CPU = torch.device("cpu")
+
+
+def settings(count: int = 400):
+    """Many windows and clips that go with them."""
+    draw = random.Random(0)
+    for index in range(count):
+        length = draw.randint(2, 32)
+        schedule = SCHEDULES[index % 3]
+        given = {"length": length, "overlap": draw.randrange(length), "schedule": schedule,
+                 "fuse": draw.choice(FUSES)}  # fmt: skip
+        frames = draw.randint(2 if schedule == "looped_uniform" else length + 1, 150)
+        most = most_scales(Window(**given), frames)
+        if schedule != "standard_static":
+            given["stride"] = draw.randint(1, most)
+        yield Window(**given), frames
+
+
+def test_windows_cover_every_frame_in_every_step_and_never_one_twice():
+    for window, frames in settings():
+        for step in (0, 1, 2, 3, 7, 24):
+            places = windows_at(window, frames, step)
+            length = min(window.length, frames)
+            assert all(len(place) == length == len(set(place)) for place in places), window
+            assert set().union(*places) == set(range(frames)), (window, frames, step)
+
+
+def test_weights_are_positive_and_sum_to_one_in_every_frame():
+    for window, frames in settings(200):
+        total = torch.zeros(frames)
+        for part in parts_at(window, frames, 5, CPU):
+            assert (part.weights > 0).all()
+            total[part.frames] += part.weights
+        torch.testing.assert_close(total, torch.ones(frames), msg=str((window, frames)))
+
+
+def test_neighbours_share_the_overlap_and_standard_windows_never_wrap():
+    for window, frames in settings():
+        places = windows_at(window, frames, 6)
+        near = [p for p in places if (p[1] - p[0]) % frames == 1] if frames > 2 else places
+        for one, after in zip(near, near[1:], strict=False):
+            assert len({*one} & {*after}) >= min(window.overlap, len(one)), (window, frames)
+        if window.schedule != "looped_uniform":
+            assert all(place == sorted(place) for place in places)
+
+
+def test_stride_spreads_windows_over_scales():
+    window = Window(length=4, overlap=1, stride=3, schedule="looped_uniform")
+    apart = {(p[1] - p[0]) % 16 for p in windows_at(window, 16, 3)}
+    assert apart == {1, 2, 4}
+    assert most_scales(window, 16) == 3
+    assert most_scales(window, 12) == 2  # 4 frames 4 apart span 13
+
+
+def test_static_windows_stay_and_uniform_ones_move_with_the_step():
+    static = windows_at(Window(), 48, 0)
+    assert [place[0] for place in static] == [0, 12, 24, 32]
+    assert windows_at(Window(), 48, 9) == static
+    uniform = Window(schedule="standard_uniform")
+    assert [[p[0] for p in windows_at(uniform, 48, step)] for step in range(3)] == [
+        [0, 12, 24, 32], [0, 6, 18, 30, 32], [0, 3, 15, 27, 32],
+    ]  # fmt: skip
+    looped = Window(schedule="looped_uniform")
+    assert [[p[0] for p in windows_at(looped, 48, step)] for step in range(3)] == [
+        [0, 12, 24, 36], [24, 36, 0, 12], [12, 24, 36, 0],
+    ]  # fmt: skip
+    assert windows_at(looped, 48, 0)[-1] == [*range(36, 48), *range(4)]
+
+
+def test_fuse_weights():
+    def shares(fuse: str, frames: int = 6) -> list[list[float]]:
+        window = Window(length=4, overlap=2, fuse=fuse)
+        return [part.weights.tolist() for part in parts_at(window, frames, 0, CPU)]
+
+    assert shares("flat") == [[1, 1, 0.5, 0.5], [0.5, 0.5, 1, 1]]
+    first, second = shares("pyramid")  # 1 2 2 1 and 1 2 2 1
+    assert first == pytest.approx([1, 1, 2 / 3, 1 / 3])
+    assert second == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert shares("overlap_linear")[0] == pytest.approx([1, 1, 2 / 3, 1 / 3])
+
+
+def test_what_fits_is_not_divided_unless_it_must_loop():
+    assert not divides(None, 99)
+    assert not divides(Window(length=16), 16)
+    assert divides(Window(length=16), 17)
+    assert divides(Window(length=16, schedule="looped_uniform"), 16)
+
+
+@pytest.fixture(scope="module")
+def animated():
+    return inflate(new_unet(), new_motion(max_frames=8))
+
+
+def sampled(animated, frames: int, **given):
+    noise = draw_noise(1, (1, 4, frames, 8, 8))
+    torch.manual_seed(2)
+    text = given.pop("text", torch.randn(1, 5, 16))
+    scheduler = make_scheduler(given.pop("scheduler", "ddim"), animated.motion.config)
+    return denoise(animated, scheduler, noise, text, torch.zeros(1, 5, 16), **given)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2])
+def test_a_window_as_long_as_the_clip_equals_no_window_bit_for_bit(animated, schedule):
+    window = Window(length=8, schedule=schedule)
+    whole = sampled(animated, 8, steps=2)
+    assert torch.equal(sampled(animated, 8, steps=2, windows=window), whole)
+
+
+@pytest.mark.parametrize("fuse", FUSES)
+def test_frames_of_a_model_without_motion_do_not_feel_the_windows(fuse):
+    animated = inflate(new_unet(), new_motion(max_frames=16))
+    still = Conditions(motion_strength=0)
+    window = Window(length=4, overlap=1, stride=2, schedule="standard_uniform", fuse=fuse)
+    divided = sampled(animated, 11, steps=2, windows=window, conditions=still)
+    whole = sampled(animated, 11, steps=2, conditions=still)
+    torch.testing.assert_close(divided, whole, atol=2e-5, rtol=1e-4)
+
+
+def test_longer_than_the_module_and_each_window_reads_its_own_text(animated):
+    text = torch.randn(1, 20, 5, 16, generator=torch.Generator().manual_seed(3))
+    asked = []
+
+    def lazily(frames):
+        asked.append(len(frames))
+        return text[:, frames]
+
+    window = Window(length=8, overlap=2, schedule="standard_uniform")
+    full = sampled(animated, 20, steps=2, windows=window, text=text)
+    assert full.shape == (1, 4, 20, 8, 8)
+    assert torch.equal(sampled(animated, 20, steps=2, windows=window, text=lazily), full)
+    assert set(asked) == {8}
+
+
+def test_conditions_with_a_frame_axis_are_cut_to_the_window():
+    frames = torch.tensor([4, 0, 1])
+    middle = torch.arange(10.0).view(10, 1, 1, 1)  # b 2, f 5
+    given = Conditions(
+        pooled_text=torch.ones(2, 3), mid_residual=middle, down_residuals=(middle,),
+        image_embeddings=(middle,), image_latents=torch.arange(5.0).view(1, 1, 5, 1, 1),
+    )  # fmt: skip
+    cut = given.at(frames, 5)
+    for each in (cut.mid_residual, *cut.down_residuals, *cut.image_embeddings):
+        assert each.flatten().tolist() == [4, 0, 1, 9, 5, 6]
+    assert cut.image_latents.flatten().tolist() == [4, 0, 1]
+    assert torch.equal(cut.pooled_text, given.pooled_text)
+
+
+def test_progress_counts_steps_and_windows(animated):
+    scheduler = make_scheduler("ddim", animated.motion.config)
+    text = torch.zeros(1, 5, 16)
+    guided = Guided(text=text, negative_text=text, guidance=Guidance(scale=1))
+    noise = draw_noise(1, (1, 4, 12, 8, 8))
+    window = Window(length=8, overlap=2)
+    seen = [
+        (p.step, p.steps, p.window, p.windows)
+        for p in denoise_steps(animated, scheduler, noise, guided, steps=2, windows=window)
+    ]
+    assert seen == [(0, 2, 1, 2), (1, 2, 0, 2), (1, 2, 1, 2), (2, 2, 0, 2)]
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpmpp_2m_karras", "pndm", "unipc", "lcm"])
+def test_steps_begin_from_a_clip_with_noise_upon_it(animated, scheduler):
+    clean = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(5)) * 0.5
+    seen = []
+    given = {"scheduler": scheduler, "steps": 8, "guidance_scale": 1, "source": clean}
+    late = sampled(animated, 4, start=7, on_step=lambda *at: seen.append(at), **given)
+    early = sampled(animated, 4, start=1, **given)
+    assert seen[-1][0] == len(seen) <= 2  # pndm takes one more
+    assert (late - clean).norm() < 0.6 * (early - clean).norm()
