@@ -117,23 +117,46 @@ def _check_job(job: Job, found: Found) -> None:
             "generate cannot give it one yet; use another motion module"
         )
     _check_length(job, found)
-    for side in ("width", "height"):
-        size = getattr(job, side)
-        if size % found.factor:
-            lower = max(size // found.factor, 1) * found.factor
-            raise CheckpointError(
-                f"{job.name}: {side} {size} is no multiple of {found.factor}, as the VAE needs; "
-                f"use {lower} or {lower + found.factor}"
-            )
+    _check_sizes(job, found.factor)
     check_text(job, found)
     check_sampler(job, found)
     check_output(job)
+
+
+def _check_sizes(job: Job, factor: int) -> None:
+    """Width and height suit the VAE, made larger too."""
+    for side in ("width", "height"):
+        size = getattr(job, side)
+        if size % factor:
+            lower = max(size // factor, 1) * factor
+            raise CheckpointError(
+                f"{job.name}: {side} {size} is no multiple of {factor}, as the VAE needs; "
+                f"use {lower} or {lower + factor}"
+            )
+    if job.upscale is None:
+        return
+    for side in ("width", "height"):
+        size, scale = getattr(job, side), job.upscale.scale
+        if abs(size * scale / factor - round(size * scale / factor)) > 1e-6:
+            lower = int(size * scale / factor)
+            near = " or ".join(
+                f"{n * factor / size:g}" for n in (lower, lower + 1) if n * factor > size
+            )
+            raise CheckpointError(
+                f"{job.name}: upscale.scale {scale:g} makes {side} {size} to {size * scale:g}, no "
+                f"multiple of {factor}, as the VAE needs; use {near}"
+            )
 
 
 def _check_length(job: Job, found: Found) -> None:
     """What the motion module sees at once is no longer than it knows."""
     longest, window = found.motion_config.max_frames, job.window
     name = found.motion.name
+    if job.noise.type == "freenoise" and window is None:
+        raise CheckpointError(
+            f"{job.name}: noise.type freenoise repeats a window's noise; set window.length (-C), "
+            "or use another type"
+        )
     if window is not None and window.length > longest:
         raise CheckpointError(
             f"{job.name}: window.length (-C) is {window.length}, but {name} knows {longest} "
@@ -198,7 +221,7 @@ def _run_job(
 ) -> Iterator[Step | Result]:
     try:
         frames, notes = None, dict[str, Any]()
-        for event in sample(job, base, animated, notes=notes):
+        for event in sample(job, base, animated, folder=folder, notes=notes):
             if isinstance(event, Step):
                 yield event
             else:

@@ -1,22 +1,31 @@
 """One job on a loaded model: text, noise, denoising, frames."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import Guided, denoise_steps
+from ..diffusion.denoise import FrameText, Guided, denoise_steps, num_steps
+from ..diffusion.free_init import low_pass, renewed_noise, steps_of
+from ..diffusion.free_noise import free_noise
 from ..diffusion.guidance import Guidance
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
+from ..diffusion.second_pass import enlarge, first_step
 from ..diffusion.sizes import size_conditions
-from ..diffusion.text import embed_pair
+from ..diffusion.text import TextEmbedding, embed_pair
+from ..diffusion.windows import divides
 from ..errors import CheckpointError
-from ..jobs import Job
+from ..jobs import Job, Upscale
+from ..media.on_disk import on_disk
 from ..motion import AnimatedUNet, MotionModule
 from .decoding import decoded
 
@@ -36,46 +45,167 @@ class Step:
     windows: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """What all passes of a job share."""
+
+    job: Job
+    animated: AnimatedUNet
+    scheduler: SchedulerMixin
+    text: TextEmbedding
+    negative: TextEmbedding
+    generator: torch.Generator
+    """Feeds the scheduler and FreeInit, on the CPU."""
+    factor: int
+    """Pixels a latent, along each side."""
+    steps: int
+    """Of all passes."""
+
+
 def sample(
-    job: Job, base: BaseModel, animated: AnimatedUNet, *, notes: dict[str, Any] | None = None
+    job: Job,
+    base: BaseModel,
+    animated: AnimatedUNet,
+    *,
+    folder: Path | None = None,
+    notes: dict[str, Any] | None = None,
 ) -> Iterator[Step | np.ndarray]:
     """Steps, then the frames f h w 3 uint8 of one job on a loaded model.
 
-    `notes` gets what the sidecar should say besides the job.
+    The frames of a clip that is denoised in windows lie in a file without a name in `folder` (by
+    default where temporary files are), not in memory. `notes` gets what the sidecar should say
+    besides the job.
     """
-    motion: MotionModule = animated.motion
-    device = animated.unet.device
-    said = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
-    for word in (w for w in base.triggers if w.lower() not in said):
-        log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
-                    job.name, word)  # fmt: skip
-    text, negative = embed_pair(
-        base, job.prompt, job.negative_prompt, job.frames,
-        travel=job.travel, clip_skip=job.clip_skip,
-    )  # fmt: skip
-    config = replace(motion.config, betas=job.betas or motion.config.betas)
-    scheduler = make_scheduler(
-        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
-    )
-    channels = animated.unet.config.in_channels
-    shape = (1, channels, job.frames, job.height // base.factor, job.width // base.factor)
-    latents = draw_noise(job.seed, shape, job.noise).to(device)
-    guided = Guided(
-        text=text.tokens, negative_text=negative.tokens, guidance=_guidance(job),
-        conditions=size_conditions(text.pooled, job.height, job.width),
-        negative_conditions=size_conditions(negative.pooled, job.height, job.width),
-    )  # fmt: skip
-    for progress in denoise_steps(
-        animated, scheduler, latents, guided, steps=job.steps, windows=job.window,
-        generator=seeded(job.seed ^ 1),
-    ):  # fmt: skip
-        latents = progress.latents
-        yield Step(job, progress.step, progress.steps, progress.window, progress.windows)
+    notes = {} if notes is None else notes
+    _warn(job, base)
+    prepared = _prepare(job, base, animated)
+    latents = yield from _first_pass(prepared)
+    if job.upscale is not None:
+        latents = yield from _second_pass(prepared, job.upscale, latents)
     if not torch.isfinite(latents).all():
         raise CheckpointError(
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
         )
-    yield decoded(job, base, latents, {} if notes is None else notes)
+    if not divides(job.window, job.frames):
+        yield decoded(job, base, latents, notes)
+        return
+    parts = (decoded(job, base, part, notes) for part in latents.split(_CHUNK, dim=2))
+    yield on_disk(parts, folder or Path(gettempdir()))
+
+
+_LEAST_ALPHA = 1e-6
+"""Below it a clip's share in the noisiest step is lost; diffusers writes 2**-24 for zero."""
+_CHUNK = 8
+"""Frames of a long clip that are decoded together."""
+
+
+def _warn(job: Job, base: BaseModel) -> None:
+    said = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
+    for word in (w for w in base.triggers if w.lower() not in said):
+        log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
+                    job.name, word)  # fmt: skip
+
+
+def _prepare(job: Job, base: BaseModel, animated: AnimatedUNet) -> _Prepared:
+    motion: MotionModule = animated.motion
+    config = replace(motion.config, betas=job.betas or motion.config.betas)
+    scheduler = make_scheduler(
+        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+    )
+    if job.free_init is not None and float(scheduler.alphas_cumprod[-1]) < _LEAST_ALPHA:
+        raise CheckpointError(
+            f"{job.name}: free_init has no effect on a base model whose noise ends in zero SNR, "
+            "as nothing of a clip is left there; leave it out"
+        )
+    total = sum(num_steps(scheduler, steps) for steps in _iterations(job))
+    if job.upscale is not None:
+        total += num_steps(scheduler, job.steps, first_step(job.upscale, job.steps))
+    text, negative = embed_pair(
+        base, job.prompt, job.negative_prompt, job.frames,
+        travel=job.travel, clip_skip=job.clip_skip,
+    )  # fmt: skip
+    return _Prepared(
+        job=job, animated=animated, scheduler=scheduler, factor=base.factor, steps=total,
+        text=text, negative=negative, generator=seeded(job.seed ^ 1),
+    )  # fmt: skip
+
+
+def _iterations(job: Job) -> list[int]:
+    """Steps of each time that the first pass samples the clip."""
+    return [job.steps] if job.free_init is None else steps_of(job.free_init, job.steps)
+
+
+def _first_pass(given: _Prepared) -> Generator[Step, None, Tensor]:
+    """Latents b c f h w from noise; with FreeInit again and again, from better noise each time."""
+    job = given.job
+    height, width = job.height // given.factor, job.width // given.factor
+    noise = first = _noise(given, job.seed, height, width)
+    latents, done = noise, 0
+    for number, steps in enumerate(_iterations(job)):
+        if job.free_init is not None and number > 0:
+            kept = low_pass(job.free_init, job.frames, height, width).to(latents.device)
+            alpha = float(given.scheduler.alphas_cumprod[-1])
+            fresh = torch.randn(noise.shape, generator=given.generator).to(latents.device)
+            noise = renewed_noise(latents, first, fresh, alpha, kept)
+        latents = yield from _denoised(given, noise, done=done, steps=steps)
+        done += num_steps(given.scheduler, steps)
+    return latents
+
+
+def _second_pass(
+    given: _Prepared, upscale: Upscale, latents: Tensor
+) -> Generator[Step, None, Tensor]:
+    """Latents of a clip made larger, b c f h w, and its details made anew."""
+    job = given.job
+    height, width = (
+        round(side * upscale.scale) // given.factor for side in (job.height, job.width)
+    )
+    start = first_step(upscale, job.steps)
+    done = given.steps - num_steps(given.scheduler, job.steps, start)
+    source = enlarge(latents, height, width, upscale)
+    noise = _noise(given, job.seed ^ 2, height, width)
+    return (
+        yield from _denoised(given, noise, done=done, steps=job.steps, start=start, source=source)
+    )
+
+
+def _noise(given: _Prepared, seed: int, height: int, width: int) -> Tensor:
+    job = given.job
+    shape = (1, given.animated.unet.config.in_channels, job.frames, height, width)
+    if job.noise.type == "freenoise":
+        assert job.window is not None  # planning has seen to it
+        noise = free_noise(seed, shape, job.window)
+    else:
+        noise = draw_noise(seed, shape, job.noise)
+    return noise.to(given.animated.unet.device)
+
+
+def _denoised(
+    given: _Prepared, noise: Tensor, *, done: int, steps: int, start: int = 0,
+    source: Tensor | None = None,
+) -> Generator[Step, None, Tensor]:  # fmt: skip
+    """One loop of `denoise_steps`, after `done` steps of loops before it; returns its latents."""
+    job = given.job
+    size = (noise.shape[3] * given.factor, noise.shape[4] * given.factor)
+    guided = Guided(
+        text=_states(given.text, job), negative_text=_states(given.negative, job),
+        guidance=_guidance(job), conditions=size_conditions(given.text.pooled, *size),
+        negative_conditions=size_conditions(given.negative.pooled, *size),
+    )  # fmt: skip
+    latents = noise
+    for at in denoise_steps(
+        given.animated, given.scheduler, noise, guided, steps=steps, generator=given.generator,
+        windows=job.window, start=start, source=source,
+    ):  # fmt: skip
+        latents = at.latents
+        yield Step(job, done + at.step, given.steps, at.window, at.windows)
+    return latents
+
+
+def _states(text: TextEmbedding, job: Job) -> Tensor | FrameText:
+    """Of a long clip's travel only what a window reads is made."""
+    travels = len(text.keys) > 1
+    return text.at if travels and divides(job.window, job.frames) else text.tokens
 
 
 def _guidance(job: Job) -> Guidance:
