@@ -14,7 +14,9 @@ from animatediff_core.diffusion.text import embed_pair, embed_prompt
 from animatediff_core.diffusion.travel import slerp, travelled
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
 from animatediff_core.jobs import Job
-from animatediff_core.runs.generate import plan
+from animatediff_core.runs.generate import generate, plan
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 
 CIRCLE = "a red circle moving right on a blue background"
 LONG = "a small red circle on a blue background with " * 6  # 54 words
@@ -252,3 +254,18 @@ def test_travel_holds_before_the_first_and_after_the_last_prompt():
     path = travelled(embeddings, [2, 4], range(6), "linear")[:, 0]
     expected = [[1, 0], [1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1]]
     assert torch.equal(path, torch.tensor(expected))
+
+
+def test_a_clips_colour_changes_at_the_frame_that_was_asked_for(tmp_path):
+    red, blue = (f"a large {colour} circle on a white background" for colour in ("red", "blue"))
+    job = Job(
+        name="turn", prompt={0: red, 3: red, 4: blue}, seed=3, frames=8, width=64, height=64,
+        base="bundled:tiny", steps=8, scheduler="k_dpmpp_2m", guidance_scale=5.0,
+    )  # fmt: skip
+    (result,) = generate([job], output_dir=tmp_path)
+    frames = result.frames.astype(float)  # f h w 3
+    vivid = frames.max(axis=-1) - frames.min(axis=-1) > 90
+    redness = [float((f[..., 0] - f[..., 2])[v].mean()) for f, v in zip(frames, vivid, strict=True)]
+    assert all(share > 60 for share in redness[:3]), redness
+    assert all(share < -60 for share in redness[5:]), redness
+    assert redness[3] > 0 > redness[4], redness
