@@ -2,8 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import MediaError
 from .frames import Frames, Picked, size_of
+from .on_disk import on_disk
 
 _AHEAD = 3
 """Frames that the filter wants to see beyond the last one that it makes."""
@@ -21,27 +22,25 @@ def num_interpolated(count: int, fps: float, target: float) -> int:
     return round(count * target / fps)
 
 
-@contextmanager
 def interpolated(
-    frames: Frames, fps: float, target: float, *, loops: bool = False
-) -> Iterator[Frames]:
-    """The clip at `target` frames a second, as a memory-mapped file that is gone afterwards.
+    frames: Frames, fps: float, target: float, *, loops: bool = False, folder: Path | None = None
+) -> np.ndarray:
+    """The clip at `target` frames a second: f h w 3, mapped from a file without a name in `folder`
+    (by default where temporary files are).
 
     It lasts as long as it did and its n-th frame shows the time n / target. What comes after the
     last frame is the first one where the clip `loops`, else the last stays. MediaError where the
     filter is missing or the frames are too few or too small for it.
     """
     check_interpolation(*size_of(frames), len(frames))
-    count, (width, height) = num_interpolated(len(frames), fps, target), size_of(frames)
+    count = num_interpolated(len(frames), fps, target)
     after = [index % len(frames) if loops else len(frames) - 1 for index in range(_AHEAD)]
     longer = Picked(frames, [*range(len(frames)), *after])
-    with tempfile.TemporaryDirectory(prefix="animatediff-", ignore_cleanup_errors=True) as scratch:
-        shape = (count, height, width, 3)
-        shown = np.memmap(Path(scratch) / "frames", np.uint8, mode="w+", shape=shape)
-        for index, frame in zip(range(count), _filtered(longer, fps, target), strict=False):
-            shown[index] = frame
-        yield shown
-        del shown
+    made = islice(_filtered(longer, fps, target), count)
+    shown = on_disk((frame[None] for frame in made), folder or Path(tempfile.gettempdir()))
+    if len(shown) != count:
+        raise MediaError(f"minterpolate made {len(shown)} frames instead of {count}; leave it out")
+    return shown
 
 
 def check_interpolation(width: int, height: int, count: int) -> None:

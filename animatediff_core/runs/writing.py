@@ -1,8 +1,7 @@
 """One job's clip, sidecar and contact sheet onto the disk, all or none."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +87,7 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
                       for end in (".yaml", ".sheet.png"))  # fmt: skip
     whole = False
     try:
-        with _shown(job.output, frames) as shown:
-            text = _encode(job, shown, made, path)
+        text = _encode(job, _shown(job.output, frames, path.parent), made, path)
         if job.output.sheet:
             write_picture(clip_sheet(frames), sheet)
         write_text(sidecar, text)
@@ -102,16 +100,15 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
     return path
 
 
-@contextmanager
-def _shown(output: Output, frames: Frames) -> Iterator[Frames]:
-    """The frames as they are played."""
+def _shown(output: Output, frames: Frames, folder: Path) -> Frames:
+    """The frames as they are played; what is made between them lies in `folder` meanwhile."""
     if output.ping_pong:
         frames = ping_pong(frames)
     if output.interpolate is None:
-        yield frames
-        return
-    with interpolated(frames, output.fps, output.interpolate, loops=output.ping_pong) as more:
-        yield more
+        return frames
+    return interpolated(
+        frames, output.fps, output.interpolate, loops=output.ping_pong, folder=folder
+    )
 
 
 def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
