@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 from .families import family_of
 from .files import read_config_json, read_shapes, read_tensors
 from .folder import STEMS, choose_weights, local_names
+from .motion_keys import is_position
 
 ControlKind = Literal["ControlNet", "SparseCtrl"]
 _CLASSES: dict[str, ControlKind] = {
@@ -25,6 +26,8 @@ _CLASSES: dict[str, ControlKind] = {
 }
 EMBEDDING = "controlnet_cond_embedding."
 _ORIGINAL = "control_model."
+_RELEASED_FRAMES = 32
+"""Positions of the released SparseCtrl encoders, for a file that holds none."""
 _READS_TEXT = re.compile(r"\.attn2\.to_k\.weight$")
 
 
@@ -88,6 +91,15 @@ def control_family(content: ControlContent, path: Path) -> str:
     return family_of(levels, max(widths, default=0))
 
 
+def control_frames(content: ControlContent) -> int:
+    """How many frames a SparseCtrl encoder knows: by its positions, else by its config.json."""
+    lengths = {s[1] for key, s in content.shapes.items() if is_position(key) and len(s) == 3}
+    said = (content.settings or {}).get("motion_max_seq_length")
+    if len(lengths) == 1:
+        return lengths.pop()
+    return said if isinstance(said, int) and said > 0 else _RELEASED_FRAMES
+
+
 def check_family(content: ControlContent, unet: UNet2DConditionModel, path: Path) -> None:
     """Refuse a control model that was made for another kind of UNet."""
     theirs = control_family(content, path)
@@ -139,7 +151,7 @@ def _diffusers_names(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         )
     if "zero_convs.0.0.weight" in plain:
         plain = _converted(plain, path)
-    if "controlnet_mid_block.weight" not in plain:
+    if not any(key.startswith("controlnet_") for key in plain):
         raise CheckpointError(
             f"{path}: is no ControlNet and no SparseCtrl encoder; `animatediff inspect` says what "
             "it is"
@@ -147,15 +159,20 @@ def _diffusers_names(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return plain
 
 
-def _converted(plain: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The first release's names by diffusers' conversion, which passes values through."""
+def _converted(plain: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The first release's names by diffusers' conversion, run on the names alone. It leaves out
+    what it does not know; that stays under its old name, to be refused."""
     downs = [int(m[1]) for key in plain if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.", key))]
     if not downs:
         raise CheckpointError(f"{path}: lacks the first levels of a ControlNet; download it again")
     layers = {"layers_per_block": min(downs) - 1}  # a downsampler follows the first level's layers
+    names = {key: key for key in plain}
     try:
-        return dict(convert_controlnet_checkpoint(plain, layers))
+        converted = convert_controlnet_checkpoint(names, layers)
     except (KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: lacks tensors of a ControlNet ({str(error)[:80]}); download it again"
         ) from error
+    old_names = {new: old for new, old in converted.items() if old is not None}
+    unknown = plain.keys() - set(old_names.values())
+    return {new: plain[old] for new, old in old_names.items()} | {k: plain[k] for k in unknown}

@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 from .embeddings import read_embedding
 from .families import SingleFile, families_with, family_of, single_file_of
 from .file_report import FileReport as FileReport
-from .kinds import NOT_YET, control_kind, model_part
+from .kinds import CONTROLNETS, ENCODER, NOT_YET, SPARSE_CONTROLS, control_kind, model_part
 from .listing import Listing, Shapes, read_listing
 from .lora_family import lora_family
 from .motion_config import UnclearVersionError, look_alikes
@@ -24,12 +24,13 @@ _LORA = re.compile(
 )  # not model.diffusion_model
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _FOLDERS = {
-    "ControlNetModel": ("ControlNet", NOT_YET), "SparseControlNetModel": ("SparseCtrl", NOT_YET),
+    "ControlNetModel": ("ControlNet", CONTROLNETS),
+    "SparseControlNetModel": ("SparseCtrl", SPARSE_CONTROLS),
     "T2IAdapter": ("T2I-Adapter", NOT_YET), "AutoencoderKL": ("VAE", "vae"),
     "UNet2DConditionModel": ("UNet", "a base model's folder"),
     "CLIPTextModel": ("text encoder", "a base model's folder"),
     "CLIPTextModelWithProjection": ("text encoder", "a base model's folder"),
-    "CLIPVisionModelWithProjection": ("image encoder", NOT_YET),
+    "CLIPVisionModelWithProjection": ("image encoder", ENCODER),
 }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def _motion(path: Path, content: MotionContent) -> FileReport:
     goes_in = "motion"
     if config.conv_in_channels is not None:
         details["reads"] = f"a picture besides ({config.conv_in_channels} channels)"
-        goes_in = NOT_YET
+        goes_in = "motion, with a picture in animate"
     if (others := look_alikes(config, content)) is not None:
         details["note"] = others
     return FileReport(

@@ -9,6 +9,8 @@ from .file_report import FileReport
 from .listing import Shapes
 
 NOT_YET = "nowhere yet"
+CONTROLNETS, SPARSE_CONTROLS = "controlnets", "sparse_controls"
+ENCODER = "an IP-Adapter's encoder"
 _READS_TEXT = re.compile(r"attn2[._]to_k[._](weight|lora_down\.weight)$")
 
 
@@ -44,7 +46,8 @@ def _ip_adapter(path: Path, shapes: Shapes) -> FileReport | None:
     families = {unet_shape(family)[1]: family for family in ("SD1.5", "SDXL")}
     return FileReport(
         path=path, kind="IP-Adapter", family=families.get(max(widths, default=0), "unknown"),
-        goes_in=NOT_YET, details={"form": form, "layers": str(len(widths))},
+        goes_in=NOT_YET if "ID" in form else "ip_adapters",
+        details={"form": form, "layers": str(len(widths))},
     )  # fmt: skip
 
 
@@ -58,7 +61,8 @@ def _control(path: Path, shapes: Shapes) -> FileReport | None:
         form = "diffusers" if any(k.startswith("controlnet_") for k in shapes) else "original"
         if "lora_controlnet" in shapes:
             form = "control-LoRA"
-        return FileReport(path=path, kind="ControlNet", family=family, goes_in=NOT_YET,
+        goes_in = NOT_YET if form == "control-LoRA" else CONTROLNETS
+        return FileReport(path=path, kind="ControlNet", family=family, goes_in=goes_in,
                           details={"layout": form})  # fmt: skip
     lines = "controlnet_cond_embedding.conv_in.weight" in shapes
     frames = [s[1] for key, s in shapes.items() if "pos_e" in key and len(s) == 3]
@@ -66,7 +70,12 @@ def _control(path: Path, shapes: Shapes) -> FileReport | None:
     if frames:
         details["frames"] = f"{max(frames)} at most"
     return FileReport(
-        path=path, kind="SparseCtrl", family=family, version="v3", goes_in=NOT_YET, details=details
+        path=path,
+        kind="SparseCtrl",
+        family=family,
+        version="v3",
+        goes_in=SPARSE_CONTROLS,
+        details=details,
     )
 
 
@@ -111,7 +120,7 @@ def _vae(path: Path, shapes: Shapes) -> FileReport | None:
 
 def _clip(path: Path, shapes: Shapes) -> FileReport | None:
     if any(key.removeprefix("visual_projection.").startswith("vision_model.") for key in shapes):
-        return FileReport(path=path, kind="image encoder", family="CLIP", goes_in=NOT_YET,
+        return FileReport(path=path, kind="image encoder", family="CLIP", goes_in=ENCODER,
                           details={"used by": "IP-Adapter"})  # fmt: skip
     ends = ("token_embedding.weight",)
     tables = [s for key, s in shapes.items() if key.endswith(ends) and len(s) == 2]

@@ -141,7 +141,9 @@ def _instead(names: tuple[str, ...]) -> str:
             return "it is a MotionLoRA, which goes into motion_loras (--motion-lora)"
         return "it is a LoRA, which goes into loras (--lora)"
     if "controlnet_" in joined:
-        return "it is a ControlNet or SparseCtrl encoder, which goes nowhere yet"
+        kind = "SparseCtrl encoder" if "motion_modules" in joined else "ControlNet"
+        place = "sparse_controls" if "motion_modules" in joined else "controlnets"
+        return f"it is a {kind}, which goes into {place}"
     if any(key.startswith(("model.diffusion_model.", "down_blocks.")) for key in names):
         return "it is an image model, which goes into base (--base)"
     return "none of its tensors belongs to one"

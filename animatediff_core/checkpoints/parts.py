@@ -93,24 +93,37 @@ def open_vae(folder: Path) -> AutoencoderKL:
 
 def open_part(kind: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> Any:
     """One model of a folder, its configuration checked against the shapes of its weights."""
+    if kind in (UNet2DConditionModel, AutoencoderKL, ControlNetModel):
+        return open_checked(kind, _settings(folder, kind), folder, weights, dtype)
+    config = _text_config(folder, _shapes_of(folder, weights))
+    return open_checked(kind, config, folder, weights, dtype)
+
+
+def open_checked(kind: Any, config: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> Any:
+    """A model of a configuration that is known to be sane: diffusers' as a mapping, transformers'
+    as its own class; its weights must be the ones that it describes."""
+    shapes = _shapes_of(folder, weights)
+    own: dict[str, Any] = {"local_files_only": True, "variant": weights.variant,
+                           "use_safetensors": weights.safetensors}  # fmt: skip
+    try:
+        if isinstance(config, Mapping):
+            _check_fits(kind.from_config, config, shapes, folder)
+            return kind.from_pretrained(folder, torch_dtype=dtype, **own)
+        _check_fits(kind, config, shapes, folder)
+        return kind.from_pretrained(folder, config=config, dtype=dtype, **own)
+    except MALFORMED as error:
+        first = printable(str(error).strip().partition("\n")[0])
+        raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
+
+
+def _shapes_of(folder: Path, weights: Weights) -> Shapes:
     shapes: dict[str, tuple[int, ...]] = {}
     for name in weights.files:
         if name.endswith(".json"):
             _check_index(folder / name, weights.files)
         else:
             shapes |= read_shapes(folder / name)
-    own: dict[str, Any] = {"local_files_only": True, "variant": weights.variant,
-                           "use_safetensors": weights.safetensors}  # fmt: skip
-    try:
-        if kind in (UNet2DConditionModel, AutoencoderKL, ControlNetModel):
-            _check_fits(kind.from_config, _settings(folder, kind), shapes, folder)
-            return kind.from_pretrained(folder, torch_dtype=dtype, **own)
-        config = _text_config(folder, shapes)
-        _check_fits(kind, config, shapes, folder)
-        return kind.from_pretrained(folder, config=config, dtype=dtype, **own)
-    except MALFORMED as error:
-        first = printable(str(error).strip().partition("\n")[0])
-        raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
+    return shapes
 
 
 def _settings(folder: Path, kind: type) -> dict[str, Any]:

@@ -5,7 +5,6 @@ convolution. The encoder's structure is that of the UNet it controls, as in the 
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -14,12 +13,16 @@ from ..errors import CheckpointError
 from ..motion import MotionConfig
 from ..motion.config import Norm
 from ..motion.sparse_control import Reads, SparseControlNet
-from .control_files import EMBEDDING, ControlContent, check_family, check_tensors, read_control
+from .control_files import (
+    EMBEDDING,
+    ControlContent,
+    check_family,
+    check_tensors,
+    control_frames,
+    read_control,
+)
 from .motion_keys import is_position, site_name
 from .motion_modules import check_positions
-
-_RELEASED_FRAMES = 32
-"""Positions of the released encoders, for a file that holds none."""
 
 
 def load_sparse_control(
@@ -37,7 +40,7 @@ def load_sparse_control(
     check_family(content, unet, path)
     reads = reads_of(content, path)
     motion = {ours: t for key, t in content.tensors.items() if (ours := site_name(key))}
-    config = _config(content, motion, unet, frame_norm, path)
+    config = _config(content, unet, frame_norm, path)
     with torch.device("meta"):
         control = SparseControlNet(unet, config, reads, content.embedding_channels)
     check_positions(motion, config.max_frames, path)
@@ -62,15 +65,12 @@ def reads_of(content: ControlContent, path: Path) -> Reads:
 
 def _config(
     content: ControlContent,
-    motion: dict[str, Any],
     unet: UNet2DConditionModel,
     frame_norm: Norm,
     path: Path,
 ) -> MotionConfig:
-    """Frames by the stored positions, else by config.json; heads are 8 unless it says otherwise."""
+    """Heads are 8 unless config.json says otherwise."""
     said = content.settings or {}
-    lengths = {tuple(t.shape)[1] for key, t in motion.items() if is_position(key) and t.ndim == 3}
-    frames = lengths.pop() if len(lengths) == 1 else said.get("motion_max_seq_length")
     heads = said.get("motion_num_attention_heads", 8)
     if isinstance(heads, list) and len(set(map(str, heads))) == 1:
         heads = heads[0]
@@ -81,7 +81,7 @@ def _config(
         return MotionConfig(
             block_out_channels=tuple(unet.config.block_out_channels),
             layers_per_block=unet.config.layers_per_block,
-            max_frames=frames or _RELEASED_FRAMES,
+            max_frames=control_frames(content),
             frame_norm=frame_norm,
             num_attention_heads=heads,
             norm_num_groups=unet.config.norm_num_groups,

@@ -10,7 +10,7 @@ import torch
 from diffusers.models import ControlNetModel
 from torch import Tensor
 
-from ..motion import Conditions
+from ..motion import Conditions, added_conditions
 from ..motion.sparse_control import SparseControlNet
 
 
@@ -39,8 +39,8 @@ class Moment:
     step: int
     """0 for the first."""
     steps: int
-    frames: tuple[int, ...]
-    """Numbers of the clip's frames in the call: a window's, or all."""
+    frames: Tensor | None
+    """Numbers of the clip's frames in the call, k: a window's; None is all."""
 
     def within(self, control: Control) -> bool:
         """Whether a control acts in this step (as in diffusers: the step lies within its share)."""
@@ -85,7 +85,9 @@ def _residuals(
     batch, _, frames = sample.shape[:3]
     states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
     time = torch.as_tensor(timestep, device=sample.device).expand(batch)
-    picked = control.condition[:, :, list(moment.frames)].to(sample).expand(batch, -1, -1, -1, -1)
+    numbers = torch.arange(frames) if moment.frames is None else moment.frames.cpu()
+    condition = control.condition.index_select(2, numbers.to(control.condition.device))
+    picked = condition.to(sample).expand(batch, -1, -1, -1, -1)
     if isinstance(control.model, SparseControlNet):
         down, mid = control.model(picked, time, states)
     else:
@@ -94,20 +96,10 @@ def _residuals(
             time.repeat_interleave(frames),
             states,
             picked.transpose(1, 2).flatten(0, 1),  # (b f) 3 H W
-            added_cond_kwargs=_added(given, frames),
+            added_cond_kwargs=added_conditions(given, frames),
             return_dict=False,
         )
-    weights = control.weights or (1.0,) * (max(moment.frames) + 1)
-    scale = torch.tensor([weights[frame] for frame in moment.frames], device=sample.device)
-    scale = (scale * control.strength).to(mid.dtype).repeat(batch).view(-1, 1, 1, 1)  # (b f) 1 1 1
+    weights = [control.weights[i] for i in numbers.tolist()] if control.weights else [1.0] * frames
+    scale = torch.tensor(weights, device=mid.device) * control.strength
+    scale = scale.to(mid.dtype).repeat(batch).view(-1, 1, 1, 1)  # (b f) 1 1 1
     return tuple(one * scale for one in down), mid * scale
-
-
-def _added(given: Conditions, frames: int) -> dict[str, Tensor] | None:
-    """What SDXL's ControlNets read besides the text."""
-    if given.pooled_text is None or given.size_ids is None:
-        return None
-    return {
-        "text_embeds": given.pooled_text.repeat_interleave(frames, 0),
-        "time_ids": given.size_ids.repeat_interleave(frames, 0),
-    }
