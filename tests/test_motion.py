@@ -103,6 +103,27 @@ def test_motion_strength_zero_is_the_image_model():
         assert torch.equal(still[:, :, 0], unet(x[:, :, 0], t, text).sample)
 
 
+def test_motion_strength_acts_by_frame_and_by_block():
+    animated = inflate(new_unet(), new_motion())
+    x, t, text = sample()
+    blocks = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
+    with torch.no_grad():
+        full = animated(x, t, text)
+        still = animated(x, t, text, Conditions(motion_strength=0.0))
+        none = animated(x, t, text, Conditions(motion_frames=torch.zeros(4)))
+        all_off = animated(x, t, text, Conditions(motion_blocks=dict.fromkeys(blocks, 0.0)))
+        ones = animated(x, t, text, Conditions(motion_frames=torch.ones(4)))
+        one_off = animated(x, t, text, Conditions(motion_blocks={"mid_block": 0.0}))
+        some = animated(x, t, text, Conditions(motion_frames=torch.tensor([0.0, 1, 1, 1])))
+    assert torch.allclose(still, none, atol=1e-5)
+    assert torch.equal(still, all_off)
+    assert torch.allclose(full, ones, atol=1e-5)
+    assert torch.allclose(some[:, :, 0], still[:, :, 0], atol=1e-5)
+    for other in (one_off, some):
+        assert (other - full).abs().max() > 1e-3
+        assert (other - still).abs().max() > 1e-3
+
+
 def test_text_may_differ_from_frame_to_frame():
     animated = inflate(new_unet(), new_motion())
     x, t, text = sample()

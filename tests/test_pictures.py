@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError
+from animatediff_core.media import open_video
 from animatediff_core.media.edges import canny
 from animatediff_core.media.pictures import (
     PictureSource,
@@ -37,13 +38,22 @@ def test_one_picture_stands_for_all_frames(folder):
     assert (read == 7).all()
 
 
-def test_a_video_is_read_by_frame(tmp_path):
-    clip = np.stack([np.full((16, 16, 3), 20 * i, np.uint8) for i in range(8)])
-    Image.fromarray(clip[0]).save(
-        tmp_path / "v.gif", save_all=True, append_images=[Image.fromarray(f) for f in clip[1:]]
-    )
-    read = read_source(PictureSource(tmp_path / "v.gif", (1, 3, 7), (16, 16)))
-    assert np.abs(read[:, 0, 0, 0].astype(int) - [20, 60, 140]).max() <= 4
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animated_picture_is_read_by_frame(tmp_path, kind):
+    clip = [Image.new("RGB", (16, 16), (20 * i, 0, 0)) for i in range(8)]
+    path = tmp_path / f"v.{kind}"
+    clip[0].save(path, save_all=True, append_images=clip[1:], lossless=True)
+    read = read_source(PictureSource(path, (1, 3, 7, 3), (16, 16)))
+    assert np.abs(read[:, 0, 0, 0].astype(int) - [20, 60, 140, 60]).max() <= 4
+    with pytest.raises(MediaError, match="has 8 pictures"):
+        check_source(PictureSource(path, (8,), (16, 16)))
+
+
+def test_a_video_is_read_by_frame(videos):
+    with open_video(videos[0]) as video:
+        size, expected = video.size, video.read_frames((2, 5))
+    read = read_source(PictureSource(videos[0], (2, 5), size))
+    assert np.array_equal(read, expected)
 
 
 def test_crop_keeps_the_middle_and_stretch_all():

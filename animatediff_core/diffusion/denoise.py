@@ -3,8 +3,8 @@
 Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,13 +15,26 @@ from torch import Tensor, nn
 from ..errors import ClipError
 from ..jobs import Window
 from ..motion import AnimatedUNet, Conditions
+from .control import Control, Moment, controlled
 from .guidance import Guidance, guide
+from .kept import Kept
 from .noise import step_noise
 from .still import StillUNet
 from .windows import divides, parts_at
 
 FrameText = Callable[[Tensor], Tensor]
 """From frame numbers, k, to their text, b k n d: what a long clip does not hold for all frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of the clip with a text of its own."""
+
+    text: Tensor | FrameText
+    """As in Guided."""
+    mask: Tensor
+    """1 1 f h w, 0 to 1: how far the text acts."""
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +47,9 @@ class Guided:
     conditions: Conditions | None = None
     negative_conditions: Conditions | None = None
     guidance: Guidance = field(default_factory=Guidance)
+    controls: tuple[Control, ...] = ()
+    regions: tuple[Region, ...] = ()
+    """Later ones lie in front."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,8 @@ def denoise(
     windows: Window | None = None,
     start: int = 0,
     source: Tensor | None = None,
+    controls: Sequence[Control] = (),
+    kept: Kept | None = None,
 ) -> Tensor:
     """Sample clips with classifier-free guidance.
 
@@ -76,17 +94,18 @@ def denoise(
     told (done, steps). Guidance 1 or less needs no negative half and skips it; `guidance`, where
     given, says more than guidance_scale and stands in its place. `windows`: how a clip longer than
     the motion module's is divided. `source`: clean latents b c f h w that step `start`, counted
-    from 0, begins from, with the noise added to them. Returns b c f h w.
+    from 0, begins from, with the noise added to them. `controls` add to every call of the UNet;
+    `kept` are parts of the clip that are given. Returns b c f h w.
     """
     guided = Guided(
         text=text, negative_text=negative_text, conditions=conditions,
         negative_conditions=negative_conditions or conditions,
-        guidance=guidance or Guidance(scale=guidance_scale),
+        guidance=guidance or Guidance(scale=guidance_scale), controls=tuple(controls),
     )  # fmt: skip
     x = latents
     for progress in denoise_steps(
         animated, scheduler, latents, guided, steps=steps, generator=generator, windows=windows,
-        start=start, source=source,
+        start=start, source=source, kept=kept,
     ):  # fmt: skip
         x = progress.latents
         if on_step is not None and progress.window == 0:
@@ -105,6 +124,7 @@ def denoise_steps(
     windows: Window | None = None,
     start: int = 0,
     source: Tensor | None = None,
+    kept: Kept | None = None,
 ) -> Iterator[Progress]:
     """The same step by step, and within a step window by window.
 
@@ -112,24 +132,30 @@ def denoise_steps(
     """
     timesteps = _timesteps(scheduler, steps, start, latents.device)
     x = _begin(scheduler, timesteps, latents, source)
+    if kept is not None:
+        x = kept.blend(x, latents, scheduler, timesteps[0])
     extra = step_noise(scheduler, x, generator)
     divided = windows if divides(windows, x.shape[2]) else None
     before, total = len(scheduler.timesteps) - len(timesteps), len(scheduler.timesteps)
     for index, timestep in enumerate(timesteps):
-        scale = guided.guidance.at(before + index, total)
+        moment = Moment(step=before + index, steps=total, frames=None)
         given = scheduler.scale_model_input(x, timestep)
         if divided is None:
             parts = []
-            predicted = _predict(animated, given, timestep, guided, scale)
+            predicted = _predict(animated, given, timestep, guided, moment)
         else:
             parts = parts_at(divided, x.shape[2], index, x.device)
             predicted = torch.zeros_like(x)
         for number, part in enumerate(parts, start=1):
-            share = _predict(animated, given, timestep, guided, scale, part.frames)
+            inside = replace(moment, frames=part.frames)
+            share = _predict(animated, given, timestep, guided, inside)
             part.add_to(predicted, share)
             if number < len(parts):
                 yield Progress(index, len(timesteps), number, len(parts), x)
         x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
+        if kept is not None:
+            after = timesteps[index + 1] if index + 1 < len(timesteps) else None
+            x = kept.blend(x, latents, scheduler, after)
         yield Progress(index + 1, len(timesteps), 0, len(parts) or 1, x)
 
 
@@ -139,11 +165,10 @@ def _predict(
     given: Tensor,
     timestep: Tensor,
     guided: Guided,
-    scale: float,
-    frames: Tensor | None = None,
+    moment: Moment,
 ) -> Tensor:
     """The guided prediction, b c f h w, for the whole clip or for a window's frames of it."""
-    total = given.shape[2]
+    total, frames = given.shape[2], moment.frames
     part = given if frames is None else given.index_select(2, frames)
     part = part.to(next(animated.unet.parameters()).dtype)
 
@@ -151,10 +176,16 @@ def _predict(
         if frames is not None and conditions is not None:
             conditions = conditions.at(frames, total)
         states = _text_at(text, frames, total)
+        conditions = controlled(guided.controls, moment, part, timestep, states, conditions)
         predicted: Tensor = animated(part, timestep, states, conditions)
         return predicted.to(given.dtype)
 
     predicted = call(guided.text, guided.conditions)
+    for region in guided.regions:
+        mask = region.mask if frames is None else region.mask.index_select(2, frames)
+        there = call(region.text, region.conditions)
+        predicted = torch.lerp(predicted, there, mask.to(there))
+    scale = guided.guidance.at(moment.step, moment.steps)
     if scale > 1:
         without = call(guided.negative_text, guided.negative_conditions)
         predicted = guide(predicted, without, scale, guided.guidance.rescale)

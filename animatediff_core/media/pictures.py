@@ -5,7 +5,8 @@ Pictures are h w 3 uint8 RGB; several are f h w 3.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,11 @@ def check_source(source: PictureSource) -> None:
             file = files[0 if still else number]
             _check_size(source, _size_of(file), str(file))
         return
+    if source.path.suffix.lower() in _ENDINGS:
+        with _opened(source.path) as film:
+            _check_count(source, getattr(film, "n_frames", 1))
+            _check_size(source, (film.width, film.height), str(source.path))
+        return
     with open_video(source.path) as video:
         _check_count(source, video.num_frames)
         _check_size(source, video.size, str(source.path))
@@ -64,8 +70,11 @@ def read_source(source: PictureSource) -> np.ndarray:
                 for number in source.numbers
             ]
         )
-    with open_video(source.path) as video:
-        frames = video.read_frames(source.numbers)
+    if source.path.suffix.lower() in _ENDINGS:
+        frames = _film(source)
+    else:
+        with open_video(source.path) as video:
+            frames = video.read_frames(source.numbers)
     return np.stack([fitted(frame, source.size, source.fit) for frame in frames])
 
 
@@ -90,16 +99,32 @@ def spread(frames: int, first: int, every: float) -> tuple[int, ...]:
 
 
 def _is_picture(path: Path) -> bool:
-    """One picture, not a film: a gif with several frames is a video."""
+    """One picture, not a film: a gif, webp or png with several frames is one."""
     if path.suffix.lower() not in _ENDINGS or path.is_dir():
         return False
     if not path.is_file():
         raise MediaError(f"{path}: no such picture; check the path")
+    with _opened(path) as picture:
+        return getattr(picture, "n_frames", 1) == 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
-            return getattr(picture, "n_frames", 1) == 1
-    except (UnidentifiedImageError, OSError) as error:
+            yield picture
+    except (UnidentifiedImageError, OSError, EOFError) as error:
         raise MediaError(f"{path}: cannot be read as a picture; mend or remove it") from error
+
+
+def _film(source: PictureSource) -> np.ndarray:
+    """The frames of an animated gif, webp or png, which ffmpeg does not know all."""
+    frames = {}
+    with _opened(source.path) as film:
+        for number in sorted(set(source.numbers)):
+            film.seek(number)
+            frames[number] = np.asarray(film.convert("RGB"))
+    return np.stack([frames[number] for number in source.numbers])
 
 
 def _listed(path: Path) -> Sequence[Path]:
@@ -119,11 +144,8 @@ def _by_number(file: Path) -> list[tuple[int, int, str]]:
 
 
 def _size_of(file: Path) -> tuple[int, int]:
-    try:
-        with Image.open(file) as picture:
-            return int(picture.width), int(picture.height)
-    except (UnidentifiedImageError, OSError) as error:
-        raise MediaError(f"{file}: cannot be read as a picture; mend or remove it") from error
+    with _opened(file) as picture:
+        return int(picture.width), int(picture.height)
 
 
 def _check_count(source: PictureSource, there: int) -> None:

@@ -3,7 +3,8 @@
 Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -27,6 +28,10 @@ class Conditions:
     picture's latents in every frame. PIA modules need it, others have no use for it."""
     motion_strength: float = 1.0
     """Scale of the motion module's residual; 0 gives the plain image model, 1 the trained one."""
+    motion_blocks: Mapping[str, float] = field(default_factory=dict)
+    """A further scale by block of the UNet: down_blocks.0, mid_block, up_blocks.2, ..."""
+    motion_frames: Tensor | None = None
+    """A further scale by frame, f."""
 
     def at(self, frames: Tensor, total: int) -> "Conditions":
         """The same for some frames of a clip of `total`: their numbers, k, in a window's order."""
@@ -35,13 +40,14 @@ class Conditions:
             kept: Tensor = clip.unflatten(0, (-1, total)).index_select(1, frames)
             return kept.flatten(0, 1)
 
-        image, middle = self.image_latents, self.mid_residual
+        image, middle, moved = self.image_latents, self.mid_residual, self.motion_frames
         return replace(
             self,
             down_residuals=tuple(map(folded, self.down_residuals)),
             mid_residual=None if middle is None else folded(middle),
             image_embeddings=tuple(map(folded, self.image_embeddings)),
             image_latents=None if image is None else image.index_select(2, frames),
+            motion_frames=None if moved is None else moved.index_select(0, frames),
         )
 
 

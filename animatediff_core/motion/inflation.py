@@ -7,8 +7,8 @@ that site's temporal transformer (official `unet_blocks.py`, order ResNet, atten
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,8 +39,8 @@ class AnimatedUNet(nn.Module):
         self.motion = motion
         self._clip = _Clip()
         self._handles = [
-            layer.register_forward_hook(_MotionHook(transformer, self._clip))
-            for layer, transformer in pairs
+            layer.register_forward_hook(_MotionHook(transformer, self._clip, block))
+            for layer, transformer, block in pairs
         ]
         if motion.conv_in is not None:
             hook = _ImageHook(motion.conv_in, self._clip)
@@ -73,6 +73,7 @@ class AnimatedUNet(nn.Module):
         time = torch.as_tensor(timestep, device=sample.device).expand(batch)
         states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
         self._clip.frames, self._clip.strength = frames, given.motion_strength
+        self._clip.blocks, self._clip.weights = given.motion_blocks, given.motion_frames
         if given.image_latents is not None:
             self._clip.image = given.image_latents.transpose(1, 2).flatten(0, 1)  # (b f) 5 h w
         try:
@@ -86,7 +87,7 @@ class AnimatedUNet(nn.Module):
                 return_dict=False,
             )[0]
         finally:
-            self._clip.frames = self._clip.image = None
+            self._clip.frames = self._clip.image = self._clip.weights = None
         clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
         return clips
 
@@ -130,25 +131,36 @@ class _Clip:
 
     frames: int | None = None
     strength: float = 1.0
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    weights: Tensor | None = None
+    """Scale of the residual by frame, f."""
     image: Tensor | None = None
     """PIA's mask and picture, (b f) 5 h w."""
 
 
 class _MotionHook:
-    def __init__(self, transformer: TemporalTransformer, clip: _Clip) -> None:
+    def __init__(self, transformer: TemporalTransformer, clip: _Clip, block: str = "") -> None:
         self.transformer = transformer
         self.clip = clip
+        self.block = block
 
     def __call__(
         self, layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
     ) -> Tensor | tuple[Tensor, ...] | None:
-        frames, strength = self.clip.frames, self.clip.strength
+        frames = self.clip.frames
+        strength = self.clip.strength * self.clip.blocks.get(self.block, 1.0)
         if frames is None or strength == 0:
             return None
         if isinstance(output, tuple):
-            return (self.transformer(output[0], frames, strength), *output[1:])
-        moved: Tensor = self.transformer(output, frames, strength)
-        return moved
+            return (self._moved(output[0], frames, strength), *output[1:])
+        return self._moved(output, frames, strength)
+
+    def _moved(self, features: Tensor, frames: int, strength: float) -> Tensor:
+        moved: Tensor = self.transformer(features, frames, strength)
+        if self.clip.weights is None:
+            return moved
+        weights = self.clip.weights.to(moved).repeat(len(moved) // frames)
+        return torch.lerp(features, moved, weights.view(-1, 1, 1, 1))
 
 
 @dataclass
@@ -199,14 +211,16 @@ class _SplitFrames:
 
 def _sites(
     unet: UNet2DConditionModel, motion: MotionModule
-) -> Iterator[tuple[nn.Module, TemporalTransformer]]:
-    """Each layer that a temporal transformer follows, with that transformer."""
+) -> Iterator[tuple[nn.Module, TemporalTransformer, str]]:
+    """Each layer that a temporal transformer follows, that transformer, its block's name."""
     _check_fit(unet, motion)
-    pairs: list[tuple[Any, Any]] = list(zip(unet.down_blocks, motion.down_blocks, strict=True))
-    pairs += list(zip(unet.up_blocks, motion.up_blocks, strict=True))
+    named: list[tuple[str, Any, Any]] = []
+    for side in ("down_blocks", "up_blocks"):
+        both = zip(getattr(unet, side), getattr(motion, side), strict=True)
+        named += [(f"{side}.{i}", block, moved) for i, (block, moved) in enumerate(both)]
     if motion.mid_block is not None:
-        pairs.append((unet.mid_block, motion.mid_block))
-    for block, moved in pairs:
+        named.append(("mid_block", unet.mid_block, motion.mid_block))
+    for name, block, moved in named:
         layers = getattr(block, "attentions", None) or block.resnets
         if len(moved.motion_modules) > len(layers):
             raise CheckpointError(
@@ -214,7 +228,7 @@ def _sites(
                 f"the UNet has {len(layers)}; it belongs to another kind of base model"
             )
         for layer, site in zip(layers, moved.motion_modules, strict=True):
-            yield layer, site.temporal_transformer
+            yield layer, site.temporal_transformer, name
 
 
 def _check_fit(unet: UNet2DConditionModel, motion: MotionModule) -> None:

@@ -1,0 +1,21 @@
+"""How alike PIA's frames are to the picture that they animate (arXiv 2312.13964, section 3.2)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Amount = Literal["small", "medium", "large", "loop"]
+_CURVES: dict[str, tuple[float, ...]] = {
+    "small": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8),
+    "medium": (1.0, 0.8, 0.8, 0.8, 0.79, 0.78, 0.75),
+    "large": (1.0, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5),
+}
+"""By frame, as the released module was trained to read them; the last one goes on."""
+
+
+def picture_likeness(amount: Amount, frames: int) -> Tensor:
+    """1 in the first frame, less in the later ones: f. A loop goes small's way from both ends."""
+    curve = _CURVES["small" if amount == "loop" else amount]
+    away = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]
+    return torch.tensor([curve[min(i, len(curve) - 1)] for i in away])
