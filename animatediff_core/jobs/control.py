@@ -173,6 +173,18 @@ class Region:
     """White where the prompt acts."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MotionStrength:
+    """How strongly the motion module acts."""
+
+    scale: float = 1.0
+    """0 leaves the image model's frames to themselves, 1 is as trained; above 2 little holds."""
+    blocks: Mapping[str, float] | None = None
+    """A further factor by block of the UNet: down_blocks.0, mid_block, up_blocks.2, ..."""
+    frames: Mapping[int, float] | None = None
+    """A further factor by frame, linear between the frames named; -1 is the last."""
+
+
 def _check_share(key: str, strength: float, start: float, end: float) -> None:
     if strength < 0:
         raise ValueError(f"{key}.strength must be 0 or more, got {strength:g}")

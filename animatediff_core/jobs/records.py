@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .choices import one_of
-from .control import Animate, ControlNet, IPAdapter, Keyframes, Region, SparseControl, Start
+from .control import (
+    Animate,
+    ControlNet,
+    IPAdapter,
+    Keyframes,
+    MotionStrength,
+    Region,
+    SparseControl,
+    Start,
+)
 from .kinds import Source
 from .naming import output_name
 from .output import Output
@@ -94,6 +103,7 @@ class Job:
     keyframes: Keyframes | None = None
     animate: Animate | None = None
     regions: tuple[Region, ...] = ()
+    motion_strength: MotionStrength = field(default_factory=MotionStrength)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:

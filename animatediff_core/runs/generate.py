@@ -10,9 +10,11 @@ import torch
 
 from ..checkpoints.base import BaseModel
 from ..diffusion.windows import divides, most_scales
-from ..errors import AnimateDiffError, CheckpointError, PromptFileError, SurroundingsError
-from ..jobs import CONTROL_FIELDS, Job
+from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
+from ..jobs import Job
 from ..motion import AnimatedUNet, inflate
+from .control import ControlModels
+from .control_plan import check_control
 from .device import choose
 from .job_check import check_sampler, check_text
 from .model import Found, Parts, find, load, problems_of
@@ -83,6 +85,7 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
             continue
         try:
             _check_job(job, there)
+            check_control(job, there, offline=offline)
         except AnimateDiffError as error:
             problems.append(error)
         planned.append(Planned(job, there))
@@ -106,16 +109,6 @@ def parts_of(job: Job) -> Parts:
 
 
 def _check_job(job: Job, found: Found) -> None:
-    for key in CONTROL_FIELDS:
-        if getattr(job, key):
-            raise PromptFileError(
-                f"{job.name}: {key} is read, but generate cannot follow it yet; remove it"
-            )
-    if found.motion_config.conv_in_channels is not None:
-        raise CheckpointError(
-            f"{job.name}: {found.motion.name} is a PIA module, which animates a picture, and "
-            "generate cannot give it one yet; use another motion module"
-        )
     _check_length(job, found)
     _check_sizes(job, found.factor)
     check_text(job, found)
@@ -212,16 +205,17 @@ def _run_group(
         full = SurroundingsError(f"{found.parts.base}: not enough memory on {where} to load it")
         yield from (Result(one.job, None, None, full) for one in members)
         return
+    models = ControlModels(base=base, device=where, dtype=kind, offline=offline)
     for one in members:
-        yield from _run_job(one.job, base, animated, folder)
+        yield from _run_job(one.job, base, animated, folder, models)
 
 
 def _run_job(
-    job: Job, base: BaseModel, animated: AnimatedUNet, folder: Path
+    job: Job, base: BaseModel, animated: AnimatedUNet, folder: Path, models: ControlModels
 ) -> Iterator[Step | Result]:
     try:
         frames, notes = None, dict[str, Any]()
-        for event in sample(job, base, animated, folder=folder, notes=notes):
+        for event in sample(job, base, animated, folder=folder, notes=notes, models=models):
             if isinstance(event, Step):
                 yield event
             else:

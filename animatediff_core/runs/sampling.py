@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import FrameText, Guided, denoise_steps, num_steps
+from ..diffusion.denoise import FrameText, Guided, Region, denoise_steps, num_steps
 from ..diffusion.free_init import low_pass, renewed_noise, steps_of
 from ..diffusion.free_noise import free_noise
 from ..diffusion.guidance import Guidance
@@ -26,7 +26,17 @@ from ..diffusion.windows import divides
 from ..errors import CheckpointError
 from ..jobs import Job, Upscale
 from ..media.on_disk import on_disk
-from ..motion import AnimatedUNet, MotionModule
+from ..motion import AnimatedUNet, Conditions, MotionModule
+from .control import (
+    ControlModels,
+    Lead,
+    first_start,
+    lead,
+    mask_of,
+    reading_pictures,
+    with_pictures,
+)
+from .control_plan import counted
 from .decoding import decoded
 
 log = logging.getLogger(__name__)
@@ -56,8 +66,8 @@ class _Prepared:
     negative: TextEmbedding
     generator: torch.Generator
     """Feeds the scheduler and FreeInit, on the CPU."""
-    factor: int
-    """Pixels a latent, along each side."""
+    base: BaseModel
+    models: ControlModels
     steps: int
     """Of all passes."""
 
@@ -69,19 +79,23 @@ def sample(
     *,
     folder: Path | None = None,
     notes: dict[str, Any] | None = None,
+    models: ControlModels | None = None,
 ) -> Iterator[Step | np.ndarray]:
     """Steps, then the frames f h w 3 uint8 of one job on a loaded model.
 
     The frames of a clip that is denoised in windows lie in a file without a name in `folder` (by
     default where temporary files are), not in memory. `notes` gets what the sidecar should say
-    besides the job.
+    besides the job. `models` are those that other jobs on this base model have loaded for control.
     """
     notes = {} if notes is None else notes
     _warn(job, base)
-    prepared = _prepare(job, base, animated)
-    latents = yield from _first_pass(prepared)
-    if job.upscale is not None:
-        latents = yield from _second_pass(prepared, job.upscale, latents)
+    if models is None:
+        models = ControlModels(base=base, device=animated.unet.device, dtype=animated.unet.dtype)
+    prepared = _prepare(job, base, animated, models)
+    with reading_pictures(job, models):
+        latents = yield from _first_pass(prepared)
+        if job.upscale is not None:
+            latents = yield from _second_pass(prepared, job.upscale, latents)
     if not torch.isfinite(latents).all():
         raise CheckpointError(
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
@@ -106,7 +120,7 @@ def _warn(job: Job, base: BaseModel) -> None:
                     job.name, word)  # fmt: skip
 
 
-def _prepare(job: Job, base: BaseModel, animated: AnimatedUNet) -> _Prepared:
+def _prepare(job: Job, base: BaseModel, animated: AnimatedUNet, models: ControlModels) -> _Prepared:
     motion: MotionModule = animated.motion
     config = replace(motion.config, betas=job.betas or motion.config.betas)
     scheduler = make_scheduler(
@@ -117,7 +131,7 @@ def _prepare(job: Job, base: BaseModel, animated: AnimatedUNet) -> _Prepared:
             f"{job.name}: free_init has no effect on a base model whose noise ends in zero SNR, "
             "as nothing of a clip is left there; leave it out"
         )
-    total = sum(num_steps(scheduler, steps) for steps in _iterations(job))
+    total = sum(num_steps(scheduler, steps, first_start(job)) for steps in _iterations(job))
     if job.upscale is not None:
         total += num_steps(scheduler, job.steps, first_step(job.upscale, job.steps))
     text, negative = embed_pair(
@@ -125,7 +139,7 @@ def _prepare(job: Job, base: BaseModel, animated: AnimatedUNet) -> _Prepared:
         travel=job.travel, clip_skip=job.clip_skip,
     )  # fmt: skip
     return _Prepared(
-        job=job, animated=animated, scheduler=scheduler, factor=base.factor, steps=total,
+        job=job, animated=animated, scheduler=scheduler, base=base, models=models, steps=total,
         text=text, negative=negative, generator=seeded(job.seed ^ 1),
     )  # fmt: skip
 
@@ -138,7 +152,8 @@ def _iterations(job: Job) -> list[int]:
 def _first_pass(given: _Prepared) -> Generator[Step, None, Tensor]:
     """Latents b c f h w from noise; with FreeInit again and again, from better noise each time."""
     job = given.job
-    height, width = job.height // given.factor, job.width // given.factor
+    led, start = lead(job, given.models, (job.width, job.height)), first_start(job)
+    height, width = job.height // given.base.factor, job.width // given.base.factor
     noise = first = _noise(given, job.seed, height, width)
     latents, done = noise, 0
     for number, steps in enumerate(_iterations(job)):
@@ -147,8 +162,8 @@ def _first_pass(given: _Prepared) -> Generator[Step, None, Tensor]:
             alpha = float(given.scheduler.alphas_cumprod[-1])
             fresh = torch.randn(noise.shape, generator=given.generator).to(latents.device)
             noise = renewed_noise(latents, first, fresh, alpha, kept)
-        latents = yield from _denoised(given, noise, done=done, steps=steps)
-        done += num_steps(given.scheduler, steps)
+        latents = yield from _denoised(given, noise, led, done=done, steps=steps, start=start)
+        done += num_steps(given.scheduler, steps, start)
     return latents
 
 
@@ -158,15 +173,14 @@ def _second_pass(
     """Latents of a clip made larger, b c f h w, and its details made anew."""
     job = given.job
     height, width = (
-        round(side * upscale.scale) // given.factor for side in (job.height, job.width)
+        round(side * upscale.scale) // given.base.factor for side in (job.height, job.width)
     )
     start = first_step(upscale, job.steps)
     done = given.steps - num_steps(given.scheduler, job.steps, start)
-    source = enlarge(latents, height, width, upscale)
+    led = lead(job, given.models, (width * given.base.factor, height * given.base.factor))
+    led = replace(led, source=enlarge(latents, height, width, upscale))
     noise = _noise(given, job.seed ^ 2, height, width)
-    return (
-        yield from _denoised(given, noise, done=done, steps=job.steps, start=start, source=source)
-    )
+    return (yield from _denoised(given, noise, led, done=done, steps=job.steps, start=start))
 
 
 def _noise(given: _Prepared, seed: int, height: int, width: int) -> Tensor:
@@ -181,25 +195,62 @@ def _noise(given: _Prepared, seed: int, height: int, width: int) -> Tensor:
 
 
 def _denoised(
-    given: _Prepared, noise: Tensor, *, done: int, steps: int, start: int = 0,
-    source: Tensor | None = None,
-) -> Generator[Step, None, Tensor]:  # fmt: skip
+    given: _Prepared, noise: Tensor, led: Lead, *, done: int, steps: int, start: int = 0
+) -> Generator[Step, None, Tensor]:
     """One loop of `denoise_steps`, after `done` steps of loops before it; returns its latents."""
-    job = given.job
-    size = (noise.shape[3] * given.factor, noise.shape[4] * given.factor)
-    guided = Guided(
-        text=_states(given.text, job), negative_text=_states(given.negative, job),
-        guidance=_guidance(job), conditions=size_conditions(given.text.pooled, *size),
-        negative_conditions=size_conditions(given.negative.pooled, *size),
-    )  # fmt: skip
     latents = noise
     for at in denoise_steps(
-        given.animated, given.scheduler, noise, guided, steps=steps, generator=given.generator,
-        windows=job.window, start=start, source=source,
+        given.animated, given.scheduler, noise, _guided(given, noise, led), steps=steps,
+        generator=given.generator, windows=given.job.window, start=start, source=led.source,
+        kept=led.kept,
     ):  # fmt: skip
         latents = at.latents
-        yield Step(job, done + at.step, given.steps, at.window, at.windows)
+        yield Step(given.job, done + at.step, given.steps, at.window, at.windows)
     return latents
+
+
+def _guided(given: _Prepared, noise: Tensor, led: Lead) -> Guided:
+    """What leads a pass over latents of this size, b c f h w."""
+    job = given.job
+    height, width = noise.shape[3] * given.base.factor, noise.shape[4] * given.base.factor
+    towards, away = with_pictures(
+        job,
+        given.models,
+        (width, height),
+        (
+            size_conditions(given.text.pooled, height, width),
+            size_conditions(given.negative.pooled, height, width),
+        ),
+    )
+    return Guided(
+        text=_states(given.text, job), negative_text=_states(given.negative, job),
+        guidance=_guidance(job), conditions=towards, negative_conditions=away,
+        controls=led.controls, regions=_regions(given, towards, height, width),
+    )  # fmt: skip
+
+
+def _regions(
+    given: _Prepared, towards: Conditions | None, height: int, width: int
+) -> tuple[Region, ...]:
+    job, made = given.job, []
+    for one in job.regions:
+        text, _ = embed_pair(
+            given.base, counted(one.prompt, job.frames, "regions.prompt"), job.negative_prompt,
+            job.frames,
+            travel=job.travel, clip_skip=job.clip_skip,
+        )  # fmt: skip
+        conditions = towards
+        if towards is not None and towards.pooled_text is not None:
+            conditions = replace(towards, pooled_text=text.pooled)
+        mask = mask_of(one.mask, job, (width, height), given.base.factor)
+        made.append(
+            Region(
+                text=_states(text, job),
+                mask=mask.to(given.animated.unet.device),
+                conditions=conditions,
+            )
+        )
+    return tuple(made)
 
 
 def _states(text: TextEmbedding, job: Job) -> Tensor | FrameText:
