@@ -10,6 +10,7 @@ from animatediff_core.jobs import (
     FORMATS,
     Job,
     job_from_options,
+    job_settings,
     load_prompt_file,
     output_name,
     parse_prompts,
@@ -162,12 +163,9 @@ def _read(prompt_file: str, root: Path | None, said: dict[str, Any], repeats: in
 def _show_plan(planned: "list[Planned]", output: Path) -> None:
     for one in planned:
         job = one.job
-        render.result(
-            f"{output / output_name(job)}{job.output.suffix}",
-            {"name": job.name, "seed": job.seed, "prompt": job.prompt[0], "base": job.base,
-             "motion": str(one.found.motion), "frames": job.frames, "width": job.width,
-             "height": job.height, "steps": job.steps},
-        )  # fmt: skip
+        path = f"{output / output_name(job)}{job.output.suffix}"
+        record = {"path": path, **job_settings(job), "motion": str(one.found.motion)}
+        render.result(path, record)
     rows = [
         (p.job.name, str(p.job.seed), p.job.prompt[0][:60], p.job.base, p.found.motion.name,
          f"{p.job.frames} x {p.job.width} x {p.job.height}", str(p.job.steps))

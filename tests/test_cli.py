@@ -66,6 +66,29 @@ def test_dry_run_loads_and_writes_nothing(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_line_goes_over_all_jobs_of_a_file(asked, tmp_path):
+    (tmp_path / "colour.txt").write_text("red\nblue\n")
+    (tmp_path / "below.yaml").write_text("defaults: {frames: 12, window: 6, output: {fps: 4}}")
+    (tmp_path / "p.yaml").write_text(
+        "extends: below.yaml\nmatrix: {steps: [2, 3]}\n"
+        "jobs: [{name: a, prompt: a __colour__ ring, seed: 1, output: {name: '{steps}/{name}'}}]"
+    )
+    options = ("-C", 8, "-S", 1, "--fuse", "flat", "--set", "output.max_size=2MB",
+               "--set", "free_init=2", "--format", "webp")  # fmt: skip
+    told = asked("generate", "p.yaml", "--dry-run", "--json", "-r", 2, *options)
+    jobs = [json.loads(line) for line in told.stdout.splitlines()]
+    assert [(job["path"], job["seed"], job["steps"]) for job in jobs] == [
+        (f"outputs/{steps}/a.webp", seed, steps) for steps in (2, 3) for seed in (1, 2)
+    ]
+    assert {job["prompt"] for job in jobs} <= {"a red ring", "a blue ring"}
+    assert jobs[0]["frames"] == 12
+    assert jobs[0]["window"] == {
+        "length": 8, "overlap": 2, "stride": 2, "schedule": "standard_uniform", "fuse": "flat",
+    }  # fmt: skip
+    assert jobs[0]["free_init"] == {"iterations": 2}
+    assert (jobs[0]["output"]["fps"], jobs[0]["output"]["max_size"]) == (4, 2_000_000)
+
+
 WRONG = {
     "nothing": ([], "nothing to do"),
     "both": (["p.yaml", "--prompt", "x"], "cannot go together"),
@@ -84,6 +107,14 @@ WRONG = {
     "page": (["--prompt", "x", "--lora", "page.safetensors"], "is a web page, not weights"),
     "preset": (["--prompt", "x", "--preset", "sd51"], "no preset 'sd51'; there are"),
     "format": (["--prompt", "x", "--format", "avi"], "must be gif or mp4"),
+    "set": (["--prompt", "x", "--set", "output.fsp=8"], "fsp: unknown key; did you mean fps?"),
+    "set what": (["--prompt", "x", "--set", "steps"], "--set steps: must be KEY=VALUE"),
+    "overlap": (["--prompt", "x", "-C", 4, "-O", 4], "window.overlap must be 0 or more and below"),
+    "stride": (["--prompt", "x", "-S", 1, "--window-schedule", "standard_static"], "stride above"),
+    "regions": (["--prompt", "x", "--set", "regions=[{prompt: y, mask: {path: m.png}}]"],
+                "regions is read, but generate cannot follow it yet; remove it"),
+    "matrix": (["many.yaml"], "matrix.stpes: unknown key; did you mean steps?"),
+    "wildcard": (["wild.yaml"], "the wildcard __hue__ has no file; put hue.txt beside the prompt"),
     "device": (["--prompt", "x", "-d", "cuda:99"], "no CUDA device"),
     "dtype": (["--prompt", "x", "--dtype", "fp8"], "no dtype 'fp8'"),
 }  # fmt: skip
@@ -93,6 +124,8 @@ WRONG = {
 def test_wrong_requests_end_with_one_sentence_and_nothing_written(asked, tmp_path, name):
     arguments, message = WRONG[name]
     (tmp_path / "typo.yaml").write_text("jobs: [{promt: x}]")
+    (tmp_path / "many.yaml").write_text("matrix: {stpes: [1, 2]}\njobs: [x]")
+    (tmp_path / "wild.yaml").write_text("jobs: [a __hue__ ring]")
     (tmp_path / "page.safetensors").write_text("<html>please log in</html>")
     save_motion_module(new_motion((48, 96, 160)), tmp_path / "m.safetensors")
     save_motion_module(new_motion((32, 64)), tmp_path / "other.safetensors")

@@ -14,7 +14,7 @@ from .prompt_file import job_from_options, load_prompt_file, parse_prompts, pars
 from .records import CONTROL_FIELDS, Adapter, Job
 from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule
 from .schema import prompt_schema
-from .sidecar import dump_job
+from .sidecar import dump_job, job_settings
 
 __all__ = [
     "CONTROL_FIELDS",
@@ -33,6 +33,7 @@ __all__ = [
     "defaults_of",
     "dump_job",
     "job_from_options",
+    "job_settings",
     "kept_adapters",
     "load_preset",
     "load_prompt_file",

@@ -22,15 +22,21 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
     Of the job it has what is not as usual. `made_with` records what the clip was made with
     (device, versions, digests); it is not read.
     """
-    settings = with_sources(_plain(job, _ALWAYS), _absolute)
-    for key in ("prompt", "negative_prompt"):
-        if list(settings.get(key, ())) == [0]:
-            settings[key] = settings[key][0]
+    settings = job_settings(job)
     # base stands above the jobs too, so that no preset adds what the job did not have
     content: dict[str, Any] = {"base": settings["base"], "jobs": [settings]}
     if made_with:
         content["made_with"] = dict(made_with)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
+def job_settings(job: Job) -> dict[str, Any]:
+    """A job as a prompt file says it: plain values of what is not as usual, paths absolute."""
+    settings = with_sources(_plain(job, _ALWAYS), _absolute)
+    for key in ("prompt", "negative_prompt"):
+        if list(settings.get(key, ())) == [0]:
+            settings[key] = settings[key][0]
+    return settings
 
 
 def _plain(value: Any, always: frozenset[str] = frozenset()) -> Any:
