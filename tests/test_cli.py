@@ -68,7 +68,7 @@ def test_dry_run_loads_and_writes_nothing(command, tmp_path):
 
 def test_the_command_line_goes_over_all_jobs_of_a_file(asked, tmp_path):
     (tmp_path / "colour.txt").write_text("red\nblue\n")
-    (tmp_path / "below.yaml").write_text("defaults: {frames: 12, window: 6, output: {fps: 4}}")
+    (tmp_path / "below.yaml").write_text("defaults: {frames: 16, window: 6, output: {fps: 4}}")
     (tmp_path / "p.yaml").write_text(
         "extends: below.yaml\nmatrix: {steps: [2, 3]}\n"
         "jobs: [{name: a, prompt: a __colour__ ring, seed: 1, output: {name: '{steps}/{name}'}}]"
@@ -81,7 +81,7 @@ def test_the_command_line_goes_over_all_jobs_of_a_file(asked, tmp_path):
         (f"outputs/{steps}/a.webp", seed, steps) for steps in (2, 3) for seed in (1, 2)
     ]
     assert {job["prompt"] for job in jobs} <= {"a red ring", "a blue ring"}
-    assert jobs[0]["frames"] == 12
+    assert jobs[0]["frames"] == 16
     assert jobs[0]["window"] == {
         "length": 8, "overlap": 2, "stride": 2, "schedule": "standard_uniform", "fuse": "flat",
     }  # fmt: skip
