@@ -111,8 +111,6 @@ WRONG = {
     "set what": (["--prompt", "x", "--set", "steps"], "--set steps: must be KEY=VALUE"),
     "overlap": (["--prompt", "x", "-C", 4, "-O", 4], "window.overlap must be 0 or more and below"),
     "stride": (["--prompt", "x", "-S", 1, "--window-schedule", "standard_static"], "stride above"),
-    "regions": (["--prompt", "x", "--set", "regions=[{prompt: y, mask: {path: m.png}}]"],
-                "regions is read, but generate cannot follow it yet; remove it"),
     "matrix": (["many.yaml"], "matrix.stpes: unknown key; did you mean steps?"),
     "wildcard": (["wild.yaml"], "the wildcard __hue__ has no file; put hue.txt beside the prompt"),
     "device": (["--prompt", "x", "-d", "cuda:99"], "no CUDA device"),

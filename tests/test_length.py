@@ -31,7 +31,7 @@ SMALL = Job(
         ({"window": Window(length=24), "frames": 8}, "lower it to 16"),
         (
             {"window": Window(schedule="standard_uniform", stride=3)},
-            r"window.stride \(-S\) 3 spreads a window over more than the 20 frames; lower it to 1",
+            r"window.stride 3 \(-S 2\) spreads a window over more than the 20 frames; lower",
         ),
         ({"frames": 8, "noise": Noise(type="freenoise")}, "freenoise repeats a window's noise"),
         ({"upscale": Upscale(scale=1.3), "frames": 4}, "makes width 16 to 20.8.*use 1.25 or 1.5"),

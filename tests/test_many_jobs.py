@@ -64,6 +64,16 @@ def test_wildcards_are_chosen_by_the_seed_alone(wild):
     assert jobs(dump_job(made[7]), Path("/")) == [made[7]]
 
 
+def test_prompts_of_regions_have_wildcards_and_count_frames_from_the_end_too(wild):
+    (job,) = jobs(
+        "jobs: [{prompt: a, seed: 1, frames: 8, regions: "
+        "[{prompt: {0: a __colour__ ring, -1: b}, mask: m.png}]}]", wild
+    )  # fmt: skip
+    assert job.regions[0].prompt[0] in ("a red ring", "a blue ring", "a deep green ring",
+                                        "a night green ring")  # fmt: skip
+    assert job.regions[0].prompt[7] == "b"
+
+
 def test_the_expansion_is_the_same_everywhere(wild):
     """Written down, so that another machine or version would be noticed."""
     made = jobs("jobs: [{prompt: __colour__ __colour__ __colour__, seed: [1, 2, 3, 4]}]", wild)

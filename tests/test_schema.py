@@ -81,6 +81,8 @@ SAID = {
     JOB % "loras: [x.safetensors, {path: y, scale: 2}]": True,
     JOB % "negative_prompt: {0: x, 8: y}": True,
     JOB % "upscale: null": True,
+    JOB % "motion_strength: {scale: 1.2, blocks: {mid_block: 0.5}, frames: {0: 1}}": True,
+    JOB % "motion_strength: {blocks: {mid_block: high}}": False,
     "matrix: {output.fps: [4, 8], steps: [1]}\njobs: [a]": True,
     "jobs: [{prompt: a, seed: [1, -1, null]}]": True,
     JOB % "stpes: 3": False,

@@ -11,13 +11,12 @@ from .presets import (
     preset_names,
 )
 from .prompt_file import job_from_options, load_prompt_file, parse_prompts, parse_settings
-from .records import CONTROL_FIELDS, Adapter, Job
+from .records import Adapter, Job
 from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule
 from .schema import prompt_schema
 from .sidecar import dump_job, job_settings
 
 __all__ = [
-    "CONTROL_FIELDS",
     "FORMATS",
     "FreeInit",
     "Fuse",

@@ -66,14 +66,22 @@ def _jobs(entry: Entry, before: int, repeats: int, problems: list[str]) -> list[
 
 def _job(entry: Entry, values: Mapping[str, Any], name: str | None, seed: int, index: int) -> Job:
     own = dict(values)
-    for key in set(_TEXTS) & own.keys():
+
+    def chosen(key: str, texts: Mapping[int, str]) -> dict[int, str]:
         try:
-            own[key] = {
+            return {
                 frame: expanded(text, seed, f"{key}/{frame}", entry.folders)
-                for frame, text in own[key].items()
+                for frame, text in texts.items()
             }
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
+
+    for key in set(_TEXTS) & own.keys():
+        own[key] = chosen(key, own[key])
+    own["regions"] = tuple(
+        replace(region, prompt=chosen(f"regions[{number}].prompt", region.prompt))
+        for number, region in enumerate(own.get("regions", ()))
+    )
     if "output" in own:
         filled = partly_filled(own["output"].name, {**entry.names, "index": index})
         own["output"] = replace(own["output"], name=filled)
@@ -90,6 +98,11 @@ def _values(settings: Mapping[str, Any], place: str, problems: list[str]) -> dic
     for key in _TEXTS:
         if values.get(key):
             values[key] = _from_the_start(values[key], frames)
+    if values.get("regions"):
+        values["regions"] = tuple(
+            region and replace(region, prompt=_from_the_start(region.prompt, frames))
+            for region in values["regions"]
+        )
     return values
 
 

@@ -199,7 +199,8 @@ def described(kind: Any) -> str:
             return f"a list, each item {described(inner[0])}"
         return f"a list of {len(inner)}: {', '.join(described(one) for one in inner)}"
     if _by_frame(kind):
-        return "a text, or texts by frame number"
+        one, many = ("a number", "numbers") if get_args(kind)[1] is float else ("a text", "texts")
+        return f"{one}, or {many} by frame number"
     if get_origin(kind) is Mapping:
         key, item = get_args(kind)
         return f"a mapping of {described(key)} to {described(item)}"

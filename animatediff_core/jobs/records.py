@@ -27,9 +27,6 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
                 "motion_loras", "embeddings")  # fmt: skip
 """A job's fields that say which model it needs."""
-CONTROL_FIELDS = ("controlnets", "sparse_controls", "ip_adapters", "start", "keyframes", "animate",
-                  "regions")  # fmt: skip
-"""A job's fields that lead it by pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ def _of_one(kind: Any, records: dict[str, Schema]) -> Schema:
         return {"type": "array", "items": items, "minItems": len(items), "maxItems": len(items)}
     if get_origin(kind) is Mapping:
         key, value = get_args(kind)
-        pattern = r"^-?\d+$" if key is int else r"^\d*\.?\d+(e-?\d+)?$"
+        pattern = {int: r"^-?\d+$", float: r"^\d*\.?\d+(e-?\d+)?$", str: "."}[key]
         one = _of(value, records)
         by_key = {"type": "object", "patternProperties": {pattern: one},
                   "additionalProperties": False, "minProperties": 1}  # fmt: skip

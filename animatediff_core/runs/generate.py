@@ -164,8 +164,9 @@ def _check_length(job: Job, found: Found) -> None:
         return
     if window.stride > (most := most_scales(window, job.frames)):
         raise CheckpointError(
-            f"{job.name}: window.stride (-S) {window.stride} spreads a window over more than the "
-            f"{job.frames} frames; lower it to {most}, or lower window.length (-C)"
+            f"{job.name}: window.stride {window.stride} (-S {window.stride - 1}) spreads a window "
+            f"over more than the {job.frames} frames; lower it to {most} (-S {most - 1}), or lower "
+            "window.length (-C)"
         )
 
 
