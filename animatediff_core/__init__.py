@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .jobs import Job, load_prompt_file
     from .motion import AnimatedUNet, Conditions, MotionConfig, MotionModule, inflate
     from .runs.generate import Result, generate
+    from .speed import optimize
 
 _HOMES = {
     "AnimateDiffError": "errors",
@@ -34,6 +35,7 @@ _HOMES = {
     "load_prompt_file": "jobs",
     "make_scheduler": "diffusion.schedules",
     "motion_loss": "diffusion.loss",
+    "optimize": "speed",
     "save_motion_module": "checkpoints.motion_modules",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "load_prompt_file",
     "make_scheduler",
     "motion_loss",
+    "optimize",
     "save_motion_module",
 ]
 

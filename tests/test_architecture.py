@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 BELOW = {
     "cli": {"runs", "checkpoints", "training", "jobs", "errors", "media"},
     "tiny": {"runs", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
-    "runs": {"training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
+    "runs": {"speed", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
+    "speed": {"diffusion", "checkpoints", "motion", "errors"},
     "training": {"diffusion", "checkpoints", "motion", "media", "errors"},
     "diffusion": {"checkpoints", "motion", "jobs", "errors"},
     "checkpoints": {"motion", "media", "jobs", "errors"},

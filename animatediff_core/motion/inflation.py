@@ -7,7 +7,7 @@ that site's temporal transformer (official `unet_blocks.py`, order ResNet, atten
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ class AnimatedUNet(nn.Module):
         self.unet = unet
         self.motion = motion
         self._clip = _Clip()
+        self._at_deflate: list[Callable[[], None]] = []
         self._handles = [
             layer.register_forward_hook(_MotionHook(transformer, self._clip, block))
             for layer, transformer, block in pairs
@@ -93,9 +94,15 @@ class AnimatedUNet(nn.Module):
 
     def deflate(self) -> UNet2DConditionModel:
         """Take every hook out and give the image model back, bit for bit as it was."""
+        while self._at_deflate:
+            self._at_deflate.pop()()
         while self._handles:
             self._handles.pop().remove()
         return self.unet
+
+    def at_deflate(self, undo: Callable[[], None]) -> None:
+        """Have something undone before the hooks are taken out."""
+        self._at_deflate.append(undo)
 
     def _check_frames(self, frames: int) -> None:
         longest = self.motion.config.max_frames

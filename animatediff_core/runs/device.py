@@ -42,6 +42,7 @@ def made_with(model: Any) -> dict[str, Any]:
     return {
         "device": str(model.device),
         "dtype": names[model.dtype],
+        "kernels": "packed" if any(p.is_mkldnn for p in model.parameters()) else "plain",
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }

@@ -13,6 +13,7 @@ from ..diffusion.windows import divides, most_scales
 from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
 from ..jobs import Job
 from ..motion import AnimatedUNet, inflate
+from ..speed import optimize, optimize_vae
 from .control import ControlModels
 from .control_plan import check_control
 from .device import choose
@@ -198,7 +199,8 @@ def _run_group(
     try:
         base, motion = load(found, offline=offline)
         base.to(where, kind)
-        animated = inflate(base.unet, motion.to(where, kind))
+        animated = optimize(inflate(base.unet, motion.to(where, kind)))
+        optimize_vae(base.vae)
     except AnimateDiffError as error:
         yield from (Result(one.job, None, None, error) for one in members)
         return

@@ -1,0 +1,9 @@
+"""Everything that only makes a loaded model faster or leaner; the plain modules stay the reference.
+
+`optimize` puts faster forwards in front of the plain ones of a loaded model and packs its weights;
+`restore` (and the animated model's `deflate`) takes all of it back, bit for bit.
+"""
+
+from .optimizer import optimize, optimize_vae, restore
+
+__all__ = ["optimize", "optimize_vae", "restore"]

@@ -1,0 +1,246 @@
+"""An optimised model gives the plain model's numbers, and becomes the plain model again."""
+
+import copy
+
+import pytest
+import torch
+from conftest import new_motion, new_unet
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+
+import animatediff_core as ad
+from animatediff_core.checkpoints.lora import apply_lora
+from animatediff_core.errors import AnimateDiffError, CheckpointError
+from animatediff_core.motion import Conditions
+from animatediff_core.speed import optimize_vae, restore
+from animatediff_core.speed.packing import is_packed
+
+NEAR = 2e-5
+
+
+def frozen(unet):
+    return unet.eval().requires_grad_(False)
+
+
+def pair(channels=(32, 64), dtype=torch.float32, **changes):
+    """The same model twice: plain, optimised."""
+    sides = []
+    for _ in range(2):
+        unet = frozen(new_unet(channels)).to(dtype)
+        sides.append(ad.inflate(unet, new_motion(channels, **changes).to(dtype)))
+    return sides[0], ad.optimize(sides[1])
+
+
+def inputs(frames=3, batch=2, height=8, width=8, travel=False, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    shape = (batch, frames, 5, 16) if travel else (batch, 5, 16)
+    return (
+        torch.randn(batch, 4, frames, height, width, generator=generator).to(dtype),
+        torch.tensor([10, 900][:batch]),
+        torch.randn(shape, generator=generator).to(dtype),
+    )
+
+
+def farthest(plain, fast, *arguments):
+    with torch.no_grad():
+        return float((plain(*arguments) - fast(*arguments)).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({}, {"travel": True}),
+        ({"frame_norm": "clip"}, {"height": 7, "width": 5, "batch": 1}),
+        ({"resnet_norm": "clip", "mid_block": False}, {"frames": 16}),
+        ({"resnet_norm": "clip", "frame_norm": "clip"}, {"frames": 1}),
+        ({"max_frames": 80}, {"frames": 70, "batch": 1, "height": 4, "width": 4}),
+    ],
+)
+def test_numbers_are_the_plain_ones(changes, given):
+    plain, fast = pair(**changes)
+    assert farthest(plain, fast, *inputs(**given)) < NEAR
+
+
+@pytest.mark.parametrize("strength", [0, 0.3, 2])
+def test_motion_strength_and_residuals(strength):
+    plain, fast = pair()
+    sample, time, text = inputs()
+    conditions = Conditions(
+        motion_strength=strength,
+        mid_residual=torch.randn(6, 64, 4, 4, generator=torch.Generator().manual_seed(1)),
+    )
+    assert farthest(plain, fast, sample, time, text, conditions) < NEAR
+
+
+def test_linear_projections_and_several_blocks_as_in_sdxl():
+    sides = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8, block_out_channels=(32, 64), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=8,
+            cross_attention_dim=16, attention_head_dim=(2, 4), use_linear_projection=True,
+            transformer_layers_per_block=(1, 2),
+        )  # fmt: skip
+        sides.append(ad.inflate(frozen(unet), new_motion()))
+    assert farthest(sides[0], ad.optimize(sides[1]), *inputs()) < NEAR
+
+
+def test_bf16_is_no_further_from_fp32_than_the_plain_path():
+    exact, _ = pair()
+    plain, fast = pair(dtype=torch.bfloat16)
+    given = inputs(dtype=torch.bfloat16)
+    with torch.no_grad():
+        wanted = exact(given[0].float(), given[1], given[2].float())
+        plainly, fastly = (
+            float((side(*given).float() - wanted).norm() / wanted.norm()) for side in (plain, fast)
+        )
+    assert fastly < 1.1 * plainly
+
+
+def test_runs_are_alike_to_the_bit_whatever_ran_between():
+    _, fast = pair()
+    given, other = inputs(), inputs(frames=5, height=7, batch=1)
+    with torch.no_grad():
+        first = fast(*given)
+        fast(*other)
+        assert torch.equal(fast(*given), first)
+
+
+def test_without_gradients_asked_for_none_are_kept_and_no_mode_is_needed():
+    plain, fast = pair()
+    out = fast(*inputs())
+    assert not out.requires_grad
+    assert (plain(*inputs()) - out).abs().max() < NEAR
+
+
+def test_a_gradient_is_the_plain_one():
+    plain, fast = pair()
+    gradients = []
+    for side in (plain, fast):
+        sample, time, text = inputs()
+        text.requires_grad_(True)
+        side(sample, time, text).square().mean().backward()
+        gradients.append(text.grad)
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-6
+
+
+def test_a_trainable_motion_module_stays_plain_and_learns():
+    sides = []
+    for _ in range(2):
+        motion = new_motion().requires_grad_(True)
+        sides.append(ad.inflate(frozen(new_unet()), motion))
+    ad.optimize(sides[1])
+    assert not any(is_packed(layer) for layer in sides[1].motion.modules())
+    for side in sides:
+        side(*inputs()).square().mean().backward()
+    for one, other in zip(*(side.motion.parameters() for side in sides), strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-6)
+
+
+def test_packed_weights_are_not_trained():
+    _, fast = pair()
+    fast.motion.requires_grad_(True)
+    with pytest.raises(AnimateDiffError, match="cannot be trained"):
+        fast(*inputs())
+
+
+def test_text_is_projected_once_a_prompt():
+    _, fast = pair()
+    sample, time, text = inputs()
+    calls = []
+    layer = next(m for m in fast.unet.modules() if getattr(m, "is_cross_attention", False))
+    layer.to_k.register_forward_hook(lambda module, given, out: calls.append(given[0].shape))
+    with torch.no_grad():
+        for prompt in (text, text.clone(), text, text[:, :], text):
+            fast(sample, time, prompt)
+    assert calls == [(2, 5, 16)] * 2
+
+
+def test_a_text_that_was_changed_in_place_is_projected_anew():
+    plain, fast = pair()
+    sample, time, text = inputs()
+    with torch.no_grad():
+        fast(sample, time, text)
+        text.mul_(-2)
+    assert farthest(plain, fast, sample, time, text) < NEAR
+    with torch.inference_mode():
+        given = text.clone()
+        fast(sample, time, given)
+        given.mul_(-0.3)
+        assert (plain(sample, time, given) - fast(sample, time, given)).abs().max() < NEAR
+
+
+def test_hooks_on_layers_still_run():
+    plain, fast = pair()
+    for side in (plain, fast):
+        for name, layer in side.named_modules():
+            if name.endswith(("ff.net.0.proj", "to_out.0", "conv2", "attn2", "ff.net.2")):
+                layer.register_forward_hook(lambda module, given, out: out * 1.1)
+    assert farthest(plain, fast, *inputs()) < 2 * NEAR
+
+
+def test_deflate_gives_the_image_model_back():
+    plain, fast = pair()
+    kept = {name: t.clone() for name, t in plain.state_dict().items()}
+    assert any(is_packed(layer) for layer in fast.modules())
+    assert fast.state_dict().keys() == kept.keys()
+    assert all(torch.equal(t, kept[name]) for name, t in fast.state_dict().items())
+    fast.deflate()
+    assert not any(is_packed(layer) for layer in fast.modules())
+    for name, parameter in fast.named_parameters():
+        assert torch.equal(parameter, kept[name]), name
+        assert parameter.is_contiguous(), name
+    again = ad.inflate(fast.unet, fast.motion)
+    with torch.no_grad():
+        assert torch.equal(again(*inputs()), plain(*inputs()))
+
+
+def test_saved_folders_hold_plain_weights(tmp_path):
+    plain, fast = pair()
+    fast.unet.save_pretrained(tmp_path / "unet")
+    ad.save_motion_module(fast.motion, tmp_path / "motion.safetensors")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    motion = ad.load_motion_module(tmp_path / "motion.safetensors")
+    for given, wanted in ((unet, plain.unet), (motion, plain.motion)):
+        for name, tensor in wanted.state_dict().items():
+            assert torch.equal(given.state_dict()[name], tensor), name
+
+
+def test_changes_of_packed_weights_are_refused(tmp_path):
+    _, fast = pair()
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    lora = {f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(32, 2)}
+    save_file({f"unet.{key}": t for key, t in lora.items()}, tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match="optimised"):
+        apply_lora(fast.unet, tmp_path / "lora.safetensors", 1.0)
+    with pytest.raises(AnimateDiffError, match="deflate"):
+        fast.unet.load_state_dict(new_unet().state_dict())
+    restore(fast)
+    assert apply_lora(fast.unet, tmp_path / "lora.safetensors", 1.0) == 1
+    plain, _ = pair()
+    assert apply_lora(plain.unet, tmp_path / "lora.safetensors", 1.0) == 1
+    assert farthest(plain, ad.optimize(fast), *inputs()) < NEAR
+
+
+def test_optimising_twice_is_optimising_once():
+    plain, fast = pair()
+    assert ad.optimize(fast) is fast
+    fast.deflate()
+    assert farthest(plain, ad.optimize(ad.inflate(fast.unet, fast.motion)), *inputs()) < NEAR
+
+
+def test_a_vae_decodes_the_same():
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(64, 64), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8, latent_channels=4,
+    ).eval().requires_grad_(False)  # fmt: skip
+    latents = torch.randn(3, 4, 9, 6, generator=torch.Generator().manual_seed(0))
+    kept = copy.deepcopy(vae)
+    optimize_vae(vae)
+    with torch.no_grad():
+        assert (vae.decode(latents).sample - kept.decode(latents).sample).abs().max() < 1e-4
+        restore(vae)
+        assert torch.equal(vae.decode(latents).sample, kept.decode(latents).sample)
