@@ -57,8 +57,8 @@ def optimize(animated: AnimatedUNet) -> AnimatedUNet:
 
 
 def optimize_vae(vae: AutoencoderKL) -> AutoencoderKL:
-    """The same for a VAE."""
-    if _applied(vae) is None:
+    """The same for a VAE in fp32; in half precision it must stay free to move to fp32."""
+    if _applied(vae) is None and vae.dtype == torch.float32:
         done = Applied()
         vae.__dict__["applied_speed"] = done
         _apply(vae, done)
@@ -107,7 +107,7 @@ class Applied:
     on_cpu: bool = False
     modules: list[nn.Module] = field(default_factory=list)
     """Those whose forward was replaced."""
-    relaid: list[nn.Module] = field(default_factory=list)
+    relaid: list[nn.Conv2d] = field(default_factory=list)
     """Those whose weight has become channels-last."""
     packed: list[nn.Module] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)

@@ -87,9 +87,9 @@ def relay(layer: nn.Conv2d) -> None:
     layer.forward = MethodType(_relaid_forward, layer)  # type: ignore[method-assign]
 
 
-def relay_back(layer: nn.Module) -> None:
+def relay_back(layer: nn.Conv2d) -> None:
     """Laid out plainly again."""
-    layer.weight.data = layer.weight.data.contiguous()  # type: ignore[operator]
+    layer.weight.data = layer.weight.data.contiguous()
     layer.__dict__.pop("forward", None)
 
 
