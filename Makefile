@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow lint format typecheck check tiny measure bench clean
+.PHONY: install demo test test-slow lint format typecheck check tiny measure bench bench-full clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -39,7 +39,10 @@ measure: $(STAMP)
 	$(BIN)/python -m animatediff_core.tiny measure
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/bench.py
+
+bench-full: $(STAMP)
+	$(BIN)/python benchmarks/bench.py --full
 
 clean:
 	rm -rf .venv outputs .pytest_cache .ruff_cache .mypy_cache *.egg-info
