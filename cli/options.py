@@ -79,7 +79,7 @@ Stride = Annotated[
     ),
 ]
 Schedule = Annotated[
-    str | None, typer.Option("--window-schedule", help=_choices(WindowSchedule, "standard_static"))
+    str | None, typer.Option("--window-schedule", help=_choices(WindowSchedule, "standard_uniform"))
 ]
 FuseWeights = Annotated[
     str | None,

@@ -136,12 +136,12 @@ def test_shorthands_mean_what_they_stand_for(said, meant):
 @pytest.mark.parametrize(
     ("window", "overlap", "schedule"),
     [
-        ("12", 3, "standard_static"),
-        ("{length: 4, stride: 2}", 1, "standard_uniform"),
-        ("{length: 4, overlap: 2, schedule: looped_uniform, stride: 2}", 2, "looped_uniform"),
+        ("12", 3, "standard_uniform"),
+        ("{length: 4, stride: 2, schedule: looped_uniform}", 1, "looped_uniform"),
+        ("{length: 4, overlap: 2, schedule: standard_static}", 2, "standard_static"),
     ],
 )
-def test_windows_overlap_by_a_quarter_and_shift_where_frames_lie_apart(window, overlap, schedule):
+def test_windows_overlap_by_a_quarter_and_shift_from_step_to_step(window, overlap, schedule):
     (job,) = jobs(f"jobs: [{{prompt: a, seed: 1, window: {window}}}]")
     assert (job.window.overlap, job.window.schedule) == (overlap, schedule)
     assert jobs(dump_job(job)) == [job]

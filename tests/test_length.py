@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import THREADS
+from conftest import ROOT, THREADS
 
-from animatediff_core import generate
+from animatediff_core import generate, load_prompt_file
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import FreeInit, Job, Noise, Upscale, Window
 from animatediff_core.runs.generate import plan, run
@@ -130,7 +130,7 @@ def test_the_model_never_sees_more_than_a_window_and_a_chunk(tmp_path, monkeypat
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from animatediff_core import generate
+from animatediff_core import generate, load_prompt_file
 from animatediff_core.jobs import Job, Window
 frames, side, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 prompt = {0: "a red circle moving right on a blue background", frames // 2: "a blue star"}
@@ -159,12 +159,9 @@ def test_memory_does_not_grow_with_the_clip(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fuse", ["pyramid", "overlap_linear"])
-def test_a_loop_has_no_seam(tmp_path, fuse):
+def test_a_loop_has_no_seam(tmp_path):
     """From the last frame to the first it is no further than between some two neighbours."""
-    window = Window(schedule="looped_uniform", fuse=fuse)
-    words = {0: "a red circle bouncing on a blue background"}
-    job = replace(SMALL, prompt=words, frames=32, width=64, height=64, steps=16, window=window)
+    (job,) = load_prompt_file(ROOT / "prompts" / "loop.yaml")
     (result,) = generate([job], output_dir=tmp_path, device="cpu")
     frames = np.asarray(result.frames, dtype=float)
     steps = np.sqrt(((np.roll(frames, -1, 0) - frames) ** 2).mean((1, 2, 3)))

@@ -107,8 +107,7 @@ def _values(settings: Mapping[str, Any], place: str, problems: list[str]) -> dic
 
 
 def _window(said: Any) -> Any:
-    """The window with what follows from the rest: a quarter of it overlaps, and where frames lie
-    apart it shifts from step to step."""
+    """The window with what follows from the rest: a quarter of it overlaps."""
     window = expand(hints_of(Job)["window"], said)
     if not isinstance(window, Mapping):
         return window
@@ -116,9 +115,6 @@ def _window(said: Any) -> Any:
     if window.get("overlap") is None:
         length = window.get("length", Window.length)
         window["overlap"] = length // 4 if isinstance(length, int) else 0
-    stride = window.get("stride")
-    if window.get("schedule") is None and isinstance(stride, int) and stride > 1:
-        window["schedule"] = "standard_uniform"
     return window
 
 

@@ -23,9 +23,10 @@ class Window:
     stride: int = 1
     """Number of scales: windows whose frames lie 1, 2, 4, ... 2**(stride - 1) apart; 1 or more.
     standard_static knows only 1."""
-    schedule: WindowSchedule = "standard_static"
-    """standard_static: the same windows in every step; standard_uniform: shifted from step to
-    step; looped_uniform: the same around the clip's end, so that it loops without a seam."""
+    schedule: WindowSchedule = "standard_uniform"
+    """standard_uniform: shifted from step to step, so that no seam stays in one place;
+    standard_static: the same windows in every step; looped_uniform: shifted, and on around the
+    clip's end, so that it loops without a seam, also where it is no longer than a window."""
     fuse: Fuse = "pyramid"
     """How the windows' predictions are weighted where they overlap."""
 
