@@ -167,6 +167,19 @@ def test_weights_by_frame_scale_what_each_frame_gets():
         assert torch.allclose(2 * full, double)
 
 
+def test_one_that_pools_leads_towards_the_prompt_alone():
+    sample, text, _ = texts()
+    model = diffusers_model()
+    model.register_to_config(global_pool_conditions=True)
+    control = Control(model=model, condition=condition())
+    moment = Moment(step=0, steps=1, frames=None)
+    with torch.no_grad():
+        towards = controlled([control], moment, sample, 5, text, None)
+        away = controlled([control], replace(moment, away=True), sample, 5, text, None)
+    assert towards.mid_residual.shape[2:] == (1, 1)
+    assert away is None
+
+
 def test_a_window_gets_its_own_frames_pictures():
     sample, text, _ = texts()
     frames = torch.tensor([2, 0])

@@ -68,8 +68,11 @@ def call(reads: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
     )
 
 
-@pytest.mark.parametrize("reads", ["latents", "pictures"])
-@pytest.mark.parametrize("form", ["official", "wrapped", "folder"])
+@pytest.mark.parametrize(
+    ("reads", "form"),
+    [("latents", "official"), ("pictures", "official"), ("latents", "wrapped"),
+     ("pictures", "folder")],
+)  # fmt: skip
 def test_residuals_are_those_of_diffusers(tmp_path, reads, form):
     theirs = diffusers_model(reads)
     path = tmp_path / "sparse"

@@ -31,6 +31,13 @@ class Control:
     weights: tuple[float, ...] = ()
     """A further factor for each frame of the clip; none is 1 everywhere."""
 
+    @property
+    def pools(self) -> bool:
+        """Whether the model says one thing for a whole picture."""
+        return not isinstance(self.model, SparseControlNet) and bool(
+            self.model.config.global_pool_conditions
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
@@ -41,9 +48,15 @@ class Moment:
     steps: int
     frames: Tensor | None
     """Numbers of the clip's frames in the call, k: a window's; None is all."""
+    away: bool = False
+    """Whether the call is that of the negative prompt."""
 
     def within(self, control: Control) -> bool:
-        """Whether a control acts in this step (as in diffusers: the step lies within its share)."""
+        """Whether a control acts in this call, as in diffusers: the step lies within its share. One
+        that pools over the picture (shuffle) leads towards the prompt only.
+        """
+        if self.away and control.pools:
+            return False
         return (
             self.step / self.steps >= control.start and (self.step + 1) / self.steps <= control.end
         )

@@ -172,11 +172,14 @@ def _predict(
     part = given if frames is None else given.index_select(2, frames)
     part = part.to(next(animated.unet.parameters()).dtype)
 
-    def call(text: Tensor | FrameText, conditions: Conditions | None) -> Tensor:
+    def call(
+        text: Tensor | FrameText, conditions: Conditions | None, *, away: bool = False
+    ) -> Tensor:
         if frames is not None and conditions is not None:
             conditions = conditions.at(frames, total)
         states = _text_at(text, frames, total)
-        conditions = controlled(guided.controls, moment, part, timestep, states, conditions)
+        here = replace(moment, away=away)
+        conditions = controlled(guided.controls, here, part, timestep, states, conditions)
         predicted: Tensor = animated(part, timestep, states, conditions)
         return predicted.to(given.dtype)
 
@@ -187,7 +190,7 @@ def _predict(
         predicted = torch.lerp(predicted, there, mask.to(there))
     scale = guided.guidance.at(moment.step, moment.steps)
     if scale > 1:
-        without = call(guided.negative_text, guided.negative_conditions)
+        without = call(guided.negative_text, guided.negative_conditions, away=True)
         predicted = guide(predicted, without, scale, guided.guidance.rescale)
     return predicted
 
