@@ -10,10 +10,12 @@ from animatediff_core.checkpoints.base import BaseModel, load_base
 from animatediff_core.checkpoints.embeddings import apply_embedding, teach_word
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.prompt_syntax import check_prompt, parse_prompt
+from animatediff_core.diffusion.sizes import size_conditions
 from animatediff_core.diffusion.text import embed_pair, embed_prompt
 from animatediff_core.diffusion.travel import slerp, travelled
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
 from animatediff_core.jobs import Job
+from animatediff_core.motion.conditions import added_conditions
 from animatediff_core.runs.generate import generate, plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
@@ -235,6 +237,21 @@ def test_travel_begins_and_ends_at_the_prompts_own(base, way):
         assert close.min() > 0.999
         assert torch.allclose(middle.norm(dim=-1), length / 2, rtol=0.02)
         assert (mean.norm(dim=-1) < 0.95 * length / 2).any()  # what slerp is for
+
+
+def test_sdxls_pooled_text_travels_too_and_follows_a_windows_frames(base):
+    prompt, negative = embed_pair(two_encoders(base), {0: CIRCLE, 3: "a blue star"}, {0: ""}, 4)
+    assert prompt.pooled.shape == (1, 4, 24)
+    assert negative.pooled.shape == (1, 24)
+    assert torch.equal(prompt.pooled[0, [0, 3]], prompt.pooled_states)
+    conditions = size_conditions(prompt.pooled, 64, 64)
+    added = added_conditions(conditions, 4)
+    assert torch.equal(added["text_embeds"], prompt.pooled[0])
+    assert added["time_ids"].shape == (4, 6)
+    part = conditions.at(torch.tensor([3, 1]), 4)
+    assert torch.equal(added_conditions(part, 2)["text_embeds"], prompt.pooled[0, [3, 1]])
+    still = size_conditions(negative.pooled, 64, 64).at(torch.tensor([3, 1]), 4)
+    assert torch.equal(added_conditions(still, 2)["text_embeds"], negative.pooled.repeat(2, 1))
 
 
 def test_slerp_turns_evenly_and_has_a_way_where_there_is_no_arc():

@@ -40,8 +40,11 @@ class TextEmbedding:
 
     @property
     def pooled(self) -> Tensor | None:
-        """1 d: the first prompt's, for the whole clip."""
-        return None if self.pooled_states is None else self.pooled_states[:1]
+        """1 d, or 1 f d where the prompt travels."""
+        if self.pooled_states is None or len(self.keys) == 1:
+            return self.pooled_states
+        everywhere = range(self.frames)
+        return travelled(self.pooled_states, self.keys, everywhere, self.travel).unsqueeze(0)
 
     def at(self, frames: Tensor) -> Tensor:
         """For some frames' numbers: 1 f n d, so that a long clip needs not hold all of them."""

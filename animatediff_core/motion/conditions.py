@@ -14,7 +14,7 @@ class Conditions:
     """Everything besides sample, timestep and text that one UNet call can take."""
 
     pooled_text: Tensor | None = None
-    """SDXL's pooled text, b d."""
+    """SDXL's pooled text, b d, or b f d for text per frame."""
     size_ids: Tensor | None = None
     """SDXL's original size, crop corner and target size in pixels, b 6."""
     down_residuals: tuple[Tensor, ...] = ()
@@ -41,8 +41,12 @@ class Conditions:
             return kept.flatten(0, 1)
 
         image, middle, moved = self.image_latents, self.mid_residual, self.motion_frames
+        pooled = self.pooled_text
+        if pooled is not None and pooled.ndim == 3:
+            pooled = pooled.index_select(1, frames)
         return replace(
             self,
+            pooled_text=pooled,
             down_residuals=tuple(map(folded, self.down_residuals)),
             mid_residual=None if middle is None else folded(middle),
             image_embeddings=tuple(map(folded, self.image_embeddings)),
@@ -57,8 +61,11 @@ NO_CONDITIONS = Conditions()
 def added_conditions(given: Conditions, frames: int) -> dict[str, Tensor | list[Tensor]]:
     """The UNet's added_cond_kwargs for `frames` pictures of each clip."""
     added: dict[str, Tensor | list[Tensor]] = {}
-    if given.pooled_text is not None:
-        added["text_embeds"] = given.pooled_text.repeat_interleave(frames, 0)
+    if (pooled := given.pooled_text) is not None:
+        by_frame = pooled.ndim == 3
+        added["text_embeds"] = (
+            pooled.flatten(0, 1) if by_frame else pooled.repeat_interleave(frames, 0)
+        )  # (b f) d
     if given.size_ids is not None:
         added["time_ids"] = given.size_ids.repeat_interleave(frames, 0)
     if given.image_embeddings:
