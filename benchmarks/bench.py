@@ -102,9 +102,7 @@ def alternate(
     return {name: (min(v), statistics.median(v), max(v)) for name, v in times.items()}
 
 
-def _model(
-    size: str, frames: int, dtype: torch.dtype
-) -> tuple[UNet2DConditionModel, MotionModule]:
+def _model(size: str, frames: int, dtype: torch.dtype) -> tuple[UNet2DConditionModel, MotionModule]:
     """The bundled model, or random weights of a size."""
     if size == "bundled":
         base, motion = load(find(Parts(base="bundled:tiny"), offline=True), offline=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .norms import group_norm
 from .packing import convolve_add
 
 
@@ -26,10 +27,10 @@ class FastResnet:
             plain: Tensor = type(kept).forward(kept, input_tensor, temb)
             return plain
         given = input_tensor.contiguous(memory_format=torch.channels_last)
-        x = kept.conv1(_activate(kept.norm1(given), given))
+        x = kept.conv1(_activate(group_norm(kept.norm1, given), given))
         if temb is not None and kept.time_emb_proj is not None:
             x = x.add_(kept.time_emb_proj(F.silu(temb))[:, :, None, None])
-        x = _activate(kept.norm2(x), x)
+        x = _activate(group_norm(kept.norm2, x), x)
         if kept.conv_shortcut is not None:
             given = kept.conv_shortcut(given)
         return convolve_add(kept.conv2, x, given)
@@ -37,7 +38,8 @@ class FastResnet:
 
 def _activate(normed: Tensor, given: Tensor) -> Tensor:
     """SiLU, in place where the norm has made a tensor of its own."""
-    return F.silu(normed, inplace=normed.data_ptr() != given.data_ptr())
+    active = F.silu(normed, inplace=normed.data_ptr() != given.data_ptr())
+    return active.contiguous(memory_format=torch.channels_last)
 
 
 def fits(resnet: Any) -> bool:

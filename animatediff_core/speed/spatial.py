@@ -16,6 +16,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModelOutpu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .norms import group_norm
 from .packing import gated, linear, linear_add
 from .text_memory import TextMemory
 
@@ -63,7 +64,7 @@ class FastTransformer:
     def _some(self, given: Tensor, states: Tensor, rows: slice, out: Tensor) -> None:
         """Some frames, k c h w, into `out`."""
         kept = self.transformer
-        x = kept.norm(given).permute(0, 2, 3, 1).flatten(1, 2)  # k hw c
+        x = group_norm(kept.norm, given).permute(0, 2, 3, 1).flatten(1, 2)  # k hw c
         x = linear(kept.proj_in, x)
         for block in kept.transformer_blocks:
             x = self._block(block, x, states, rows)

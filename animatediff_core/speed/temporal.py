@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..motion.module import TemporalTransformer, sinusoids
+from .norms import group_norm
 from .packing import linear_add
 from .spatial import ROWS, feed_forward
 
@@ -45,8 +46,7 @@ class FastTemporal:
     def _norm(self, features: Tensor, frames: int) -> Tensor:
         kept = self.transformer
         if kept.frame_norm == "frame":
-            normed: Tensor = kept.norm(features)
-            return normed
+            return group_norm(kept.norm, features)
         clips = features.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)  # b c (f h) w
         apart = kept.norm(clips).unflatten(2, (frames, -1))  # b c f h w
         joined: Tensor = apart.transpose(1, 2).flatten(0, 1)
@@ -65,7 +65,7 @@ class FastTemporal:
 
 
 def _by_pixel(features: Tensor, frames: int) -> Tensor:
-    """(b f) c h w, channels last -> b hw f c, a view."""
+    """(b f) c h w -> b hw f c; a view where channels are last."""
     rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # (b f) hw c
     pixels: Tensor = rows.unflatten(0, (-1, frames)).transpose(1, 2)
     return pixels
@@ -77,5 +77,7 @@ def _attend(attention: Any, normed: Tensor, x: Tensor) -> Tensor:
         project(normed).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # s p f c/p
         for project in (attention.to_q, attention.to_k, attention.to_v)
     )
-    mixed = F.scaled_dot_product_attention(query, key, value)
+    if x.dtype == torch.bfloat16:  # over a few frames fp32 is both nearer and quicker
+        query, key, value = query.float(), key.float(), value.float()
+    mixed = F.scaled_dot_product_attention(query, key, value).to(x.dtype)
     return linear_add(attention.to_out[0], mixed.transpose(1, 2).flatten(2), x)
