@@ -1,0 +1,102 @@
+"""Memory: the estimate against a count of every allocation, offloading, the ladder."""
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from animatediff_core import inflate
+from animatediff_core.checkpoints.base import load_base
+from animatediff_core.checkpoints.motion_modules import load_motion_module
+from animatediff_core.diffusion.denoise import decode, denoise
+from animatediff_core.diffusion.noise import draw_noise
+from animatediff_core.diffusion.schedules import make_scheduler
+from animatediff_core.diffusion.text import embed_prompt
+from animatediff_core.speed.memory import PLENTY, Thrift, ladder, leaner, needed, place
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+class Counted(TorchDispatchMode):
+    """Counts the bytes of every tensor that an operation makes, until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _is_tensor(t)}
+        out = function(*args, **(kwargs or {}))
+        for tensor in filter(_is_tensor, tree_leaves(out)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in given and storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._free, storage._cdata)
+        return out
+
+    def _free(self, key: int) -> None:
+        self.live -= self.sizes.pop(key, 0)
+
+
+def _is_tensor(one: object) -> bool:
+    return isinstance(one, torch.Tensor)
+
+
+@pytest.mark.parametrize(("frames", "size"), [(4, 16), (8, 32)])
+def test_the_estimate_is_what_a_forward_and_a_decoder_hold_at_their_peak(frames, size):
+    base = load_base("bundled:tiny")
+    motion = load_motion_module(TINY / "motion_module.safetensors")
+    animated = inflate(base.unet, motion)
+    channels = (base.unet.config.block_out_channels[0], base.vae.config.block_out_channels[0])
+    need = needed(
+        num_weights=1, channels=channels, shape=(frames, 4 * size, 4 * size), factor=base.factor,
+        itemsize=4, thrift=Thrift(decode_chunk=4),
+    )  # fmt: skip
+    text = embed_prompt(base, {0: "x"}, frames).tokens
+    with torch.no_grad(), Counted() as forward:
+        animated(torch.zeros(1, 4, frames, size, size), 5, text)
+    with torch.no_grad(), Counted() as decoder:
+        base.vae.decode(torch.zeros(4, 4, size, size))
+    assert forward.peak < need.denoising < 1.25 * forward.peak
+    assert 0.9 * decoder.peak < need.decoding < 1.25 * decoder.peak
+    assert need.peak == need.weights + max(need.denoising, need.decoding)
+
+
+def test_offloaded_models_give_the_same_clip_and_leave_their_weights_elsewhere():
+    clips = []
+    for thrift in (PLENTY, Thrift(decode_chunk=1, offload=True)):
+        base = load_base("bundled:tiny")
+        motion = load_motion_module(TINY / "motion_module.safetensors")
+        place(base, motion, CPU, torch.float32, thrift)
+        animated = inflate(base.unet, motion)
+        text = embed_prompt(base, {0: "a red circle", 3: "a blue star"}, 4)
+        noise = draw_noise(1, (1, 4, 4, 8, 8))
+        scheduler = make_scheduler("ddim", motion.config)
+        latents = denoise(animated, scheduler, noise, text.tokens, text.tokens, steps=1)
+        clips.append(decode(base.vae, latents, chunk=thrift.decode_chunk))
+        away = sum(p.numel() for p in animated.parameters() if p.is_meta)
+        whole = sum(p.numel() for p in animated.parameters())
+        assert (away > 0.9 * whole) == thrift.offload
+        assert (base.unet.device, base.vae.device, base.text_encoders[0].device) == (CPU,) * 3
+    assert (clips[0] == clips[1]).all()
+
+
+def test_the_ladder_ends_and_offloads_only_where_there_is_other_memory():
+    for device in (CPU, CUDA):
+        seen, thrift = [], PLENTY
+        while thrift is not None:
+            seen.append(thrift)
+            thrift = leaner(thrift, device)
+        assert seen == ladder(device)
+        assert any(one.offload for one in seen) == (device == CUDA)
+        assert seen[-1].tiles
+    assert leaner(Thrift(decode_chunk=5), CPU) is None
