@@ -1,10 +1,15 @@
 """What one training run is told: frozen records, read from YAML by `config_file`."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from ..errors import TrainingError
 from ..motion import Betas
+
+
+def squared(value: Any) -> Any:
+    """One size stands for height and width alike."""
+    return (value, value) if isinstance(value, int) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +20,7 @@ class DataConfig:
     """Folder of videos (outside the motion stage also pictures), captions in .txt files beside."""
     csv_path: str | None = None
     """WebVid-style CSV with columns videoid, name, page_dir; the file is FOLDER/videoid.mp4."""
-    sample_size: tuple[int, int] = (256, 256)
+    sample_size: Annotated[tuple[int, int], squared] = (256, 256)
     """Height and width in pixels; scaled to cover it, and the middle is cut out."""
     sample_stride: int = 4
     """Frames from one sampled frame to the next."""
@@ -127,6 +132,7 @@ class TrainConfig:
                 ("max_train_steps", self.max_train_steps, 1),
                 ("checkpointing_steps", self.checkpointing_steps, 1),
                 ("lr_warmup_steps", self.lr_warmup_steps, 0),
+                ("train_data.sample_size", min(self.data.sample_size), 1),
                 ("train_data.sample_stride", self.data.sample_stride, 1),
                 ("train_data.sample_n_frames", self.data.sample_n_frames, 1),
                 ("train_data.max_bad_files", self.data.max_bad_files, 0),

@@ -3,16 +3,15 @@
 Every problem of a file is reported at once; nothing that it says is ignored in silence.
 """
 
-import dataclasses
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
 from ..errors import TrainingError
-from .config import DataConfig, TrainConfig, ValidationConfig
+from ..jobs.reader import read_fields
+from .config import TrainConfig
 
 _ALIASES = {
     "pretrained_model_path": "base",
@@ -64,10 +63,9 @@ def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) ->
     flat = _with_paths(flat, path.parent)
     for key, value in (overrides or {}).items():
         _put(flat, key, value)
-    config = _built(TrainConfig, flat, "", problems)
-    if problems:
+    config = _built(flat, problems)
+    if config is None or problems:
         raise TrainingError(f"{path}: " + "; ".join(problems))
-    assert isinstance(config, TrainConfig)
     return config
 
 
@@ -76,8 +74,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise TrainingError(f"--set {text}: must be KEY=VALUE, for instance learning_rate=1e-5")
-    number = _number(value)
-    return key, number if number is not None else yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise TrainingError(f"--set {text}: its value is no YAML") from error
 
 
 def _translated(given: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -193,6 +193,8 @@ def _put(flat: dict[str, Any], key: str, value: Any) -> None:
     if "." in first and not rest:
         first, _, rest = first.partition(".")
     if not rest:
+        if first == "validation" and isinstance(value, dict):
+            value = {_VALIDATION_ALIASES.get(name, name): one for name, one in value.items()}
         if isinstance(value, dict) and isinstance(flat.get(first), dict):
             flat[first].update(value)
         else:
@@ -203,98 +205,17 @@ def _put(flat: dict[str, Any], key: str, value: Any) -> None:
         inner[_VALIDATION_ALIASES.get(rest, rest) if first == "validation" else rest] = value
 
 
-def _built(kind: type, given: dict[str, Any], where: str, problems: list[str]) -> Any:
-    """A config record from a mapping; None where anything was wrong."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
+def _built(given: Mapping[str, Any], problems: list[str]) -> TrainConfig | None:
+    """The configuration; None where anything was wrong."""
     before = len(problems)
-    for key, value in given.items():
-        name = _VALIDATION_ALIASES.get(key, key) if kind is ValidationConfig else key
-        if name not in fields:
-            close = difflib.get_close_matches(name, [*fields, *_ALIASES], n=1)
-            problems.append(
-                f"{where}{key}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
-            )
-            continue
-        values[name] = _converted(fields[name], value, f"{where}{key}", problems)
-    for name, one in fields.items():
-        required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            problems.append(f"{where}{name}: is missing")
+    values = read_fields(TrainConfig, given, "", problems)
     if len(problems) > before:
         return None
     try:
-        return kind(**values)
+        return TrainConfig(**values)
     except TrainingError as error:
         problems.append(str(error))
         return None
-
-
-def _converted(field: dataclasses.Field[Any], value: Any, where: str, problems: list[str]) -> Any:
-    """`value` as the field's type, or a problem."""
-    kinds: dict[str, type] = {"data": DataConfig, "validation": ValidationConfig}
-    if field.name in kinds:
-        if not isinstance(value, dict):
-            problems.append(f"{where}: must be a mapping")
-            return None
-        return _built(kinds[field.name], value, f"{where}.", problems)
-    kind = _without_none(field.type)
-    if value is None and kind is not field.type:
-        return None
-    choices = get_args(kind)
-    if choices and all(isinstance(c, str) for c in choices):
-        if value not in choices:
-            problems.append(f"{where}: must be one of {', '.join(choices)}, got {value!r}")
-        return value
-    if field.name == "sample_size":
-        pair = [value, value] if isinstance(value, int) else value
-        if not (isinstance(pair, list) and len(pair) == 2 and all(_is_size(v) for v in pair)):
-            problems.append(f"{where}: must be a size or [height, width] in pixels, got {value!r}")
-            return None
-        return tuple(pair)
-    if field.name in ("betas", "adam_betas", "prompts", "prior_prompts", "at"):
-        if not isinstance(value, list):
-            problems.append(f"{where}: must be a list, got {value!r}")
-            return None
-        return tuple(_number(v) if isinstance(v, str) and _number(v) else v for v in value)
-    return _scalar(kind, value, where, problems)
-
-
-def _without_none(kind: Any) -> Any:
-    """`X | None` -> X."""
-    inner = [one for one in get_args(kind) if one is not type(None)]
-    return inner[0] if len(inner) == 1 and type(None) in get_args(kind) else kind
-
-
-def _scalar(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    if kind is float or kind is int:
-        number = _number(value)
-        if number is None or (kind is int and number != int(number)):
-            word = "a whole number" if kind is int else "a number"
-            problems.append(f"{where}: must be {word}, got {value!r}")
-            return None
-        return kind(number)
-    if kind is bool and not isinstance(value, bool):
-        problems.append(f"{where}: must be true or false, got {value!r}")
-    if kind is str and not isinstance(value, str):
-        problems.append(f"{where}: must be text, got {value!r}")
-    return value
-
-
-def _number(value: Any) -> float | int | None:
-    """YAML 1.1 reads 1e-4 as text; people mean a number."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return value
-    try:
-        return float(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _first_line(error: Exception) -> str:
