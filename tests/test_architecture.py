@@ -13,7 +13,7 @@ BELOW = {
     "tiny": {"runs", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
     "runs": {"speed", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
     "speed": {"diffusion", "checkpoints", "motion", "errors"},
-    "training": {"diffusion", "checkpoints", "motion", "media", "errors"},
+    "training": {"diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
     "diffusion": {"checkpoints", "motion", "jobs", "errors"},
     "checkpoints": {"motion", "media", "jobs", "errors"},
     "motion": {"errors"},
