@@ -32,6 +32,7 @@ from animatediff_core.checkpoints.export import motion_adapter
 from animatediff_core.checkpoints.hub import HubId, hub_id
 from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
+from animatediff_core.runs.control_plan import control_place, encoder_place
 from animatediff_core.runs.generate import parts_of
 
 
@@ -332,6 +333,30 @@ def test_vaes_and_motion_adapters_have_repositories_of_their_own(hub, model, tmp
 
 def hub_names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_control_models_and_image_encoders_come_from_the_hub(hub, tmp_path, no_network):
+    (tmp_path / "control").mkdir()
+    for name in ("config.json", "diffusion_pytorch_model.safetensors", "notes.md"):
+        (tmp_path / "control" / name).write_bytes(name.encode())
+    hub.add("lab/control", tmp_path / "control")
+    encoder = tmp_path / "adapters" / "models" / "image_encoder"
+    encoder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (encoder / name).write_bytes(name.encode())
+    hub.add("lab/adapters", tmp_path / "adapters")
+    control = control_place("lab/control", offline=False)
+    vision = encoder_place("lab/adapters/models/image_encoder", offline=False)
+    assert hub.fetched() == [
+        "config.json", "diffusion_pytorch_model.safetensors",
+        "models/image_encoder/config.json", "models/image_encoder/model.safetensors",
+    ]  # fmt: skip
+    assert (vision / "model.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="the hub has no image encoder there"):
+        encoder_place("lab/control/deeper", offline=False)
+    no_network()
+    assert control_place("lab/control", offline=True) == control
+    assert encoder_place("lab/adapters/models/image_encoder", offline=True) == vision
 
 
 def test_a_job_names_the_variant_and_another_base_drops_it(tmp_path):

@@ -108,7 +108,8 @@ class IPAdapter:
     pictures: ByFrame
     """From a frame on; between two of them their embeddings travel."""
     encoder: Source
-    """The image encoder that it was trained with: a folder of CLIP's vision model."""
+    """The image encoder that it was trained with: a folder of CLIP's vision model, here or on the
+    hub."""
     scale: float = 1.0
     """How strongly it acts beside the text, 0 or more."""
 

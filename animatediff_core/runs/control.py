@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers.models import ControlNetModel
 from torch import Tensor
+from transformers.models.clip import CLIPVisionModelWithProjection
 
 from ..checkpoints.base import BaseModel, resolve_file
 from ..checkpoints.controlnet import load_controlnet
@@ -34,7 +35,7 @@ from ..media.edges import canny
 from ..media.pictures import PictureSource, fitted, read_source
 from ..motion import Conditions
 from ..motion.sparse_control import SparseControlNet, sparse_condition
-from .control_plan import control_place, counted, keyed, pictures_of
+from .control_plan import control_place, counted, encoder_place, keyed, pictures_of
 
 Loaded = TypeVar("Loaded")
 
@@ -233,13 +234,18 @@ def _embeddings(job: Job, models: ControlModels) -> tuple[tuple[Tensor, ...], tu
     for one in job.ip_adapters:
         encoder = models.once(
             "encoder", one.encoder,
-            lambda one=one: load_image_encoder(one.encoder).to(models.device, models.dtype),  # type: ignore[misc]
+            lambda one=one: _encoder(one.encoder, models),  # type: ignore[misc]
         )  # fmt: skip
         named = keyed(one.pictures, job.frames, "ip_adapters")
         pictures = {frame: read_picture(path) for frame, path in named.items()}
         states = _adapter(models, one.path).form != "plain"
         pairs.append(embed_pictures(encoder, pictures, job.frames, states=states))
     return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)
+
+
+def _encoder(source: str, models: ControlModels) -> CLIPVisionModelWithProjection:
+    place = encoder_place(source, offline=models.offline)
+    return load_image_encoder(place).to(models.device, models.dtype)
 
 
 def _adapter(models: ControlModels, source: str) -> IPAdapterWeights:

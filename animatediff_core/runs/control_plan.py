@@ -1,13 +1,13 @@
 """What leads a clip besides its prompt, checked before anything is loaded."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..checkpoints.base import resolve_bundled, resolve_file
+from ..checkpoints.base import looks_local, resolve_bundled, resolve_file
 from ..checkpoints.control_files import ControlKind, control_family, control_frames, read_control
-from ..checkpoints.folder import adapter_layout
+from ..checkpoints.folder import STEMS, adapter_layout, choose_weights
 from ..checkpoints.hub import fetch, hub_id
 from ..checkpoints.identify import identify
 from ..diffusion.windows import divides, longest_window
@@ -44,6 +44,30 @@ def control_place(source: str, *, offline: bool) -> Path:
     if wanted is None or wanted.path is not None:
         return resolve_file(named, offline=offline)
     return fetch(named, lambda names: adapter_layout(names, source).files, offline=offline)
+
+
+def encoder_place(source: str, *, offline: bool) -> Path:
+    """The local folder of an image encoder; on the hub a repository, or a folder in one."""
+    named = resolve_bundled(source)
+    path = Path(named).expanduser()
+    wanted = None if os.path.exists(path) or looks_local(named) else hub_id(named)
+    if wanted is None:
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"{source}: is no folder of an image encoder (no config.json); name the folder of "
+                "the CLIP vision model that the IP-Adapter was trained with"
+            )
+        return path
+    inside = f"{wanted.path}/" if wanted.path else ""
+
+    def choose(names: Collection[str]) -> list[str]:
+        here = {n.removeprefix(inside) for n in names if n.startswith(inside)}
+        if "config.json" not in here:
+            raise CheckpointError(f"{source}: the hub has no image encoder there (no config.json)")
+        weights = choose_weights(here, STEMS["text_encoder"], None, f"{source}:")
+        return [inside + name for name in ("config.json", *weights.files)]
+
+    return fetch(named, choose, offline=offline) / (wanted.path or "")
 
 
 def pictures_of(pictures: Pictures, job: Job) -> PictureSource:
@@ -123,11 +147,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
                 f"{adapter.path}: is an IP-Adapter for {report.family} but the base model is "
                 f"{found.family}; use one of its family"
             )
-        if not (Path(adapter.encoder) / "config.json").is_file():
-            raise CheckpointError(
-                f"{adapter.encoder}: is no folder of an image encoder (no config.json); name the "
-                "folder of the CLIP vision model that the IP-Adapter was trained with"
-            )
+        encoder_place(adapter.encoder, offline=offline)
 
 
 def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> Path:
