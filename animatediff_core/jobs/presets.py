@@ -1,6 +1,8 @@
 """Presets: a model with the settings that suit it, one YAML file each, shipped as data."""
 
 import json
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,20 @@ _KEPT_ROLES = ("lora", "motion_lora")
 
 def preset_names() -> list[str]:
     """The presets in the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_presets())
+
+
+@lru_cache
+def _presets() -> dict[str, dict[str, Any]]:
+    """All of them, read once: thousands of jobs ask."""
+    return {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in FOLDER.glob("*.yaml")}
 
 
 def load_preset(name: str) -> dict[str, Any]:
     """A preset's settings by the names of a prompt file, and `about`, a line for people."""
-    path = FOLDER / f"{name}.yaml"
     if name not in preset_names():
         raise PromptFileError(f"no preset {name!r}; there are {', '.join(preset_names())}")
-    settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    return settings
+    return deepcopy(_presets()[name])
 
 
 def preset_settings(name: Any, problems: list[str]) -> dict[str, Any]:
