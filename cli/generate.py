@@ -19,7 +19,8 @@ from animatediff_core.jobs import (
 from . import options, render
 
 if TYPE_CHECKING:
-    from animatediff_core.runs.generate import Planned, Result
+    from animatediff_core.runs.generate import Result
+    from animatediff_core.runs.planning import Planned
 
 
 def generate(
@@ -85,6 +86,10 @@ def generate(
         str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")
     ] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16.")] = None,
+    low_vram: Annotated[
+        bool,
+        typer.Option("--low-vram", help="Least memory: weights wait in main memory, slower."),
+    ] = False,
     offline: options.Offline = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -109,11 +114,11 @@ def generate(
     jobs = _jobs(prompt_file, prompt, preset, said, repeats, root)
     options.go_offline(offline)
     if dry_run:
-        from animatediff_core.runs.generate import plan
+        from animatediff_core.runs.planning import plan
 
         _show_plan(plan(jobs, offline=offline), output)
         return
-    _run(jobs, output, device, dtype, offline)
+    _run(jobs, output, device, dtype, offline, low_vram)
 
 
 def _jobs(
@@ -176,7 +181,12 @@ def _show_plan(planned: "list[Planned]", output: Path) -> None:
 
 
 def _run(
-    jobs: list[Job], output: Path, device: str | None, dtype: str | None, offline: bool
+    jobs: list[Job],
+    output: Path,
+    device: str | None,
+    dtype: str | None,
+    offline: bool,
+    low_vram: bool,
 ) -> None:
     from animatediff_core.runs.generate import Loading, Result, run
     from animatediff_core.runs.sampling import Step
@@ -185,7 +195,9 @@ def _run(
     with render.progress() as bars:
         total = bars.add_task("clips", total=len(jobs), info="")
         steps = bars.add_task("steps", total=None, info="")
-        for event in run(jobs, output_dir=output, device=device, dtype=dtype, offline=offline):
+        for event in run(
+            jobs, output_dir=output, device=device, dtype=dtype, offline=offline, low_vram=low_vram
+        ):
             if isinstance(event, Loading):
                 bars.update(steps, description="loading", info=event.source, completed=0)
             elif isinstance(event, Step):

@@ -20,7 +20,8 @@ from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_prompt_file
 from animatediff_core.motion import MotionConfig
 from animatediff_core.motion.sparse_control import SparseControlNet
-from animatediff_core.runs.generate import Loading, Result, plan, run
+from animatediff_core.runs.generate import Loading, Result, run
+from animatediff_core.runs.planning import plan
 from animatediff_core.tiny.renderer import render
 from animatediff_core.tiny.world import draw_scene, poses
 

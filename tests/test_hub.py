@@ -33,7 +33,7 @@ from animatediff_core.checkpoints.hub import HubId, hub_id
 from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
 from animatediff_core.runs.control_plan import control_place, encoder_place
-from animatediff_core.runs.generate import parts_of
+from animatediff_core.runs.planning import parts_of
 
 
 @pytest.fixture(scope="session")

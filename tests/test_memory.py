@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,6 +17,9 @@ from animatediff_core.diffusion.denoise import decode, denoise
 from animatediff_core.diffusion.noise import draw_noise
 from animatediff_core.diffusion.schedules import make_scheduler
 from animatediff_core.diffusion.text import embed_prompt
+from animatediff_core.jobs import job_from_options
+from animatediff_core.runs.generate import Result, run
+from animatediff_core.runs.model import load
 from animatediff_core.speed.memory import PLENTY, Thrift, ladder, leaner, needed, place
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -88,6 +92,52 @@ def test_offloaded_models_give_the_same_clip_and_leave_their_weights_elsewhere()
         assert (away > 0.9 * whole) == thrift.offload
         assert (base.unet.device, base.vae.device, base.text_encoders[0].device) == (CPU,) * 3
     assert (clips[0] == clips[1]).all()
+
+
+def test_a_job_that_does_not_fit_is_made_again_with_less_memory(tmp_path, monkeypatch, caplog):
+    """A VAE that has room for one frame at a time; the next job starts where the last one ended."""
+
+    def crowded(found, *, offline):
+        base, motion = load(found, offline=offline)
+        base.vae.decoder.register_forward_pre_hook(_one_frame_at_most)
+        return base, motion
+
+    monkeypatch.setattr("animatediff_core.runs.generate.load", crowded)
+    settings = {"prompt": "a red circle", "steps": 1, "frames": 2, "seed": 1}
+    jobs = job_from_options(settings, 2)
+    results = [e for e in run(jobs, output_dir=tmp_path) if isinstance(e, Result)]
+    assert [r.error for r in results] == [None, None]
+    told = [r.message for r in caplog.records if "not enough memory" in r.message]
+    assert len(told) == 1
+    assert "again with 1 frame decoded at a time" in told[0]
+    for result in results:
+        made = yaml.safe_load(result.path.with_suffix(".yaml").read_text())["made_with"]
+        assert made["memory"] == {"decode_chunk": 1, "offload": False, "tiles": False}
+    monkeypatch.undo()
+    plenty = [e for e in run(jobs[:1], output_dir=tmp_path / "b") if isinstance(e, Result)]
+    assert (plenty[0].frames == results[0].frames).all()
+
+
+def _one_frame_at_most(decoder, inputs):
+    if len(inputs[0]) > 1:
+        raise torch.OutOfMemoryError
+
+
+def test_a_job_that_fits_nowhere_fails_and_the_next_one_is_tried(tmp_path, monkeypatch):
+    def full(found, *, offline):
+        base, motion = load(found, offline=offline)
+        base.unet.conv_in.register_forward_pre_hook(_none_at_all)
+        return base, motion
+
+    monkeypatch.setattr("animatediff_core.runs.generate.load", full)
+    jobs = job_from_options({"prompt": "x", "steps": 1, "frames": 2, "seed": 1}, 2)
+    results = [e for e in run(jobs, output_dir=tmp_path) if isinstance(e, Result)]
+    assert ["not enough memory on cpu" in str(r.error) for r in results] == [True, True]
+    assert not list(tmp_path.iterdir())
+
+
+def _none_at_all(layer, inputs):
+    raise torch.OutOfMemoryError
 
 
 def test_the_ladder_ends_and_offloads_only_where_there_is_other_memory():

@@ -17,7 +17,7 @@ from animatediff_core.checkpoints.motion_files import MotionContent
 from animatediff_core.checkpoints.motion_keys import dialect_of, is_position, official_keys
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
-from animatediff_core.runs.generate import plan
+from animatediff_core.runs.planning import plan
 
 SD15, SDXL = (320, 640, 1280, 1280), (320, 640, 1280)
 

@@ -20,7 +20,7 @@ from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
 from animatediff_core.media import free_path, read_settings
 from animatediff_core.runs.checks import judge
-from animatediff_core.runs.generate import plan
+from animatediff_core.runs.planning import plan
 from cli.app import app
 
 QUICK = {"steps": 1, "frames": 4, "width": 32, "height": 32, "seed": 1}

@@ -16,7 +16,8 @@ from animatediff_core.diffusion.travel import slerp, travelled
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
 from animatediff_core.jobs import Job
 from animatediff_core.motion.conditions import added_conditions
-from animatediff_core.runs.generate import generate, plan
+from animatediff_core.runs.generate import generate
+from animatediff_core.runs.planning import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 

@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 _AGAIN = "decoded again in fp32"
 
 
-def decoded(job: Job, base: BaseModel, latents: Tensor, notes: dict[str, Any]) -> np.ndarray:
+def decoded(
+    job: Job, base: BaseModel, latents: Tensor, notes: dict[str, Any], chunk: int
+) -> np.ndarray:
     """Frames f h w 3 uint8 of latents 1 c f h w; `notes` gets what the sidecar should say.
 
     ClipError where the VAE gives no numbers.
@@ -28,6 +30,6 @@ def decoded(job: Job, base: BaseModel, latents: Tensor, notes: dict[str, Any]) -
         notes["vae"] = _AGAIN
 
     try:
-        return decode(base.vae, latents, on_overflow=overflowed)
+        return decode(base.vae, latents, chunk=chunk, on_overflow=overflowed)
     except ClipError as error:
         raise ClipError(f"{job.name}: {error}") from error

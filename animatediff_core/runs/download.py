@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import AnimateDiffError
 from ..jobs import job_from_options
-from .generate import parts_of
 from .model import files_of, find
+from .planning import parts_of
 
 
 @dataclass(frozen=True)

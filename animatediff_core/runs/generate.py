@@ -1,26 +1,26 @@
 """The use case `generate`: jobs in, clips out, one result a job, models loaded once."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..checkpoints.base import BaseModel
-from ..diffusion.windows import divides, most_scales
-from ..errors import AnimateDiffError, CheckpointError, SurroundingsError
+from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
-from ..motion import AnimatedUNet, inflate
-from ..speed import optimize, optimize_vae
+from ..speed.memory import PLENTY, described, ladder
 from .control import ControlModels
-from .control_plan import check_control
 from .device import choose
-from .job_check import check_sampler, check_text
-from .model import Found, Parts, find, load, problems_of
+from .model import Parts, load
+from .placing import Placed, Placing
+from .planning import Planned, plan
 from .sampling import Step, sample
-from .writing import check_output, write
+from .writing import write
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,6 @@ class Result:
     error: AnimateDiffError | None
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A job whose files are here and fit."""
-
-    job: Job
-    found: Found
-
-
 def generate(
     jobs: Sequence[Job],
     *,
@@ -68,109 +60,6 @@ def generate(
             yield event
 
 
-def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
-    """Check everything that can be checked without loading; all problems in one error."""
-    found: dict[Parts, Found | AnimateDiffError] = {}
-    problems: list[AnimateDiffError] = []
-    planned = []
-    for job in jobs:
-        parts = parts_of(job)
-        if parts not in found:
-            try:
-                found[parts] = find(parts, offline=offline)
-            except AnimateDiffError as error:
-                found[parts] = error
-        there = found[parts]
-        if isinstance(there, AnimateDiffError):
-            problems.append(there)
-            continue
-        try:
-            _check_job(job, there)
-            check_control(job, there, offline=offline)
-        except AnimateDiffError as error:
-            problems.append(error)
-        planned.append(Planned(job, there))
-    problems_of(problems)
-    return planned
-
-
-def parts_of(job: Job) -> Parts:
-    """The model that a job needs."""
-    return Parts(
-        base=job.base,
-        variant=job.variant,
-        motion=job.motion,
-        motion_version=job.motion_version,
-        vae=job.vae,
-        prediction_type=job.prediction_type,
-        loras=job.loras,
-        motion_loras=job.motion_loras,
-        embeddings=job.embeddings,
-    )
-
-
-def _check_job(job: Job, found: Found) -> None:
-    _check_length(job, found)
-    _check_sizes(job, found.factor)
-    check_text(job, found)
-    check_sampler(job, found)
-    check_output(job)
-
-
-def _check_sizes(job: Job, factor: int) -> None:
-    """Width and height suit the VAE, made larger too."""
-    for side in ("width", "height"):
-        size = getattr(job, side)
-        if size % factor:
-            lower = max(size // factor, 1) * factor
-            raise CheckpointError(
-                f"{job.name}: {side} {size} is no multiple of {factor}, as the VAE needs; "
-                f"use {lower} or {lower + factor}"
-            )
-    if job.upscale is None:
-        return
-    for side in ("width", "height"):
-        size, scale = getattr(job, side), job.upscale.scale
-        if abs(size * scale / factor - round(size * scale / factor)) > 1e-6:
-            lower = int(size * scale / factor)
-            near = " or ".join(
-                f"{n * factor / size:g}" for n in (lower, lower + 1) if n * factor > size
-            )
-            raise CheckpointError(
-                f"{job.name}: upscale.scale {scale:g} makes {side} {size} to {size * scale:g}, no "
-                f"multiple of {factor}, as the VAE needs; use {near}"
-            )
-
-
-def _check_length(job: Job, found: Found) -> None:
-    """What the motion module sees at once is no longer than it knows."""
-    longest, window = found.motion_config.max_frames, job.window
-    name = found.motion.name
-    if job.noise.type == "freenoise" and window is None:
-        raise CheckpointError(
-            f"{job.name}: noise.type freenoise repeats a window's noise; set window.length (-C), "
-            "or use another type"
-        )
-    if window is not None and window.length > longest:
-        raise CheckpointError(
-            f"{job.name}: window.length (-C) is {window.length}, but {name} knows {longest} "
-            f"frames at most; lower it to {longest}"
-        )
-    if window is None or not divides(window, job.frames):
-        if job.frames > longest:
-            raise CheckpointError(
-                f"{job.name}: {job.frames} frames, but {name} knows {longest} at most; set "
-                f"window.length (-C) to {longest} or less, or lower frames (-L) to {longest}"
-            )
-        return
-    if window.stride > (most := most_scales(window, job.frames)):
-        raise CheckpointError(
-            f"{job.name}: window.stride {window.stride} (-S {window.stride - 1}) spreads a window "
-            f"over more than the {job.frames} frames; lower it to {most} (-S {most - 1}), or lower "
-            "window.length (-C)"
-        )
-
-
 def run(
     jobs: Sequence[Job],
     *,
@@ -178,57 +67,80 @@ def run(
     device: str | None = None,
     dtype: str | None = None,
     offline: bool = False,
+    low_vram: bool = False,
 ) -> Iterator[Loading | Step | Result]:
-    """As `generate`, with the progress in between."""
+    """As `generate`, with the progress in between; `low_vram` starts where memory is least."""
     where, kind = choose(device, dtype)
+    thrift = ladder(where)[-1] if low_vram else PLENTY
     planned = plan(jobs, offline=offline)
     folder = Path(output_dir or "outputs")
     groups: dict[Parts, list[Planned]] = {}
     for one in planned:
         groups.setdefault(one.found.parts, []).append(one)
     for members in groups.values():
-        yield from _run_group(members, folder, where, kind, offline)
+        yield from _run_group(members, folder, Placing(where, kind, thrift), offline)
 
 
 def _run_group(
-    members: Sequence[Planned], folder: Path, where: torch.device, kind: torch.dtype, offline: bool
+    members: Sequence[Planned], folder: Path, placing: Placing, offline: bool
 ) -> Iterator[Loading | Step | Result]:
     """All jobs of one model, which is loaded for them and gone after them."""
     found = members[0].found
     yield Loading(found.parts.base, len(members))
     try:
-        base, motion = load(found, offline=offline)
-        base.to(where, kind)
-        animated = optimize(inflate(base.unet, motion.to(where, kind)))
-        optimize_vae(base.vae)
+        placed = Placed(*load(found, offline=offline), placing)
     except AnimateDiffError as error:
         yield from (Result(one.job, None, None, error) for one in members)
         return
     except (torch.OutOfMemoryError, MemoryError):
-        full = SurroundingsError(f"{found.parts.base}: not enough memory on {where} to load it")
+        message = f"{found.parts.base}: not enough memory on {placing.device} to load it"
+        full = SurroundingsError(message)
         yield from (Result(one.job, None, None, full) for one in members)
         return
-    models = ControlModels(base=base, device=where, dtype=kind, offline=offline)
+    models = ControlModels(
+        base=placed.base, device=placing.device, dtype=placing.dtype, offline=offline
+    )
     for one in members:
-        yield from _run_job(one.job, base, animated, folder, models)
+        yield from _run_job(one.job, placed, folder, models)
 
 
 def _run_job(
-    job: Job, base: BaseModel, animated: AnimatedUNet, folder: Path, models: ControlModels
+    job: Job, placed: Placed, folder: Path, models: ControlModels
+) -> Iterator[Step | Result]:
+    """One job, again and again with less memory while there is a leaner way."""
+    while True:
+        try:
+            yield from _attempt(job, placed, folder, models)
+            return
+        except (torch.OutOfMemoryError, MemoryError):
+            pass  # what the error's frames hold must go before the next attempt
+        if not placed.go_leaner():
+            device = placed.placing.device
+            message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
+            yield Result(job, None, None, SurroundingsError(message))
+            return
+        log.warning("%s: not enough memory on %s; again with %s", job.name,
+                    placed.placing.device, described(placed.placing.thrift))  # fmt: skip
+
+
+def _attempt(
+    job: Job, placed: Placed, folder: Path, models: ControlModels
 ) -> Iterator[Step | Result]:
     try:
         frames, notes = None, dict[str, Any]()
-        for event in sample(job, base, animated, folder=folder, notes=notes, models=models):
+        thrift = placed.placing.thrift
+        if thrift != PLENTY:
+            notes["memory"] = asdict(thrift)
+        for event in sample(
+            job, placed.base, placed.animated, folder=folder, notes=notes, models=models,
+            decode_chunk=thrift.decode_chunk,
+        ):  # fmt: skip
             if isinstance(event, Step):
                 yield event
             else:
                 frames = event
         assert frames is not None
-        path = write(job, frames, base, folder, notes=notes)
-    except (torch.OutOfMemoryError, MemoryError):
-        device = animated.unet.device
-        message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
-        yield Result(job, None, None, SurroundingsError(message))
+        path = write(job, frames, placed.base, folder, notes=notes)
     except AnimateDiffError as error:
         yield Result(job, None, None, error)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What of a job's text and sampler can be refused before anything is loaded."""
+"""What of a job's text, sampler and sizes can be refused before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.schedules import check_scheduler
+from ..diffusion.windows import divides, most_scales
 from ..errors import AnimateDiffError, CheckpointError, PromptFileError
 from ..jobs import Job
 from .model import Found
@@ -41,6 +42,60 @@ def check_sampler(job: Job, found: Found) -> None:
         )  # fmt: skip
     except AnimateDiffError as error:
         raise CheckpointError(f"{job.name}: {error}") from error
+
+
+def check_sizes(job: Job, factor: int) -> None:
+    """Width and height suit the VAE, made larger too."""
+    for side in ("width", "height"):
+        size = getattr(job, side)
+        if size % factor:
+            lower = max(size // factor, 1) * factor
+            raise CheckpointError(
+                f"{job.name}: {side} {size} is no multiple of {factor}, as the VAE needs; "
+                f"use {lower} or {lower + factor}"
+            )
+    if job.upscale is None:
+        return
+    for side in ("width", "height"):
+        size, scale = getattr(job, side), job.upscale.scale
+        if abs(size * scale / factor - round(size * scale / factor)) > 1e-6:
+            lower = int(size * scale / factor)
+            near = " or ".join(
+                f"{n * factor / size:g}" for n in (lower, lower + 1) if n * factor > size
+            )
+            raise CheckpointError(
+                f"{job.name}: upscale.scale {scale:g} makes {side} {size} to {size * scale:g}, no "
+                f"multiple of {factor}, as the VAE needs; use {near}"
+            )
+
+
+def check_length(job: Job, found: Found) -> None:
+    """What the motion module sees at once is no longer than it knows."""
+    longest, window = found.motion_config.max_frames, job.window
+    name = found.motion.name
+    if job.noise.type == "freenoise" and window is None:
+        raise CheckpointError(
+            f"{job.name}: noise.type freenoise repeats a window's noise; set window.length (-C), "
+            "or use another type"
+        )
+    if window is not None and window.length > longest:
+        raise CheckpointError(
+            f"{job.name}: window.length (-C) is {window.length}, but {name} knows {longest} "
+            f"frames at most; lower it to {longest}"
+        )
+    if window is None or not divides(window, job.frames):
+        if job.frames > longest:
+            raise CheckpointError(
+                f"{job.name}: {job.frames} frames, but {name} knows {longest} at most; set "
+                f"window.length (-C) to {longest} or less, or lower frames (-L) to {longest}"
+            )
+        return
+    if window.stride > (most := most_scales(window, job.frames)):
+        raise CheckpointError(
+            f"{job.name}: window.stride {window.stride} (-S {window.stride - 1}) spreads a window "
+            f"over more than the {job.frames} frames; lower it to {most} (-S {most - 1}), or lower "
+            "window.length (-C)"
+        )
 
 
 def _text_layers(found: Found) -> tuple[int, ...]:

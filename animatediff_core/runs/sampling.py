@@ -80,12 +80,14 @@ def sample(
     folder: Path | None = None,
     notes: dict[str, Any] | None = None,
     models: ControlModels | None = None,
+    decode_chunk: int = 8,
 ) -> Iterator[Step | np.ndarray]:
     """Steps, then the frames f h w 3 uint8 of one job on a loaded model.
 
     The frames of a clip that is denoised in windows lie in a file without a name in `folder` (by
     default where temporary files are), not in memory. `notes` gets what the sidecar should say
     besides the job. `models` are those that other jobs on this base model have loaded for control.
+    `decode_chunk` frames are decoded together.
     """
     notes = {} if notes is None else notes
     _warn(job, base)
@@ -101,16 +103,16 @@ def sample(
             f"{job.name}: the model gave values that are no numbers; use --dtype fp32, or bf16"
         )
     if not divides(job.window, job.frames):
-        yield decoded(job, base, latents, notes)
+        yield decoded(job, base, latents, notes, decode_chunk)
         return
-    parts = (decoded(job, base, part, notes) for part in latents.split(_CHUNK, dim=2))
+    parts = (
+        decoded(job, base, part, notes, decode_chunk) for part in latents.split(decode_chunk, dim=2)
+    )
     yield on_disk(parts, folder or Path(gettempdir()))
 
 
 _LEAST_ALPHA = 1e-6
 """Below it a clip's share in the noisiest step is lost; diffusers writes 2**-24 for zero."""
-_CHUNK = 8
-"""Frames of a long clip that are decoded together."""
 
 
 def _warn(job: Job, base: BaseModel) -> None:

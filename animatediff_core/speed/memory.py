@@ -12,7 +12,7 @@ from diffusers.models import AutoencoderKL
 from torch import nn
 
 from ..checkpoints.base import BaseModel
-from ..motion import AnimatedUNet, MotionModule
+from ..motion import MotionModule
 from ..motion.module import TemporalTransformer
 
 UNET_FEATURES = 28
@@ -35,7 +35,6 @@ class Thrift:
 
 
 PLENTY = Thrift()
-LOW_VRAM = Thrift(decode_chunk=1, offload=True, tiles=True)
 
 
 def ladder(device: torch.device) -> list[Thrift]:
@@ -45,6 +44,13 @@ def ladder(device: torch.device) -> list[Thrift]:
         rungs.append(Thrift(decode_chunk=1, offload=True))
     last = rungs[-1]
     return [*rungs, Thrift(decode_chunk=1, offload=last.offload, tiles=True)]
+
+
+def described(thrift: Thrift) -> str:
+    """In words, for people."""
+    words = [f"{thrift.decode_chunk} frame{'s' * (thrift.decode_chunk > 1)} decoded at a time"]
+    words += ["weights in main memory"] * thrift.offload + ["decoding in tiles"] * thrift.tiles
+    return ", ".join(words)
 
 
 def leaner(thrift: Thrift, device: torch.device) -> Thrift | None:
@@ -105,6 +111,8 @@ def place(
 ) -> None:
     """Bring a loaded model to where it runs, as the thrift says."""
     _set_tiles(base.vae, thrift.tiles)
+    if is_offloaded(base.unet):
+        return
     if not thrift.offload:
         base.to(device, dtype)
         motion.to(device, dtype)
@@ -143,6 +151,6 @@ def _set_tiles(vae: AutoencoderKL, tiles: bool) -> None:
         vae.disable_tiling()
 
 
-def is_offloaded(animated: AnimatedUNet) -> bool:
-    """Whether its weights wait elsewhere."""
-    return any(parameter.is_meta for parameter in animated.parameters())
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether weights of it wait elsewhere."""
+    return any(parameter.is_meta for parameter in model.parameters())

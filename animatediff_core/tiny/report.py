@@ -21,8 +21,8 @@ from ..diffusion.text import embed_prompt
 from ..jobs import Job, job_from_options
 from ..media import contact_sheet, write_picture
 from ..motion import AnimatedUNet, inflate
-from ..runs.generate import parts_of, plan
 from ..runs.model import load
+from ..runs.planning import parts_of, plan
 from ..runs.sampling import sample
 from .measure import Verdict, judge
 from .members import MEMBERS, PLAIN_MEMBER, Member, member_named
