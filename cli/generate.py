@@ -114,9 +114,13 @@ def generate(
     jobs = _jobs(prompt_file, prompt, preset, said, repeats, root)
     options.go_offline(offline)
     if dry_run:
+        from animatediff_core.runs.device import choose
+        from animatediff_core.runs.needs import need_of
         from animatediff_core.runs.planning import plan
 
-        _show_plan(plan(jobs, offline=offline), output)
+        kind = choose(device, dtype)[1]
+        planned = plan(jobs, offline=offline)
+        _show_plan(planned, [need_of(one, kind).peak for one in planned], output)
         return
     _run(jobs, output, device, dtype, offline, low_vram)
 
@@ -165,18 +169,24 @@ def _read(prompt_file: str, root: Path | None, said: dict[str, Any], repeats: in
     return parse_prompts(text, str(path), path.parent, root, said, repeats)
 
 
-def _show_plan(planned: "list[Planned]", output: Path) -> None:
-    for one in planned:
+def _show_plan(planned: "list[Planned]", bytes_needed: list[int], output: Path) -> None:
+    for one, peak in zip(planned, bytes_needed, strict=True):
         job = one.job
         path = f"{output / output_name(job)}{job.output.suffix}"
-        record = {"path": path, **job_settings(job), "motion": str(one.found.motion)}
+        record = {
+            "path": path,
+            **job_settings(job),
+            "motion": str(one.found.motion),
+            "memory": peak,
+        }
         render.result(path, record)
     rows = [
         (p.job.name, str(p.job.seed), p.job.prompt[0][:60], p.job.base, p.found.motion.name,
-         f"{p.job.frames} x {p.job.width} x {p.job.height}", str(p.job.steps))
-        for p in planned
+         f"{p.job.frames} x {p.job.width} x {p.job.height}", str(p.job.steps),
+         f"{peak / 1e9:.1f} GB")
+        for p, peak in zip(planned, bytes_needed, strict=True)
     ]  # fmt: skip
-    columns = ("job", "seed", "prompt", "base", "motion", "frames", "steps")
+    columns = ("job", "seed", "prompt", "base", "motion", "frames", "steps", "memory")
     render.table(f"{len(rows)} clips would be made", columns, rows)
 
 

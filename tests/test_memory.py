@@ -1,5 +1,6 @@
 """Memory: the estimate against a count of every allocation, offloading, the ladder."""
 
+import json
 import weakref
 from typing import Any
 
@@ -73,6 +74,19 @@ def test_the_estimate_is_what_a_forward_and_a_decoder_hold_at_their_peak(frames,
     assert forward.peak < need.denoising < 1.25 * forward.peak
     assert 0.9 * decoder.peak < need.decoding < 1.25 * decoder.peak
     assert need.peak == need.weights + max(need.denoising, need.decoding)
+
+
+def test_a_plan_tells_what_a_job_will_need(asked):
+    """The bundled model has 17 million weights in fp32; a clip twice as large needs four times."""
+    given = ("generate", "--prompt", "x", "--dry-run", "--json")
+    one = json.loads(asked(*given).stdout)["memory"]
+    large = json.loads(asked(*given, "-W", 1024, "-H", 1024, "--dtype", "bf16").stdout)["memory"]
+    base = load_base("bundled:tiny")
+    motion = load_motion_module(TINY / "motion_module.safetensors")
+    parts = (base.unet, base.vae, *base.text_encoders, motion)
+    weights = sum(p.numel() for part in parts for p in part.parameters())
+    assert one == 4 * weights + 28 * 16 * 16 * 16 * 48 * 4
+    assert large == 2 * weights + max(28 * 16 * 256 * 256 * 48 * 2, 6 * 8 * 1024 * 1024 * 16 * 4)
 
 
 def test_offloaded_models_give_the_same_clip_and_leave_their_weights_elsewhere():
