@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from .atomic import replacing
 from .frames import Frames, Picked
@@ -17,7 +18,7 @@ COLUMNS, MOST_ROWS = 8, 8
 def write_picture(picture: np.ndarray, path: Path) -> None:
     """One picture, h w 3 uint8, in the format of the path's ending, whole or not at all."""
     with replacing(path) as beside:
-        Image.fromarray(picture).save(beside)
+        iio.imwrite(beside, picture, plugin="pillow")
 
 
 def write_frames(frames: Frames, folder: Path, text: str) -> None:
@@ -27,8 +28,8 @@ def write_frames(frames: Frames, folder: Path, text: str) -> None:
         carried = PngImagePlugin.PngInfo()
         if text and index == 0:
             carried.add_itxt(PNG_KEY, text)
-        picture = Image.fromarray(np.ascontiguousarray(frames[index]))
-        picture.save(folder / f"{index:05d}.png", format="PNG", pnginfo=carried)
+        picture = np.ascontiguousarray(frames[index])
+        iio.imwrite(folder / f"{index:05d}.png", picture, plugin="pillow", pnginfo=carried)
 
 
 def contact_sheet(clips: Sequence[Frames], *, columns: int = 8, gap: int = 2) -> np.ndarray:
