@@ -109,6 +109,7 @@ def test_prompts_of_animatediff_cli_take_negative_prompts_and_seeds_in_turn():
         ("sample", "k_dpmpp_2m", 25, 7.5, 256, 12)
     }
     assert {j.travel for j in made} == {"linear"}
+    assert {j.window.schedule for j in made} == {"standard_uniform"}  # no longer than a window
 
 
 def test_prompt_travel_becomes_one_job_with_texts_that_hold_half_the_way():

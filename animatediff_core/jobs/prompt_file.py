@@ -17,8 +17,9 @@ from .layers import laid_over, merged, nested
 from .native import native_entries
 from .official import is_oldest, official_entries, oldest_entries
 from .presets import preset_settings
-from .reader import check_path
+from .reader import check_path, expand, hints_of
 from .records import Job
+from .sampling import Window
 from .travel_json import is_travel_json, travel_entries
 
 
@@ -121,9 +122,15 @@ def _entries(
     if not isinstance(content, Mapping):
         raise PromptFileError(f"{where}: must be a mapping with a list of jobs")
     if is_travel_json(content):
-        frames = overrides.get("frames", Job.frames)
-        length = frames if isinstance(frames, int) else Job.frames  # a wrong one is told later
-        return travel_entries(content, folder, root, length, problems)
+        window = expand(hints_of(Job)["window"], overrides.get("window"))
+        asked = window.get("length") if isinstance(window, Mapping) else None
+        lengths = (overrides.get("frames"), asked)
+        usual = (Job.frames, Window.length)  # a wrong one is told later
+        frames, length = (
+            one if isinstance(one, int) else other
+            for one, other in zip(lengths, usual, strict=True)
+        )
+        return travel_entries(content, folder, root, (frames, length), problems)
     if is_oldest(content):
         return oldest_entries(content, folder, root, problems)
     return native_entries(content, folder, source, problems)

@@ -41,9 +41,15 @@ def is_travel_json(content: Mapping[Any, Any]) -> bool:
 
 
 def travel_entries(
-    content: Mapping[str, Any], folder: Path, root: Path | None, frames: int, problems: list[str]
+    content: Mapping[str, Any],
+    folder: Path,
+    root: Path | None,
+    lengths: tuple[int, int],
+    problems: list[str],
 ) -> list[Entry]:
-    """Every clip of a file, for a length in frames."""
+    """Every clip of a file; `lengths` are the clip's and the window's frames. Those programs loop
+    whatever is longer than a window, and nothing else."""
+    frames, window = lengths
     check_keys(content, _KNOWN, "", problems)
     for key, values in _MUST_BE.items():
         if content.get(key, values[0]) not in values:
@@ -66,7 +72,7 @@ def travel_entries(
         "vae": path(content.get("vae_path")) or None,
         "loras": _adapters(content, "lora_map", path, problems),
         "motion_loras": _adapters(content, "motion_lora_map", path, problems),
-        "window": {"length": 16, "schedule": "looped_uniform"},
+        "window": {"length": window} | ({"schedule": "looped_uniform"} if frames > window else {}),
         "output": _output(content.get("output"), problems),
         **control_settings(content, travel, path, problems),
     }
