@@ -109,12 +109,12 @@ def _model(size: str, frames: int, dtype: torch.dtype) -> tuple[UNet2DConditionM
         base, motion = load(find(Parts(base="bundled:tiny"), offline=True), offline=True)
         unet = base.unet
     else:
-        unet, motion = _random(size, frames)
+        unet, motion = random_model(size, frames)
     unet, motion = (nn.Module.to(part, dtype).requires_grad_(False) for part in (unet, motion))
     return unet, motion
 
 
-def _random(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
+def random_model(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
     channels = SMALL if size == "small" else VERSIONS["v2"].block_out_channels
     layers, most = (1, max(32, frames)) if size == "small" else (2, 32)
     torch.manual_seed(0)

@@ -67,12 +67,13 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
             elif isinstance(event, Skipped):
                 render.note(f"skipped: {event.reason}", always=True)
             elif isinstance(event, Checked):
-                megabytes = event.memory / 2**20
+                megabytes, kept = event.memory / 2**20, event.kept / 2**20
                 render.result(
                     f"{event.clips} clips, {event.decoded} decoded, one step: loss "
-                    f"{event.loss:.4f}, peak memory {megabytes:.0f} MiB",
+                    f"{event.loss:.4f}, peak memory {megabytes:.0f} MiB, "
+                    f"of it activations kept for the backward {kept:.1f} MiB",
                     {"clips": event.clips, "decoded": event.decoded, "loss": event.loss,
-                     "memory_mib": round(megabytes)},
+                     "memory_mib": round(megabytes), "activations_mib": round(kept, 1)},
                 )  # fmt: skip
             elif isinstance(event, Written):
                 if event.final:

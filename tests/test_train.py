@@ -341,6 +341,10 @@ def test_dry_run_writes_nothing(drawn, tmp_path):
     assert isinstance(checked, Checked)
     assert (checked.clips, checked.decoded) == (6, 6)
     assert checked.memory > 0
+    sparing = config(drawn, tmp_path, gradient_checkpointing="full")
+    (spared,) = run(sparing, tmp_path / "o", dry_run=True)
+    assert spared.loss == pytest.approx(checked.loss, rel=1e-5)
+    assert 0 < spared.kept < checked.kept / 10
     assert not (tmp_path / "o").exists()
 
 

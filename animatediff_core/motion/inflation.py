@@ -8,7 +8,8 @@ Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -103,6 +104,22 @@ class AnimatedUNet(nn.Module):
     def at_deflate(self, undo: Callable[[], None]) -> None:
         """Have something undone before the hooks are taken out."""
         self._at_deflate.append(undo)
+
+    def call_again(self) -> AbstractContextManager[None]:
+        """A context within which the hooks see the call that is in progress now, once it is over:
+        for layers that run again in the backward."""
+        clip, call = self._clip, replace(self._clip)
+
+        @contextmanager
+        def seen() -> Iterator[None]:
+            before = replace(clip)
+            vars(clip).update(vars(call))
+            try:
+                yield
+            finally:
+                vars(clip).update(vars(before))
+
+        return seen()
 
     def _check_frames(self, frames: int) -> None:
         longest = self.motion.config.max_frames

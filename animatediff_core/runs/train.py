@@ -14,6 +14,7 @@ import torch
 from ..checkpoints.base import BaseModel, load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
 from ..media import open_video
+from ..speed.checkpointing import counting_kept, recompute_blocks
 from ..training.cache import LatentCache, encode_moments
 from ..training.clips import (
     PICTURE_SUFFIXES,
@@ -66,6 +67,8 @@ class Checked:
     loss: float
     memory: int
     """Peak bytes of this process, or of the CUDA device."""
+    kept: int
+    """Bytes of activations that the step kept for its backward."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def run(
         yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
     loop.accelerator.wait_for_everyone()
     use_fast_backward(base.unet)
+    if config.gradient_checkpointing == "full":
+        recompute_blocks(model.animated or base.unet)
     if dry_run:
         yield from _dry_run(loop, files)
         return
@@ -209,13 +214,14 @@ def _dry_run(loop: Loop, files: Sequence[ClipFile]) -> Iterator[Event]:
     for number in range(count):
         yield from (Skipped(reason) for _, reason in loop.clips[number].bad)
     try:
-        step = next(loop.steps())
+        with counting_kept(loop.trainee.loss.parameters()) as kept:
+            step = next(loop.steps())
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise SurroundingsError(
-            "one training step does not fit into memory; lower train_batch_size, sample_size or "
-            "sample_n_frames"
+            "one training step does not fit into memory; set gradient_checkpointing to full, or "
+            "lower train_batch_size, sample_size or sample_n_frames"
         ) from error
-    yield Checked(len(files), count, step.loss, _peak_memory())
+    yield Checked(len(files), count, step.loss, _peak_memory(), kept.num_bytes)
 
 
 def _peak_memory() -> int:

@@ -118,6 +118,9 @@ class TrainConfig:
     logit_mean: float = 0.0
     logit_std: float = 1.0
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: Literal["none", "full"] = "none"
+    """full keeps only the inputs of ResNets and transformers for the backward and computes the rest
+    again: a thirtieth of the memory of activations for about a third more time."""
     seed: int = 42
     checkpointing_steps: int = 500
     """Steps from one saved state to the next."""
