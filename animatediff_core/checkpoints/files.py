@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, SurroundingsError
 from ..media import replacing
+from .mapped import map_tensors
 from .pickles import MALFORMED, MAX_TENSORS, broken, is_archive, load_pickle, refused
 
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
@@ -47,8 +48,8 @@ def read_tensors(path: Path, *, only: tuple[str, ...] = ("",)) -> TensorFile:
         try:
             with safe_open(path, "pt") as file:
                 names = [key for key in file.keys() if key.startswith(only)]  # noqa: SIM118
-                tensors = {key: file.get_tensor(key) for key in names}
-                return TensorFile(tensors, dict(file.metadata() or {}))
+                metadata = dict(file.metadata() or {})
+            return TensorFile(map_tensors(path, names), metadata)
         except (SafetensorError, *MALFORMED) as error:
             raise broken(path) from error
     tensors = _tensors_of(load_pickle(path), path)

@@ -43,12 +43,16 @@ def load_motion_module(
     config = config_of(content, version=version, path=path)
     if frame_norm is not None:
         config = replace(config, frame_norm=frame_norm)
-    weights = {key: tensor for key, tensor in content.tensors.items() if not is_position(key)}
     with torch.device("meta"):
         motion = MotionModule(config)
-    _check_complete(motion, weights, path)
-    check_positions(content.tensors, config.max_frames, path)
-    motion.load_state_dict({k: t.float() for k, t in weights.items()}, assign=True)
+    weights = content.tensors
+    _check_complete(motion, {k: t for k, t in weights.items() if not is_position(k)}, path)
+    check_positions(weights, config.max_frames, path)
+    for key in list(weights):
+        tensor = weights.pop(key)  # one by one, so that no second copy is kept
+        if not is_position(key):
+            weights[key] = tensor.float()
+    motion.load_state_dict(weights, assign=True)
     return motion.requires_grad_(False).eval()
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
 from transformers.models.clip import (
+    CLIPPreTrainedModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -20,7 +22,7 @@ from transformers.models.clip import (
 )
 
 from ..errors import CheckpointError
-from .files import printable, read_config_json, read_shapes, refused_json
+from .files import printable, read_config_json, read_shapes, read_tensors, refused_json
 from .folder import Weights, base_layout, local_names, vae_layout
 from .pickles import MALFORMED
 
@@ -103,17 +105,51 @@ def open_checked(kind: Any, config: Any, folder: Path, weights: Weights, dtype: 
     """A model of a configuration that is known to be sane: diffusers' as a mapping, transformers'
     as its own class; its weights must be the ones that it describes."""
     shapes = _shapes_of(folder, weights)
-    own: dict[str, Any] = {"local_files_only": True, "variant": weights.variant,
-                           "use_safetensors": weights.safetensors}  # fmt: skip
+    build = kind.from_config if isinstance(config, Mapping) else kind
     try:
-        if isinstance(config, Mapping):
-            _check_fits(kind.from_config, config, shapes, folder)
-            return kind.from_pretrained(folder, torch_dtype=dtype, **own)
-        _check_fits(kind, config, shapes, folder)
-        return kind.from_pretrained(folder, config=config, dtype=dtype, **own)
+        model = without_weights(build, config)
+        _check_fits(model, shapes, folder)
+        _fill(model, folder, weights, dtype)
     except MALFORMED as error:
         first = printable(str(error).strip().partition("\n")[0])
         raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
+    return model.eval()
+
+
+def without_weights(build: Callable[[Any], Any], config: Any) -> Any:
+    """A model whose weights take no memory and no time."""
+    with torch.device("meta"):
+        model = build(config)
+    for part in model.modules():
+        if (unset := part._buffers.get("position_ids")) is not None:  # CLIP's, in no file
+            part.position_ids = torch.arange(unset.shape[-1]).expand(1, -1)
+    return model
+
+
+def _fill(model: torch.nn.Module, folder: Path, weights: Weights, dtype: torch.dtype) -> None:
+    """Give a model its weights, file by file; whatever else the files hold is left."""
+    names = {_plain(key): key for key in model.state_dict()}
+    found: dict[str, Tensor] = {}
+    for file in (name for name in weights.files if not name.endswith(".json")):
+        tensors = read_tensors(folder / file).tensors
+        for key in list(tensors):
+            tensor = tensors.pop(key)  # one by one, so that no second copy is kept
+            if (own := names.get(_plain(key))) is not None:
+                found[own] = placed(tensor, model, dtype, folder)
+    model.load_state_dict(found, assign=True)
+
+
+def placed(
+    tensor: Tensor, model: torch.nn.Module, dtype: torch.dtype, source: str | Path
+) -> Tensor:
+    """A weight as a model keeps it.
+
+    Those of CLIP are copied out of the file: they are not packed, and the matrix kernels round by
+    how their memory is aligned, which differs from file to file.
+    """
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{source}: is of a quantised model; use its fp32 or fp16 weights")
+    return tensor.to(dtype, copy=isinstance(model, CLIPPreTrainedModel))
 
 
 def _shapes_of(folder: Path, weights: Weights) -> Shapes:
@@ -159,12 +195,9 @@ def numbers(config: Mapping[str, Any], key: str, path: Path) -> list[int]:
     return found
 
 
-def _check_fits(
-    build: Callable[[Any], torch.nn.Module], config: Any, shapes: Shapes, folder: Path
-) -> None:
-    """The model that a configuration describes, built without memory, is the one in the weights."""
-    with torch.device("meta"):
-        expected = {_plain(k): tuple(t.shape) for k, t in build(config).state_dict().items()}
+def _check_fits(model: torch.nn.Module, shapes: Shapes, folder: Path) -> None:
+    """The model that a configuration describes is the one in the weights."""
+    expected = {_plain(k): tuple(t.shape) for k, t in model.state_dict().items()}
     there = {_plain(key): shape for key, shape in shapes.items()}
     missing = sorted(expected.keys() - there.keys())
     if missing:

@@ -31,6 +31,7 @@ from .base import BaseModel
 from .families import EMA, FOLDERS, UNET, VAE, SingleFile, check_single_file, family_of
 from .files import TensorFile, is_safetensors, read_pickle, read_shapes, read_tensors
 from .ldm_layout import unet_names
+from .parts import placed, without_weights
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def load_single_file(
     return BaseModel(
         unet=unet,
         vae=vae,
-        text_encoders=[encoder.to(dtype) for encoder in encoders],
+        text_encoders=[encoder.eval().to(dtype) for encoder in encoders],
         tokenizers=tokenizers,
         scheduler_config=_BETAS | _prediction(path, text, kind, source),
         family=family_of(unet.config.block_out_channels, unet.config.cross_attention_dim),
@@ -100,6 +101,7 @@ def _unet(path: Path, kind: SingleFile, source: str, dtype: torch.dtype) -> UNet
         converted = convert_ldm_unet_checkpoint(tensors, unet.config)
     except KeyError as error:
         raise _lacking([str(error.args[0])], "UNet", source) from error
+    tensors.clear()
     _fill(unet, converted, "UNet", source, dtype)
     return unet
 
@@ -113,6 +115,7 @@ def _vae(
         named = {_today(key): tensor for key, tensor in tensors.items()}
     else:
         named = convert_ldm_vae_checkpoint(tensors, vae.config)
+    tensors.clear()
     _fill(vae, named, "VAE", source, dtype)
     return vae
 
@@ -125,9 +128,9 @@ def _today(key: str) -> str:
 
 
 def _fill(
-    part: Any, tensors: Mapping[str, Tensor], name: str, source: str, dtype: torch.dtype
+    part: Any, tensors: dict[str, Tensor], name: str, source: str, dtype: torch.dtype
 ) -> None:
-    """Give a part without weights its tensors: all of them, and no others."""
+    """Give a part without weights its tensors: all of them, and no others. Empties `tensors`."""
     expected = {key: tuple(tensor.shape) for key, tensor in part.state_dict().items()}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise _lacking(missing, name, source)
@@ -137,7 +140,12 @@ def _fill(
             f"{source}: {len(wrong)} tensors of its {name} are of another kind of model, first "
             f"{wrong[0]}; use a full checkpoint of SD1.x, SD2.x or SDXL"
         )
-    part.load_state_dict({key: tensors[key].to(dtype) for key in expected}, assign=True)
+    found = {}
+    while tensors:
+        key, tensor = tensors.popitem()  # one by one, so that no second copy is kept
+        if key in expected:
+            found[key] = placed(tensor, part, dtype, source)
+    part.load_state_dict(found, assign=True)
 
 
 def _lacking(keys: list[str], name: str, source: str) -> CheckpointError:
@@ -148,15 +156,18 @@ def _lacking(keys: list[str], name: str, source: str) -> CheckpointError:
 
 
 def _text_encoders(
-    texts: Mapping[str, Tensor], family: str, source: str
+    texts: dict[str, Tensor], family: str, source: str
 ) -> tuple[list[Any], list[CLIPTokenizer]]:
-    """The text encoders of a family and their tokenizers. OpenCLIP's pad with "!", number 0."""
+    """The text encoders of a family and their tokenizers. OpenCLIP's pad with "!", number 0.
+
+    What becomes of `texts` is taken out of it.
+    """
     if family == "SD2":
         return [_open_clip(CLIPTextModel, texts, "cond_stage_model.model.", "sd21/text_encoder",
                            source)], [clip_tokenizer(pad_token="!")]  # fmt: skip
     prefix = "conditioner.embedders.0" if family == "SDXL" else "cond_stage_model"
-    encoder = CLIPTextModel(_text_config("sd15/text_encoder"))
-    named = {k.removeprefix(f"{prefix}.transformer."): t for k, t in texts.items()
+    encoder = without_weights(CLIPTextModel, _text_config("sd15/text_encoder"))
+    named = {k.removeprefix(f"{prefix}.transformer."): texts.pop(k) for k in list(texts)
              if k.startswith(f"{prefix}.transformer.")}  # fmt: skip
     _fill_text(encoder, named, source)
     if family != "SDXL":
@@ -166,12 +177,13 @@ def _text_encoders(
     return [encoder, second], [clip_tokenizer(), clip_tokenizer(pad_token="!")]
 
 
-def _open_clip(
-    kind: type, texts: Mapping[str, Tensor], prefix: str, config: str, source: str
-) -> Any:
+def _open_clip(kind: type, texts: dict[str, Tensor], prefix: str, config: str, source: str) -> Any:
     """A text encoder that is stored in OpenCLIP's layout."""
-    encoder = kind(_text_config(config))
-    _fill_text(encoder, convert_open_clip_checkpoint(encoder, texts, prefix=prefix), source)
+    encoder = without_weights(kind, _text_config(config))
+    named = convert_open_clip_checkpoint(encoder, texts, prefix=prefix)
+    for key in [key for key in texts if key.startswith(prefix)]:
+        del texts[key]
+    _fill_text(encoder, named, source)
     return encoder
 
 
@@ -179,15 +191,17 @@ def _text_config(place: str) -> CLIPTextConfig:
     return CLIPTextConfig.from_json_file(families.CONFIGS / place / "config.json")
 
 
-def _fill_text(encoder: Any, tensors: Mapping[str, Tensor], source: str) -> None:
+def _fill_text(encoder: Any, tensors: dict[str, Tensor], source: str) -> None:
     """Load by name, whether or not the file or this version of transformers says `text_model.`,
-    and whatever else the file has (position_ids, logit_scale)."""
-    plain = {key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}
+    and whatever else the file has (position_ids, logit_scale). Empties `tensors`."""
+    plain = {key.removeprefix("text_model."): tensors.pop(key) for key in list(tensors)}
     expected = {key: key.removeprefix("text_model.") for key in encoder.state_dict()}
     if missing := sorted(set(expected.values()) - plain.keys()):
         raise _lacking(missing, "text encoder", source)
+    found = {key: placed(plain.pop(name), encoder, torch.float32, source)
+             for key, name in expected.items()}  # fmt: skip
     try:
-        encoder.load_state_dict({key: plain[name] for key, name in expected.items()})
+        encoder.load_state_dict(found, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{source}: its text encoder is of another kind of model; use a full checkpoint of "
