@@ -116,7 +116,7 @@ def test_an_optimised_model_holds_no_second_copy(tmp_path):
     motion = tmp_path / "motion.safetensors"
     ad.save_motion_module(new_motion((32, 64, 64, 32)), motion)
     base, module = load_base(str(tmp_path / "model")), ad.load_motion_module(motion)
-    animated = ad.optimize(ad.inflate(base.unet, module))
+    ad.optimize(ad.inflate(base.unet, module))
     gc.collect()
     for path in (unet, motion):
         assert resident(path) < path.stat().st_size / 2  # the pages of small weights, no more
