@@ -44,14 +44,14 @@ def write_sdxl(folder: Path) -> None:
     """As SDXL: two text encoders, whose pooled text the UNet reads with sizes, and three levels."""
     write_model(folder)
     torch.manual_seed(2)
-    second = CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=CLIPTextConfig.from_pretrained(folder / "text_encoder").vocab_size,
-            hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=77, projection_dim=24,
-        )
-    )  # fmt: skip
-    second.save_pretrained(folder / "text_encoder_2")
+    words = CLIPTextConfig.from_pretrained(folder / "text_encoder").vocab_size
+    for name, width in (("text_encoder", 16), ("text_encoder_2", 24)):
+        kind = CLIPTextModel if name == "text_encoder" else CLIPTextModelWithProjection
+        config = CLIPTextConfig(
+            vocab_size=words, hidden_size=width, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=77, projection_dim=24,
+        )  # fmt: skip
+        kind(config).save_pretrained(folder / name)
     CLIPTokenizer.from_pretrained(TINY / "base" / "tokenizer").save_pretrained(
         folder / "tokenizer_2"
     )

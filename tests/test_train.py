@@ -88,7 +88,7 @@ class Line(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
-    def forward(self, latents, noise, timesteps, text):
+    def forward(self, latents, noise, timesteps, text, conditions=None):
         return (latents.mean((1, 2, 3, 4)) * self.weight + self.weight).mean()
 
 
@@ -105,7 +105,7 @@ def test_four_micro_steps_of_one_equal_one_step_of_four(drawn, tmp_path):
         line = Line()
         trainee = Trainee(line, dict(line.named_parameters()), None)
         vae = load_base("bundled:tiny").vae
-        encoders = Encoders(vae, 1.0, lambda captions: torch.zeros(len(captions), 1, 1))
+        encoders = Encoders(vae, 1.0, lambda captions: (torch.zeros(len(captions), 1, 1), None))
         loop = Loop(made, trainee, Clips(list_clips(made), made, None), encoders)
         (step,) = loop.steps()
         norms.append(step.gradient_norm)
