@@ -54,8 +54,26 @@ def main() -> None:
             f"{row['ratio']:6.2f} {row['error']:9.1e}\n"
         )
         sys.stdout.flush()
+    rows += training_rows()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1))
+
+
+def training_rows() -> list[dict[str, Any]]:
+    """A training step without and with gradient checkpointing, each printed as it is done."""
+    from train import compare_training  # which takes its model and its turns from here
+
+    rows = []
+    for checkpointing in (False, True):
+        row = compare_training(checkpointing=checkpointing)
+        row = {"case": f"training step{', checkpointing' * checkpointing}, small, 16 frames", **row}
+        rows.append(row)
+        ours, theirs = (kept / 2**20 for kept in row["kept"])
+        sys.stdout.write(
+            f"{row['case']:44} {row['ours'][1]:9.3f} {row['diffusers'][1]:12.3f} "
+            f"{row['ratio']:6.2f} {row['error']:9.1e}  kept {ours:.0f} / {theirs:.0f} MiB\n"
+        )
+    return rows
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import animatediff_core as ad
 from animatediff_core.checkpoints.export import motion_adapter
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
-from animatediff_core.training.stages import motion_trainee, use_fast_backward
+from animatediff_core.speed.training import quicken_training
+from animatediff_core.training.stages import motion_trainee
 
 FRAMES, SIDE = 16, 16
 
@@ -33,7 +34,7 @@ def compare_training(*, checkpointing: bool, rounds: int = 3) -> dict[str, Any]:
         parameter.requires_grad_(True)
     animated = ad.inflate(unet, motion)
     trainee = motion_trainee(animated, DDPMScheduler())
-    use_fast_backward(unet)
+    quicken_training(animated)
     if checkpointing:
         theirs.enable_gradient_checkpointing()
         recompute_blocks(animated)

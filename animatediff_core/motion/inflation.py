@@ -76,8 +76,9 @@ class AnimatedUNet(nn.Module):
         states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
         self._clip.frames, self._clip.strength = frames, given.motion_strength
         self._clip.blocks, self._clip.weights = given.motion_blocks, given.motion_frames
-        if given.image_latents is not None:
-            self._clip.image = given.image_latents.transpose(1, 2).flatten(0, 1)  # (b f) 5 h w
+        self._clip.text = text if text.ndim == 3 else None
+        image = given.image_latents  # b 5 f h w
+        self._clip.image = None if image is None else image.transpose(1, 2).flatten(0, 1)
         try:
             out = self.unet(
                 sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
@@ -89,7 +90,7 @@ class AnimatedUNet(nn.Module):
                 return_dict=False,
             )[0]
         finally:
-            self._clip.frames = self._clip.image = self._clip.weights = None
+            self._clip.frames = self._clip.image = self._clip.weights = self._clip.text = None
         clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
         return clips
 
@@ -106,20 +107,12 @@ class AnimatedUNet(nn.Module):
         self._at_deflate.append(undo)
 
     def call_again(self) -> AbstractContextManager[None]:
-        """A context within which the hooks see the call that is in progress now, once it is over:
-        for layers that run again in the backward."""
-        clip, call = self._clip, replace(self._clip)
+        """Within it the hooks see the call that is in progress now: for a backward's second run."""
+        return self._clip.seen(replace(self._clip))
 
-        @contextmanager
-        def seen() -> Iterator[None]:
-            before = replace(clip)
-            vars(clip).update(vars(call))
-            try:
-                yield
-            finally:
-                vars(clip).update(vars(before))
-
-        return seen()
+    def shared_text(self) -> Tensor | None:
+        """The text of the call in progress, b n d, where all frames share it."""
+        return self._clip.text
 
     def _check_frames(self, frames: int) -> None:
         longest = self.motion.config.max_frames
@@ -131,8 +124,7 @@ class AnimatedUNet(nn.Module):
 
     def _check_image(self, sample: Tensor, image: Tensor | None) -> None:
         """PIA's picture is there where the module wants one, and fits the noisy clip."""
-        conv = self.motion.conv_in
-        if conv is None:
+        if (conv := self.motion.conv_in) is None:
             if image is not None:
                 raise CheckpointError(
                     f"the motion module is {self.motion.config.version} and takes no "
@@ -158,8 +150,20 @@ class _Clip:
     blocks: Mapping[str, float] = field(default_factory=dict)
     weights: Tensor | None = None
     """Scale of the residual by frame, f."""
+    text: Tensor | None = None
+    """Of all frames alike, b n d."""
     image: Tensor | None = None
     """PIA's mask and picture, (b f) 5 h w."""
+
+    @contextmanager
+    def seen(self, other: "_Clip") -> Iterator[None]:
+        """Within it this is another call's."""
+        before = replace(self)
+        vars(self).update(vars(other))
+        try:
+            yield
+        finally:
+            vars(self).update(vars(before))
 
 
 class _MotionHook:
@@ -199,8 +203,7 @@ class _ImageHook:
     clip: _Clip
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        image = self.clip.image
-        if image is None:
+        if (image := self.clip.image) is None:
             return output
         weight = self.conv.weight[:, inputs[0].shape[1] :]
         return output + F.conv2d(image.to(output), weight.to(output), padding=self.conv.padding)

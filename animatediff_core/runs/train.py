@@ -15,6 +15,7 @@ from ..checkpoints.base import BaseModel, load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
 from ..media import open_video
 from ..speed.checkpointing import counting_kept, recompute_blocks
+from ..speed.training import quicken_training
 from ..training.cache import LatentCache, encode_moments
 from ..training.clips import (
     PICTURE_SUFFIXES,
@@ -27,7 +28,6 @@ from ..training.clips import (
 from ..training.config import TrainConfig
 from ..training.loop import Encoders, Loop, Step
 from ..training.record import LossRecord
-from ..training.stages import use_fast_backward
 from .prior import make_prior, prior_files
 from .stage_model import StageModel, open_stage
 from .validation import validate
@@ -115,7 +115,7 @@ def run(
     elif loop.accelerator.is_main_process:
         yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
     loop.accelerator.wait_for_everyone()
-    use_fast_backward(base.unet)
+    quicken_training(model.animated or base.unet)
     if config.gradient_checkpointing == "full":
         recompute_blocks(model.animated or base.unet)
     if dry_run:

@@ -120,7 +120,7 @@ class TrainConfig:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: Literal["none", "full"] = "none"
     """full keeps only the inputs of ResNets and transformers for the backward and computes the rest
-    again: a thirtieth of the memory of activations for about a third more time."""
+    again: about a tenth of the activations' memory for a third more time."""
     seed: int = 42
     checkpointing_steps: int = 500
     """Steps from one saved state to the next."""

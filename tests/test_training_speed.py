@@ -1,0 +1,78 @@
+"""The faster training step gives the plain one's gradients."""
+
+import pytest
+import torch
+from conftest import new_motion, new_unet
+
+import animatediff_core as ad
+from animatediff_core.speed.checkpointing import recompute_blocks
+from animatediff_core.speed.training import quicken_training
+
+
+def animated_model():
+    return ad.inflate(new_unet().requires_grad_(False), new_motion().requires_grad_(True))
+
+
+def inputs(per_frame=False):
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 3, 5, 16) if per_frame else (2, 5, 16)
+    sample = torch.randn(2, 4, 3, 8, 8, generator=generator)
+    return sample, torch.tensor([10, 900]), torch.randn(shape, generator=generator)
+
+
+def gradients(model, parameters, *given):
+    for one in parameters:
+        one.grad = None
+    out = model(*given)
+    out = out if isinstance(out, torch.Tensor) else out.sample
+    out.square().mean().backward()
+    return [one.grad.clone() for one in parameters]
+
+
+def agree(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_a_motion_module_learns_the_same(per_frame):
+    animated = animated_model()
+    parameters = list(animated.motion.parameters())
+    wanted = gradients(animated, parameters, *inputs(per_frame))
+    quicken_training(animated)
+    agree(gradients(animated, parameters, *inputs(per_frame)), wanted)
+    recompute_blocks(animated)
+    agree(gradients(animated, parameters, *inputs(per_frame)), wanted)
+    animated.deflate()
+    assert not any("forward" in vars(module) for module in animated.modules())
+
+
+def test_an_image_model_learns_the_same():
+    unet = new_unet()
+    sample, time, text = inputs()
+    given = sample[:, :, 0], time, text
+    wanted = gradients(unet, list(unet.parameters()), *given)
+    quicken_training(unet)
+    agree(gradients(unet, list(unet.parameters()), *given), wanted)
+
+
+def test_the_text_of_all_frames_is_projected_once():
+    animated = animated_model()
+    quicken_training(animated)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        animated(*inputs())
+    products = [e.input_shapes[:2] for e in profile.events() if "_linear_pointwise" in e.name]
+    rows = {tuple(x) for x, weight in products if weight[1] == 16}  # 16 features has the text alone
+    assert rows == {(2 * 5, 16)}
+
+
+def test_under_autocast_the_plain_forwards_run():
+    outs = []
+    for quick in (False, True):
+        animated = animated_model()
+        if quick:
+            quicken_training(animated)
+        with torch.autocast("cpu", torch.bfloat16):
+            outs.append(animated(*inputs()).float())
+    assert torch.isfinite(outs[1]).all()
+    torch.testing.assert_close(outs[0], outs[1], atol=3e-2, rtol=3e-2)
