@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench import alternate, random_model
 from diffusers.models import UNetMotionModel
 from diffusers.schedulers import DDPMScheduler
+from models import random_model
 from torch import Tensor, nn
+from turns import alternate
 
 import animatediff_core as ad
 from animatediff_core.checkpoints.export import motion_adapter

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.models.clip import (
@@ -95,7 +96,7 @@ def open_vae(folder: Path) -> AutoencoderKL:
 
 def open_part(kind: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> Any:
     """One model of a folder, its configuration checked against the shapes of its weights."""
-    if kind in (UNet2DConditionModel, AutoencoderKL, ControlNetModel):
+    if issubclass(kind, ConfigMixin):
         return open_checked(kind, _settings(folder, kind), folder, weights, dtype)
     config = _text_config(folder, _shapes_of(folder, weights))
     return open_checked(kind, config, folder, weights, dtype)

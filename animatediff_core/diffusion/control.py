@@ -5,20 +5,23 @@ Legend: b batch, f frames, c channels, h w latent size, H W pixels, n tokens, d 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Union
 
 import torch
-from diffusers.models import ControlNetModel
 from torch import Tensor
 
 from ..motion import Conditions, added_conditions
 from ..motion.sparse_control import SparseControlNet
+
+if TYPE_CHECKING:  # slow to import, and few jobs use one
+    from diffusers.models import ControlNetModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
     """One control model with what it reads and how strongly it acts."""
 
-    model: ControlNetModel | SparseControlNet
+    model: Union["ControlNetModel", SparseControlNet]
     condition: Tensor
     """1 c f h w for all frames of the clip: a ControlNet's pictures, c = 3, H W, 0 to 1; for
     SparseCtrl see `sparse_condition`."""

@@ -12,7 +12,7 @@ Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 from typing import Literal
 
 import torch
-from diffusers.models import ControlNetModel, UNet2DConditionModel
+from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from .config import MotionConfig
@@ -39,6 +39,8 @@ class SparseControlNet(nn.Module):
         `reads`: VAE latents of pictures, which one convolution takes in, or pictures themselves
         (scribbles), which `embedding_channels` bring to latent size.
         """
+        from diffusers.models import ControlNetModel  # slow to import, and few jobs use one
+
         super().__init__()
         self.reads: Reads = reads
         self.max_frames = config.max_frames

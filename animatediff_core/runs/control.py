@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from diffusers.models import ControlNetModel
 from torch import Tensor
 from transformers.models.clip import CLIPVisionModelWithProjection
 
 from ..checkpoints.base import BaseModel, resolve_file
-from ..checkpoints.controlnet import load_controlnet
 from ..checkpoints.ip_adapter import (
     IPAdapterWeights,
     attach_ip_adapters,
@@ -36,6 +34,9 @@ from ..media.pictures import PictureSource, fitted, read_source
 from ..motion import Conditions
 from ..motion.sparse_control import SparseControlNet, sparse_condition
 from .control_plan import control_place, counted, encoder_place, keyed, pictures_of
+
+if TYPE_CHECKING:  # slow to import, and few jobs use one
+    from diffusers.models import ControlNetModel
 
 Loaded = TypeVar("Loaded")
 
@@ -152,8 +153,10 @@ def mask_of(pictures: Pictures, job: Job, size: tuple[int, int], factor: int) ->
     return latent_mask(_pictures(pictures, job, size), factor)
 
 
-def _controlnet(net: ControlNet, models: ControlModels) -> ControlNetModel:
-    def load() -> ControlNetModel:
+def _controlnet(net: ControlNet, models: ControlModels) -> "ControlNetModel":
+    from ..checkpoints.controlnet import load_controlnet
+
+    def load() -> "ControlNetModel":
         path = control_place(net.path, offline=models.offline)
         return load_controlnet(path, models.base.unet).to(models.device, models.dtype)
 

@@ -1,0 +1,86 @@
+"""From files to a model that is ready to sample, ours against diffusers' AnimateDiffPipeline.
+
+Each load is a process of its own, which take turns: seconds of CPU, and what the process's memory
+rises by at its peak, counted from after the imports. Pages of mapped files count as well.
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SIDES = ("ours", "diffusers")
+
+
+def compare_loading(size: str, rounds: int) -> list[dict[str, Any]]:
+    """Two rows: seconds, and megabytes at the peak."""
+    from models import write_model  # a child must not import what its side does not use
+    from turns import run_child, spread
+
+    folder = Path("build") / f"bench-{size}"
+    write_model(size, folder)
+    weights = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for _ in range(rounds):
+        for side in SIDES:
+            found[side].append(json.loads(run_child([__file__, side, folder]).output))
+    rows = []
+    for what, unit, name in (("seconds", "s", "load to ready"), ("peak", "MB", "loading, peak")):
+        sides = {side: spread([one[what] for one in runs]) for side, runs in found.items()}
+        ratio = sides["diffusers"][1] / sides["ours"][1]
+        case = f"{name}, {size}, {weights:.0f} MB of weights"
+        rows.append({"case": case, "unit": unit, **sides, "ratio": ratio})
+    return rows
+
+
+def _main(side: str, folder: Path) -> None:
+    """The child: load, and tell on stdout what it took."""
+    ready = _ours if side == "ours" else _theirs
+    load = ready(folder)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, after the imports
+    before, start = _megabytes("VmRSS"), time.process_time()
+    loaded = load()
+    seconds = time.process_time() - start
+    told = {"seconds": seconds, "peak": _megabytes("VmHWM") - before}
+    assert loaded is not None
+    sys.stdout.write(json.dumps(told))
+
+
+def _megabytes(what: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    match = re.search(rf"{what}:\s+(\d+) kB", status)
+    assert match is not None
+    return int(match[1]) * 1024 / 1e6
+
+
+def _ours(folder: Path) -> Any:
+    import torch
+
+    from animatediff_core.runs.model import Parts, find, load
+    from animatediff_core.runs.placing import Placed, Placing
+
+    def ready() -> Placed:
+        parts = Parts(base=str(folder / "base"), motion=str(folder / "motion"))
+        placing = Placing(torch.device("cpu"), torch.float32)
+        return Placed(*load(find(parts, offline=True), offline=True), placing)
+
+    return ready
+
+
+def _theirs(folder: Path) -> Any:
+    import torch
+    from diffusers import AnimateDiffPipeline, MotionAdapter
+
+    def ready() -> AnimateDiffPipeline:
+        adapter = MotionAdapter.from_pretrained(folder / "motion")
+        return AnimateDiffPipeline.from_pretrained(
+            folder / "base", motion_adapter=adapter, torch_dtype=torch.float32
+        )
+
+    return ready
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], Path(sys.argv[2]))

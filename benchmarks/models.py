@@ -1,0 +1,82 @@
+"""The models that are measured: the bundled one, and random weights of other sizes."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers.models import UNet2DConditionModel
+from torch import nn
+
+import animatediff_core as ad
+from animatediff_core.checkpoints.base import resolve_bundled
+from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
+from animatediff_core.runs.model import Parts, find, load
+
+LEVELS = {
+    "small": (64, 128, 256),
+    "middle": (160, 320, 640, 640),
+    "full": VERSIONS["v2"].block_out_channels,
+}
+"""Channels: of a small model, one of 330 million parameters, and SD1.5's with 1.3 billion."""
+
+
+def model(size: str, frames: int, dtype: torch.dtype) -> tuple[UNet2DConditionModel, MotionModule]:
+    """The bundled model, or random weights of a size."""
+    if size == "bundled":
+        base, motion = load(find(Parts(base="bundled:tiny"), offline=True), offline=True)
+        unet = base.unet
+    else:
+        unet, motion = random_model(size, frames)
+    unet, motion = (nn.Module.to(part, dtype).requires_grad_(False) for part in (unet, motion))
+    return unet, motion
+
+
+def random_model(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
+    """A UNet for text of 768 numbers, and a motion module that moves it."""
+    layers, most = (1, max(32, frames)) if size == "small" else (2, 32)
+    return random_parts(LEVELS[size], layers, most, text=768)
+
+
+def random_parts(
+    channels: tuple[int, ...], layers: int, most: int, text: int
+) -> tuple[UNet2DConditionModel, MotionModule]:
+    """`layers` of each level, at `most` frames, text of a width."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * (len(channels) - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (len(channels) - 1),
+        layers_per_block=layers,
+        cross_attention_dim=text,
+        attention_head_dim=8,
+    ).eval()
+    motion = MotionModule(
+        MotionConfig(
+            block_out_channels=channels, layers_per_block=layers, max_frames=most,
+            mid_block=True, version="v2",
+        )
+    ).eval()  # fmt: skip
+    for name, parameter in motion.named_parameters():
+        if "proj_out" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return unet, motion
+
+
+def write_model(size: str, folder: Path) -> None:
+    """`base` and `motion` as diffusers' folders, of random weights, in fp32; where they are not
+    there yet. Texts, scheduler and VAE are the bundled model's."""
+    if (folder / "motion").is_dir():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(resolve_bundled("bundled:tiny/base"), folder / "base")
+    unet, motion = random_parts(LEVELS[size], 2, 32, text=128)
+    unet.save_pretrained(folder / "base" / "unet")
+    write_adapter(motion, folder / "motion")
+
+
+def write_adapter(motion: MotionModule, folder: Path) -> None:
+    """A motion module as diffusers opens it, whole or not at all."""
+    beside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    ad.save_motion_module(motion, beside, form="diffusers")
+    beside.rename(folder)
