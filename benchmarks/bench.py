@@ -35,10 +35,11 @@ def main() -> None:
         for row in _rows(part, full):
             rows.append(row)
             error = f"{row['error']:9.1e}" if "error" in row else ""
-            kept = " / ".join(f"{kept / 2**20:.0f}" for kept in row.get("kept", ()))
+            kept = " / ".join(f"{size / 2**20:.0f}" for size in row.get("kept", ()))
+            more = f"  kept {kept} MiB" if kept else ""
             sys.stdout.write(
                 f"{row['case']:58} {row['ours'][1]:9.3f} {row['diffusers'][1]:10.3f} "
-                f"{row['unit']:2} {row['ratio']:6.2f} {error}{f'  kept {kept} MiB' if kept else ''}\n"
+                f"{row['unit']:2} {row['ratio']:6.2f} {error}{more}\n"
             )
             sys.stdout.flush()
     RESULTS.parent.mkdir(exist_ok=True)
