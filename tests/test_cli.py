@@ -10,19 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY, new_motion
-from PIL import Image, ImageSequence
+from conftest import TINY, new_motion, pictures
+from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff_core import save_motion_module
 
 QUICK = ("--steps", 2, "-L", 4, "--seed", 1)
-
-
-def pictures(path: Path) -> list[bytes]:
-    """A clip's frames; the file also carries its settings, and with them its name."""
-    with Image.open(path) as clip:
-        return [one.convert("RGB").tobytes() for one in ImageSequence.Iterator(clip)]
 
 
 def test_one_command_makes_a_clip_and_prints_its_path(command, tmp_path):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from conftest import TINY, new_motion
+from conftest import TINY, new_motion, pictures
 from diffusers import AnimateDiffPipeline, PIAPipeline
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from diffusers.models import MotionAdapter, UNetMotionModel
@@ -344,7 +344,7 @@ def test_the_command_gives_the_same_clips_from_parts_folder_and_kept_adapters(
         made = command("generate", *arguments, "--prompt", "a <look> circle", "--steps", 2, "-L", 4,
                        "-W", 32, "-H", 32, "--seed", 1, "-o", "clips")  # fmt: skip
         assert made.returncode == 0, made.stderr
-        return (tmp_path / made.stdout.strip()).read_bytes()
+        return pictures(tmp_path / made.stdout.strip())
 
     first = clip(*given)
     assert clip("--base", "merged") == first
