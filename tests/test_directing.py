@@ -1,4 +1,4 @@
-"""The shipped prompt files of directing a clip, made by the command: small, but every job of them."""
+"""The shipped prompt files of directing a clip, made small by the command, every job of them."""
 
 import json
 
