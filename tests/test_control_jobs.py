@@ -90,7 +90,7 @@ ALL = {
     "sparse_controls": [{"path": "scribble.safetensors", "pictures": {0: "film/0.png"},
                          "normalize": True}],
     "ip_adapters": [{"path": "ip.safetensors", "encoder": "encoder", "scale": 0.5,
-                     "pictures": {0: "film/0.png", -1: "odd.png"}}],
+                     "pictures": {0: "film/0.png", -1: "odd.png"}, "weights": {0: 1.0, -1: 0.2}}],
     "start": {"pictures": "film", "strength": 0.7, "mask": "right.png"},
     "regions": [{"prompt": "a blue star", "mask": "right.png"}],
 }  # fmt: skip
@@ -200,6 +200,8 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "path": "scribble.safetensors"}]},
          "is a SparseCtrl, which goes into sparse_controls, not into ip_adapters"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "encoder": "film"}]}, "image encoder"),
+        ({"ip_adapters": [{**ALL["ip_adapters"][0], "weights": {-7: 1.0}}]},
+         "ip_adapters.weights names frame -7, but the clip has 6"),
     ],
 )  # fmt: skip
 def test_planning_refuses_what_cannot_lead_the_clip(things, job, message):

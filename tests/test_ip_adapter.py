@@ -1,5 +1,7 @@
 """IP-Adapters: the pictures' effect as diffusers' own AnimateDiff pipeline has it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,10 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animatediff_core import Conditions, denoise, inflate, make_scheduler
+from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
 from animatediff_core.checkpoints.export import motion_adapter
 from animatediff_core.checkpoints.ip_adapter import (
+    IPAdapterWeights,
     attach_ip_adapters,
     encoder_width,
     load_image_encoder,
@@ -139,6 +142,50 @@ def test_latents_are_those_of_diffusers(tmp_path, encoder, form):
     with torch.no_grad():
         after = animated.unet(torch.ones(1, 4, 8, 8), 1, torch.ones(1, 5, 16)).sample
     assert torch.equal(plain, after)
+
+
+def two_adapters(tmp_path) -> list[IPAdapterWeights]:
+    for seed, form in enumerate(("plain", "full face")):
+        torch.save(weights(form, seed), tmp_path / f"{form}.bin")
+    return [read_ip_adapter(tmp_path / f"{form}.bin") for form in ("plain", "full face")]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_weights_by_frame_scale_what_each_adapter_adds(tmp_path, fast):
+    scales = (0.6, 0.9)
+    by_frame = (torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
+    noise, text, _ = texts()
+    generator = torch.Generator().manual_seed(7)
+    seen = (
+        torch.randn(FRAMES, 1, WIDTH, generator=generator),
+        torch.randn(FRAMES, 1, 5, STATE, generator=generator),
+    )
+    animated = inflate(new_unet().requires_grad_(False), new_motion())
+    if fast:
+        optimize(animated)
+    adapters = two_adapters(tmp_path)
+
+    def made(given: tuple[float, ...], conditions: Conditions | None) -> torch.Tensor:
+        pairs = list(zip(adapters, given, strict=bool(given)))
+        detach = attach_ip_adapters(animated.unet, pairs) if given else lambda: None
+        with torch.no_grad():
+            out = animated(noise, 500, text, conditions)
+        detach()
+        return out
+
+    still = Conditions(motion_strength=0, image_embeddings=seen)  # no frame sees another
+    led = made(scales, replace(still, image_weights=by_frame))
+    for frame in range(FRAMES):
+        factors = [float(line[frame]) for line in by_frame]
+        each = tuple(s * f for s, f in zip(scales, factors, strict=True))
+        torch.testing.assert_close(led[:, :, frame], made(each, still)[:, :, frame])
+    free = made((), Conditions(motion_strength=0))
+    torch.testing.assert_close(led[:, :, 2], free[:, :, 2])
+    assert (led[:, :, 0] - free[:, :, 0]).abs().max() > 1e-2
+    moving = made(scales, Conditions(image_embeddings=seen, image_weights=by_frame))
+    whole = made(scales, Conditions(image_embeddings=seen))
+    assert (moving - whole).abs().max() > 1e-2
+    assert torch.equal(whole, made(scales, Conditions(image_embeddings=seen)))
 
 
 def test_pictures_travel_into_each_other(encoder):

@@ -156,11 +156,13 @@ def test_conditions_with_a_frame_axis_are_cut_to_the_window():
     given = Conditions(
         pooled_text=torch.ones(2, 3), mid_residual=middle, down_residuals=(middle,),
         image_embeddings=(middle,), image_latents=torch.arange(5.0).view(1, 1, 5, 1, 1),
+        image_weights=(torch.arange(5.0), torch.ones(5)),
     )  # fmt: skip
     cut = given.at(frames, 5)
     for each in (cut.mid_residual, *cut.down_residuals, *cut.image_embeddings):
         assert each.flatten().tolist() == [4, 0, 1, 9, 5, 6]
     assert cut.image_latents.flatten().tolist() == [4, 0, 1]
+    assert [line.tolist() for line in cut.image_weights] == [[4, 0, 1], [1, 1, 1]]
     assert torch.equal(cut.pooled_text, given.pooled_text)
 
 

@@ -72,8 +72,7 @@ class ControlNet:
 
     def __post_init__(self) -> None:
         _check_share("controlnets", self.strength, self.start, self.end)
-        if any(weight < 0 for weight in (self.weights or {}).values()):
-            raise ValueError("controlnets.weights must be 0 or more")
+        _check_weights("controlnets", self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +111,13 @@ class IPAdapter:
     hub."""
     scale: float = 1.0
     """How strongly it acts beside the text, 0 or more."""
+    weights: Mapping[int, float] | None = None
+    """A further factor by frame, 0 or more, linear between the frames named."""
 
     def __post_init__(self) -> None:
         if self.scale < 0:
             raise ValueError(f"ip_adapters.scale must be 0 or more, got {self.scale:g}")
+        _check_weights("ip_adapters", self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +195,9 @@ def _check_share(key: str, strength: float, start: float, end: float) -> None:
         raise ValueError(
             f"{key} must have 0 <= start < end <= 1, got start {start:g} and end {end:g}"
         )
+
+
+def _check_weights(key: str, weights: Mapping[int, float] | None) -> None:
+    for frame, weight in (weights or {}).items():
+        if weight < 0:
+            raise ValueError(f"{key}.weights must be 0 or more, got {weight:g} for frame {frame}")

@@ -23,6 +23,8 @@ class Conditions:
     """ControlNet's addition to the mid block, (b f) c h w."""
     image_embeddings: tuple[Tensor, ...] = ()
     """IP-Adapter's image embeddings, each (b f) images n d."""
+    image_weights: tuple[Tensor, ...] = ()
+    """A scale by frame of what each of these adapters adds, f; none is 1 everywhere."""
     image_latents: Tensor | None = None
     """PIA's further input, b 5 f h w: a mask (how alike each frame is to the picture), then the
     picture's latents in every frame. PIA modules need it, others have no use for it."""
@@ -50,6 +52,7 @@ class Conditions:
             down_residuals=tuple(map(folded, self.down_residuals)),
             mid_residual=None if middle is None else folded(middle),
             image_embeddings=tuple(map(folded, self.image_embeddings)),
+            image_weights=tuple(one.index_select(0, frames) for one in self.image_weights),
             image_latents=None if image is None else image.index_select(2, frames),
             motion_frames=None if moved is None else moved.index_select(0, frames),
         )

@@ -7,18 +7,18 @@ that site's temporal transformer (official `unet_blocks.py`, order ResNet, atten
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import CheckpointError
 from .conditions import NO_CONDITIONS, Conditions, added_conditions
+from .hooks import Clip, ImageHook, JoinFrames, MotionHook, PictureHook, SplitFrames
 from .module import MotionModule, TemporalTransformer
 
 
@@ -38,20 +38,20 @@ class AnimatedUNet(nn.Module):
         pairs = list(_sites(unet, motion))
         self.unet = unet
         self.motion = motion
-        self._clip = _Clip()
+        self._clip = Clip()
         self._at_deflate: list[Callable[[], None]] = []
         self._handles = [
-            layer.register_forward_hook(_MotionHook(transformer, self._clip, block))
+            layer.register_forward_hook(MotionHook(transformer, self._clip, block))
             for layer, transformer, block in pairs
         ]
         if motion.conv_in is not None:
-            hook = _ImageHook(motion.conv_in, self._clip)
+            hook = ImageHook(motion.conv_in, self._clip)
             self._handles.append(unet.conv_in.register_forward_hook(hook))
         if motion.config.resnet_norm == "clip":
             for norm in _resnet_norms(unet):
                 self._handles += [
-                    norm.register_forward_pre_hook(_JoinFrames(self._clip)),
-                    norm.register_forward_hook(_SplitFrames(self._clip)),
+                    norm.register_forward_pre_hook(JoinFrames(self._clip)),
+                    norm.register_forward_hook(SplitFrames(self._clip)),
                 ]
 
     def forward(
@@ -77,6 +77,7 @@ class AnimatedUNet(nn.Module):
         self._clip.frames, self._clip.strength = frames, given.motion_strength
         self._clip.blocks, self._clip.weights = given.motion_blocks, given.motion_frames
         self._clip.text = text if text.ndim == 3 else None
+        self._weigh_pictures(given.image_weights)
         image = given.image_latents  # b 5 f h w
         self._clip.image = None if image is None else image.transpose(1, 2).flatten(0, 1)
         try:
@@ -91,6 +92,7 @@ class AnimatedUNet(nn.Module):
             )[0]
         finally:
             self._clip.frames = self._clip.image = self._clip.weights = self._clip.text = None
+            self._clip.pictures = ()
         clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
         return clips
 
@@ -113,6 +115,19 @@ class AnimatedUNet(nn.Module):
     def shared_text(self) -> Tensor | None:
         """The text of the call in progress, b n d, where all frames share it."""
         return self._clip.text
+
+    def _weigh_pictures(self, weights: tuple[Tensor, ...]) -> None:
+        """Weights by frame for this call, f each, on what the IP-Adapters in the UNet add."""
+        self._clip.pictures = weights
+        if not weights:
+            return
+        for processor in self.unet.attn_processors.values():
+            for number, values in enumerate(getattr(processor, "to_v_ip", ())):
+                if not any(
+                    isinstance(hook, PictureHook) for hook in values._forward_hooks.values()
+                ):
+                    hook = PictureHook(self._clip, number)
+                    self._handles.append(values.register_forward_hook(hook))
 
     def _check_frames(self, frames: int) -> None:
         longest = self.motion.config.max_frames
@@ -141,101 +156,6 @@ class AnimatedUNet(nn.Module):
             )
 
 
-@dataclass
-class _Clip:
-    """What the hooks of one model need to know of the call in progress."""
-
-    frames: int | None = None
-    strength: float = 1.0
-    blocks: Mapping[str, float] = field(default_factory=dict)
-    weights: Tensor | None = None
-    """Scale of the residual by frame, f."""
-    text: Tensor | None = None
-    """Of all frames alike, b n d."""
-    image: Tensor | None = None
-    """PIA's mask and picture, (b f) 5 h w."""
-
-    @contextmanager
-    def seen(self, other: "_Clip") -> Iterator[None]:
-        """Within it this is another call's."""
-        before = replace(self)
-        vars(self).update(vars(other))
-        try:
-            yield
-        finally:
-            vars(self).update(vars(before))
-
-
-class _MotionHook:
-    def __init__(self, transformer: TemporalTransformer, clip: _Clip, block: str = "") -> None:
-        self.transformer = transformer
-        self.clip = clip
-        self.block = block
-
-    def __call__(
-        self, layer: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
-    ) -> Tensor | tuple[Tensor, ...] | None:
-        frames = self.clip.frames
-        strength = self.clip.strength * self.clip.blocks.get(self.block, 1.0)
-        if frames is None or strength == 0:
-            return None
-        if isinstance(output, tuple):
-            return (self._moved(output[0], frames, strength), *output[1:])
-        return self._moved(output, frames, strength)
-
-    def _moved(self, features: Tensor, frames: int, strength: float) -> Tensor:
-        moved: Tensor = self.transformer(features, frames, strength)
-        if self.clip.weights is None:
-            return moved
-        weights = self.clip.weights.to(moved).repeat(len(moved) // frames)
-        return torch.lerp(features, moved, weights.view(-1, 1, 1, 1))
-
-
-@dataclass
-class _ImageHook:
-    """After the UNet's conv_in: adds what PIA's convolution makes of mask and picture.
-
-    The base model's weights serve the noisy latents, PIA's the channels after them, as in
-    diffusers' UNetMotionModel.from_unet2d.
-    """
-
-    conv: nn.Conv2d
-    clip: _Clip
-
-    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if (image := self.clip.image) is None:
-            return output
-        weight = self.conv.weight[:, inputs[0].shape[1] :]
-        return output + F.conv2d(image.to(output), weight.to(output), padding=self.conv.padding)
-
-
-@dataclass
-class _JoinFrames:
-    """Before a GroupNorm: (b f) c h w -> b c (f h) w, so that it pools over the clip."""
-
-    clip: _Clip
-
-    def __call__(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self.clip.frames is None:
-            return None
-        clips = inputs[0].unflatten(0, (-1, self.clip.frames)).transpose(1, 2)  # b c f h w
-        return (clips.flatten(2, 3),)
-
-
-@dataclass
-class _SplitFrames:
-    """After that GroupNorm: b c (f h) w -> (b f) c h w."""
-
-    clip: _Clip
-
-    def __call__(self, norm: nn.Module, inputs: object, output: Tensor) -> Tensor | None:
-        if self.clip.frames is None:
-            return None
-        clips: Tensor = output.unflatten(2, (self.clip.frames, -1))  # b c f h w
-        folded: Tensor = clips.transpose(1, 2).flatten(0, 1)
-        return folded
-
-
 def _sites(
     unet: UNet2DConditionModel, motion: MotionModule
 ) -> Iterator[tuple[nn.Module, TemporalTransformer, str]]:
@@ -259,7 +179,7 @@ def _sites(
 
 
 def _check_fit(unet: UNet2DConditionModel, motion: MotionModule) -> None:
-    if any(isinstance(h, _MotionHook) for m in unet.modules() for h in m._forward_hooks.values()):
+    if any(isinstance(h, MotionHook) for m in unet.modules() for h in m._forward_hooks.values()):
         raise CheckpointError("this UNet is already animated; call deflate() on that model first")
     ours = motion.config.block_out_channels
     theirs = tuple(unet.config.block_out_channels)

@@ -16,7 +16,7 @@ from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from .config import MotionConfig
-from .inflation import _Clip, _MotionHook
+from .hooks import Clip, MotionHook
 from .module import TemporalTransformer
 
 Reads = Literal["latents", "pictures"]
@@ -57,11 +57,11 @@ class SparseControlNet(nn.Module):
             )
         blocks = [_SparseBlock(channels, config) for channels in config.block_out_channels]
         self.down_blocks = nn.ModuleList(blocks)
-        self._clip = _Clip()
+        self._clip = Clip()
         for block, moved in zip(self.controlnet.down_blocks, blocks, strict=True):
             layers = getattr(block, "attentions", None) or block.resnets
             for layer, site in zip(layers, moved.sites, strict=True):
-                layer.register_forward_hook(_MotionHook(site.temporal_transformer, self._clip))
+                layer.register_forward_hook(MotionHook(site.temporal_transformer, self._clip))
 
     def forward(self, condition: Tensor, timestep: Tensor, text: Tensor) -> Residuals:
         """condition: b c f h w in pixels or latents, its last channel 1 at the given frames and 0

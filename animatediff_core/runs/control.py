@@ -126,7 +126,9 @@ def with_pictures(
     moving = _moving(job, models)
     led, away = (replace(one or Conditions(), **moving) for one in pair)
     seen, unseen = _embeddings(job, models)
-    led, away = replace(led, image_embeddings=seen), replace(away, image_embeddings=unseen)
+    weights = _weights(job, models)
+    led = replace(led, image_embeddings=seen, image_weights=weights)
+    away = replace(away, image_embeddings=unseen, image_weights=weights)
     if job.animate is not None:
         picture = _picture(Path(job.animate.picture), job, job.animate.fit, size)
         still = _latents(models, picture[None]).expand(-1, -1, job.frames, -1, -1)
@@ -244,6 +246,14 @@ def _embeddings(job: Job, models: ControlModels) -> tuple[tuple[Tensor, ...], tu
         states = _adapter(models, one.path).form != "plain"
         pairs.append(embed_pictures(encoder, pictures, job.frames, states=states))
     return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)
+
+
+def _weights(job: Job, models: ControlModels) -> tuple[Tensor, ...]:
+    """Of all IP-Adapters by frame, f each; none where no adapter names any."""
+    if all(one.weights is None for one in job.ip_adapters):
+        return ()
+    lines = (_line(one.weights, job.frames, "ip_adapters.weights") for one in job.ip_adapters)
+    return tuple(torch.tensor(line or [1.0] * job.frames, device=models.device) for line in lines)
 
 
 def _encoder(source: str, models: ControlModels) -> CLIPVisionModelWithProjection:

@@ -136,6 +136,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
                 f"set window.length (-C) to {longest} or less"
             )
     for adapter in job.ip_adapters:
+        counted(adapter.weights or {}, job.frames, "ip_adapters.weights")
         report = identify(resolve_file(adapter.path, offline=offline))
         if report.kind != "IP-Adapter":
             raise CheckpointError(
