@@ -5,7 +5,7 @@ import torch
 from conftest import new_motion, new_unet
 
 import animatediff_core as ad
-from animatediff_core.motion import Conditions
+from animatediff_core.motion import Conditions, Positions
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
 
 
@@ -33,7 +33,7 @@ def test_gradients_of_the_motion_module_are_the_same_and_little_is_kept(changes)
     animated = ad.inflate(unet, new_motion(**changes).requires_grad_(True))
     conditions = Conditions(
         motion_strength=0.7, motion_blocks={"up_blocks.0": 0.5},
-        motion_frames=torch.linspace(0.2, 1, 4),
+        motion_frames=torch.linspace(0.2, 1, 4), motion_positions=Positions(stretch=0.5),
     )  # fmt: skip
     parameters = list(animated.motion.parameters())
     wanted, all_kept = gradients(animated, parameters, *inputs(), conditions)

@@ -93,6 +93,7 @@ ALL = {
                      "pictures": {0: "film/0.png", -1: "odd.png"}, "weights": {0: 1.0, -1: 0.2}}],
     "start": {"pictures": "film", "strength": 0.7, "mask": "right.png"},
     "regions": [{"prompt": "a blue star", "mask": "right.png"}],
+    "motion_positions": {"stretch": 0.5, "offset": 2},
 }  # fmt: skip
 
 
@@ -118,7 +119,8 @@ def clips(path: Path, folder: Path) -> list[np.ndarray]:
 
 
 def test_each_kind_leads_the_clip_and_the_next_job_is_free_again(things, tmp_path):
-    jobs = [{}, *({key: value} for key, value in ALL.items()), {}]
+    usual = {"motion_positions": {"stretch": 1, "offset": 0}}
+    jobs = [{}, *({key: value} for key, value in ALL.items()), usual]
     free, *led, after = clips(prompt_file(things, *jobs, frames=4), tmp_path)
     assert np.array_equal(free, after)
     for key, clip in zip(ALL, led, strict=True):
@@ -202,6 +204,12 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "encoder": "film"}]}, "image encoder"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "weights": {-7: 1.0}}]},
          "ip_adapters.weights names frame -7, but the clip has 6"),
+        ({"motion_positions": {"stretch": 4.5, "offset": 1}},
+         r"reach 23.5 with 6 frames .* positions 0 to 15; lower stretch to 2.8 or less$"),
+        ({"motion_positions": {"stretch": 2, "offset": 6}},
+         "lower stretch to 1.8 or less, or offset to 5 or less"),
+        ({"motion_positions": 4, "window": {"length": 5}, "frames": 9},
+         "reach 16 with 5 frames together, .* lower stretch to 3.75 or less$"),
     ],
 )  # fmt: skip
 def test_planning_refuses_what_cannot_lead_the_clip(things, job, message):

@@ -12,7 +12,7 @@ SMALL = ("--steps", 2, "-W", 32, "-H", 32)
 
 @pytest.mark.parametrize(
     "name", ["travel", "weights", "long", "loop", "freenoise", "freeinit", "upscale", "sampling",
-             "outputs", "extends"],
+             "outputs", "extends", "motion"],
 )  # fmt: skip
 def test_every_job_of_a_shipped_file_is_made(asked, tmp_path, name):
     planned = asked("generate", PROMPTS / f"{name}.yaml", *SMALL, "--dry-run", "--json")

@@ -90,6 +90,7 @@ jobs:
     guidance_rescale: 0.7
     guidance_interval: [0.1, 0.9]
     motion_strength: {scale: 1.2, blocks: {mid_block: 0.5}, frames: {0: 1, -1: 0.5}}
+    motion_positions: {stretch: 0.5, offset: 1}
     output: {fps: 12, codec: av1, max_size: 1.5MB, ping_pong: true, interpolate: 24, sheet: true}
 """
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from animatediff_core import inflate, load_motion_module, motion_loss
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.errors import CheckpointError
-from animatediff_core.motion import VERSIONS, Conditions, MotionConfig, MotionModule
+from animatediff_core.motion import VERSIONS, Conditions, MotionConfig, MotionModule, Positions
+from animatediff_core.motion.module import sinusoids
 
 
 def official(golden: Path, version: str):
@@ -122,6 +123,31 @@ def test_motion_strength_acts_by_frame_and_by_block():
     for other in (one_off, some):
         assert (other - full).abs().max() > 1e-3
         assert (other - still).abs().max() > 1e-3
+
+
+def test_positions_are_read_where_they_are_asked_for():
+    table = sinusoids(16, 8, torch.zeros(()))
+    whole = sinusoids(5, 8, torch.zeros(()), Positions(stretch=3, offset=2))
+    assert torch.equal(whole, table[[2, 5, 8, 11, 14]])
+    between = sinusoids(4, 8, torch.zeros(()), Positions(stretch=0.5, offset=1))
+    halfway = (table[[1, 2]] + table[[2, 3]]) / 2
+    assert torch.equal(between[::2], table[[1, 2]])
+    assert torch.allclose(between[1::2], halfway, atol=1e-6)
+
+
+def test_stretched_positions_move_less_and_let_more_frames_in():
+    animated = inflate(new_unet(), new_motion(max_frames=4))
+    x, t, text = sample()
+    slow = Conditions(motion_positions=Positions(stretch=0.5))
+    with torch.no_grad():
+        usual = animated(x, t, text)
+        assert torch.equal(animated(x, t, text, Conditions(motion_positions=Positions())), usual)
+        assert (animated(x, t, text, slow) - usual).abs().max() > 1e-3
+        assert animated(torch.cat([x, x[:, :, :3]], 2), t, text, slow).shape[2] == 7
+        for positions in (Positions(stretch=1.5), Positions(offset=0.5)):
+            with pytest.raises(CheckpointError, match="has 0 to 3; lower the stretch"):
+                animated(x, t, text, Conditions(motion_positions=positions))
+        assert torch.equal(animated(x, t, text), usual)
 
 
 def test_text_may_differ_from_frame_to_frame():

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import animatediff_core as ad
 from animatediff_core.checkpoints.lora import apply_lora
 from animatediff_core.errors import AnimateDiffError, CheckpointError
-from animatediff_core.motion import Conditions
+from animatediff_core.motion import Conditions, Positions
 from animatediff_core.speed import optimize_vae, restore
 from animatediff_core.speed.packing import is_packed
 
@@ -67,6 +67,7 @@ def test_motion_strength_and_residuals(strength):
     sample, time, text = inputs()
     conditions = Conditions(
         motion_strength=strength,
+        motion_positions=Positions(stretch=0.5, offset=1),
         mid_residual=torch.randn(6, 64, 4, 4, generator=torch.Generator().manual_seed(1)),
     )
     assert farthest(plain, fast, sample, time, text, conditions) < NEAR

@@ -188,6 +188,24 @@ class MotionStrength:
     """A further factor by frame, linear between the frames named; -1 is the last."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MotionPositions:
+    """Where the frames stand for the motion module: frame n at position offset + stretch * n,
+    counted within a window where the clip is longer than one."""
+
+    stretch: float = 1.0
+    """Above 0: below 1 the frames lie nearer together in time, so that things move less from one to
+    the next; above 1 further apart."""
+    offset: float = 0.0
+    """0 or more."""
+
+    def __post_init__(self) -> None:
+        if self.stretch <= 0:
+            raise ValueError(f"motion_positions.stretch must be above 0, got {self.stretch:g}")
+        if self.offset < 0:
+            raise ValueError(f"motion_positions.offset must be 0 or more, got {self.offset:g}")
+
+
 def _check_share(key: str, strength: float, start: float, end: float) -> None:
     if strength < 0:
         raise ValueError(f"{key}.strength must be 0 or more, got {strength:g}")

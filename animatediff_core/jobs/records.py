@@ -10,6 +10,7 @@ from .control import (
     ControlNet,
     IPAdapter,
     Keyframes,
+    MotionPositions,
     MotionStrength,
     Region,
     SparseControl,
@@ -101,6 +102,7 @@ class Job:
     animate: Animate | None = None
     regions: tuple[Region, ...] = ()
     motion_strength: MotionStrength = field(default_factory=MotionStrength)
+    motion_positions: MotionPositions = field(default_factory=MotionPositions)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from .conditions import Conditions, added_conditions
 from .config import LINEAR_BETAS, VERSIONS, Betas, MotionConfig, for_unet
 from .inflation import AnimatedUNet, inflate
-from .module import MotionModule
+from .module import MotionModule, Positions
 
 __all__ = [
     "LINEAR_BETAS",
@@ -13,6 +13,7 @@ __all__ = [
     "Conditions",
     "MotionConfig",
     "MotionModule",
+    "Positions",
     "added_conditions",
     "for_unet",
     "inflate",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from .module import AS_TRAINED, Positions
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
@@ -34,6 +36,8 @@ class Conditions:
     """A further scale by block of the UNet: down_blocks.0, mid_block, up_blocks.2, ..."""
     motion_frames: Tensor | None = None
     """A further scale by frame, f."""
+    motion_positions: Positions = AS_TRAINED
+    """Where the frames of the call read the module's positions."""
 
     def at(self, frames: Tensor, total: int) -> "Conditions":
         """The same for some frames of a clip of `total`: their numbers, k, in a window's order."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .module import TemporalTransformer
+from .module import AS_TRAINED, Positions, TemporalTransformer
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Clip:
     blocks: Mapping[str, float] = field(default_factory=dict)
     weights: Tensor | None = None
     """Scale of the residual by frame, f."""
+    positions: Positions = AS_TRAINED
     text: Tensor | None = None
     """Of all frames alike, b n d."""
     image: Tensor | None = None
@@ -59,7 +60,7 @@ class MotionHook:
         return self._moved(output, frames, strength)
 
     def _moved(self, features: Tensor, frames: int, strength: float) -> Tensor:
-        moved: Tensor = self.transformer(features, frames, strength)
+        moved: Tensor = self.transformer(features, frames, strength, self.clip.positions)
         if self.clip.weights is None:
             return moved
         weights = self.clip.weights.to(moved).repeat(len(moved) // frames)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .conditions import NO_CONDITIONS, Conditions, added_conditions
 from .hooks import Clip, ImageHook, JoinFrames, MotionHook, PictureHook, SplitFrames
-from .module import MotionModule, TemporalTransformer
+from .module import AS_TRAINED, MotionModule, Positions, TemporalTransformer
 
 
 def inflate(unet: UNet2DConditionModel, motion: MotionModule) -> "AnimatedUNet":
@@ -69,13 +69,14 @@ class AnimatedUNet(nn.Module):
         if not self._handles:
             raise RuntimeError("this model was deflated; inflate its UNet again")
         batch, _, frames = sample.shape[:3]
-        self._check_frames(frames)
         given = conditions or NO_CONDITIONS
+        self._check_frames(frames, given.motion_positions)
         self._check_image(sample, given.image_latents)
         time = torch.as_tensor(timestep, device=sample.device).expand(batch)
         states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
         self._clip.frames, self._clip.strength = frames, given.motion_strength
         self._clip.blocks, self._clip.weights = given.motion_blocks, given.motion_frames
+        self._clip.positions = given.motion_positions
         self._clip.text = text if text.ndim == 3 else None
         self._weigh_pictures(given.image_weights)
         image = given.image_latents  # b 5 f h w
@@ -129,13 +130,19 @@ class AnimatedUNet(nn.Module):
                     hook = PictureHook(self._clip, number)
                     self._handles.append(values.register_forward_hook(hook))
 
-    def _check_frames(self, frames: int) -> None:
+    def _check_frames(self, frames: int, positions: Positions) -> None:
         longest = self.motion.config.max_frames
-        if frames > longest:
+        if positions.fit(frames, longest):
+            return
+        if positions != AS_TRAINED:
             raise CheckpointError(
-                f"the motion module knows {longest} frames at most, got {frames}; "
-                "ask for fewer frames or use a module made for more"
+                f"{positions} reads position {positions.last(frames):g} for {frames} frames, but "
+                f"the motion module has 0 to {longest - 1}; lower the stretch or the offset"
             )
+        raise CheckpointError(
+            f"the motion module knows {longest} frames at most, got {frames}; "
+            "ask for fewer frames or use a module made for more"
+        )
 
     def _check_image(self, sample: Tensor, image: Tensor | None) -> None:
         """PIA's picture is there where the module wants one, and fits the noisy clip."""

@@ -7,12 +7,35 @@ Legend: b batch, f frames, c channels, h w latent size, s = b*h*w sequences, p a
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import MotionConfig, Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Where frames, counted from 0 in what is denoised together, read the table of positions: at
+    offset + stretch * frame, between two rows where that is no whole number."""
+
+    stretch: float = 1.0
+    """Above 0; below 1 the frames lie nearer together than the module was trained on."""
+    offset: float = 0.0
+    """0 or more."""
+
+    def last(self, frames: int) -> float:
+        """The furthest place that so many frames read."""
+        return self.offset + self.stretch * (frames - 1)
+
+    def fit(self, frames: int, max_frames: int) -> bool:
+        """Whether so many frames stay within a module's positions."""
+        return self.last(frames) <= max_frames - 1 + 1e-6
+
+
+AS_TRAINED = Positions()
 
 
 class MotionModule(nn.Module):
@@ -69,16 +92,22 @@ class TemporalTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, features: Tensor, frames: int, strength: float = 1.0) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        frames: int,
+        strength: float = 1.0,
+        positions: Positions = AS_TRAINED,
+    ) -> Tensor:
         """features: (b f) c h w -> the same shape; `strength` scales the residual."""
         _, channels, height, width = features.shape
         x = self._normalize(features, frames)
         x = x.flatten(2).unflatten(0, (-1, frames))  # b f c hw
         x = x.permute(0, 3, 1, 2).flatten(0, 1)  # s f c
         x = self.proj_in(x)
-        positions = sinusoids(frames, channels, x)
+        places = sinusoids(frames, channels, x, positions)
         for block in self.transformer_blocks:
-            x = block(x, positions)
+            x = block(x, places)
         x = self.proj_out(x)
         x = x.unflatten(0, (-1, height * width)).permute(0, 2, 3, 1)  # b f c hw
         x = x.flatten(0, 1).unflatten(2, (height, width))  # (b f) c h w
@@ -99,8 +128,14 @@ def clip_group_norm(norm: nn.GroupNorm, features: Tensor, frames: int) -> Tensor
     return normed.transpose(1, 2).flatten(0, 1)
 
 
-def sinusoids(frames: int, channels: int, like: Tensor) -> Tensor:
+def sinusoids(frames: int, channels: int, like: Tensor, at: Positions = AS_TRAINED) -> Tensor:
     """Frame positions, f c: even channels sine, odd cosine (Vaswani et al., section 3.5)."""
+    if at != AS_TRAINED:
+        table = sinusoids(int(at.last(frames)) + 2, channels, like.new_empty(0).float())
+        places = [at.last(number) for number in range(1, frames + 1)]
+        rows = torch.tensor([int(place) for place in places], device=like.device)
+        shares = torch.tensor([place % 1 for place in places], device=like.device).unsqueeze(1)
+        return torch.lerp(table[rows], table[rows + 1], shares.to(table)).to(like.dtype)
     position = torch.arange(frames, device=like.device, dtype=torch.float32).unsqueeze(1)
     even = torch.arange(0, channels, 2, device=like.device, dtype=torch.float32)
     angle = position * torch.exp(even * (-math.log(10000.0) / channels))

@@ -3,37 +3,25 @@
 Legend: b batch, f frames, c channels, h w latent size, H W pixels, d features.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.models.clip import CLIPVisionModelWithProjection
 
-from ..checkpoints.base import BaseModel, resolve_file
-from ..checkpoints.ip_adapter import (
-    IPAdapterWeights,
-    attach_ip_adapters,
-    load_image_encoder,
-    read_ip_adapter,
-)
+from ..checkpoints.base import BaseModel
 from ..checkpoints.sparse_control import load_sparse_control
 from ..diffusion.control import Control
-from ..diffusion.image_prompt import embed_pictures
 from ..diffusion.kept import Kept, between, encode, first_step_of, keep_frames, latent_mask
-from ..diffusion.picture_likeness import picture_likeness
 from ..jobs import Job
-from ..jobs.control import ControlNet, Fit, MotionStrength, Pictures, SparseControl
-from ..media import read_picture
+from ..jobs.control import ControlNet, Fit, Pictures, SparseControl
 from ..media.edges import canny
 from ..media.pictures import PictureSource, fitted, read_source
-from ..motion import Conditions
 from ..motion.sparse_control import SparseControlNet, sparse_condition
-from .control_plan import control_place, counted, encoder_place, keyed, pictures_of
+from .control_plan import control_place, counted, keyed, pictures_of
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models import ControlNetModel
@@ -76,11 +64,11 @@ def lead(job: Job, models: ControlModels, size: tuple[int, int]) -> Lead:
     if job.keyframes is not None:
         named = keyed(job.keyframes.pictures, job.frames, "keyframes")
         for frame, path in named.items():
-            picture = _picture(path, job, job.keyframes.fit, size)
-            given[frame] = _latents(models, picture[None])
+            picture = picture_of(path, job, job.keyframes.fit, size)
+            given[frame] = latents_of(models, picture[None])
     video = None
     if job.start is not None:
-        video = _latents(models, _pictures(job.start.pictures, job, size))
+        video = latents_of(models, _pictures(job.start.pictures, job, size))
     return Lead(
         controls=tuple(controls),
         kept=_kept(job, models, given, video, size),
@@ -94,68 +82,12 @@ def first_start(job: Job) -> int:
     return 0 if begun is None else first_step_of(begun.strength, job.steps)
 
 
-@contextmanager
-def reading_pictures(job: Job, models: ControlModels) -> Iterator[None]:
-    """While this lasts, the UNet has the job's IP-Adapters."""
-    if not job.ip_adapters:
-        yield
-        return
-    for net in job.controlnets:  # they are built as the UNet is without adapters
-        _controlnet(net, models)
-    for sparse in job.sparse_controls:
-        _sparse_model(sparse, models)
-    weights = [(_adapter(models, one.path), one.scale) for one in job.ip_adapters]
-    detach = attach_ip_adapters(models.base.unet, weights)
-    try:
-        yield
-    finally:
-        detach()
-
-
-def with_pictures(
-    job: Job,
-    models: ControlModels,
-    size: tuple[int, int],
-    pair: tuple[Conditions | None, Conditions | None],
-) -> tuple[Conditions | None, Conditions | None]:
-    """The conditions of prompt and negative prompt with what the UNet itself reads of pictures, and
-    with the strength of the motion."""
-    usual = job.motion_strength == MotionStrength()
-    if not job.ip_adapters and job.animate is None and usual:
-        return pair
-    moving = _moving(job, models)
-    led, away = (replace(one or Conditions(), **moving) for one in pair)
-    seen, unseen = _embeddings(job, models)
-    weights = _weights(job, models)
-    led = replace(led, image_embeddings=seen, image_weights=weights)
-    away = replace(away, image_embeddings=unseen, image_weights=weights)
-    if job.animate is not None:
-        picture = _picture(Path(job.animate.picture), job, job.animate.fit, size)
-        still = _latents(models, picture[None]).expand(-1, -1, job.frames, -1, -1)
-        likeness = picture_likeness(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
-        mask = likeness.to(still).expand(1, 1, -1, *still.shape[3:])
-        image = torch.cat([mask, still], dim=1).to(models.dtype)
-        led, away = replace(led, image_latents=image), replace(away, image_latents=image)
-    return led, away
-
-
-def _moving(job: Job, models: ControlModels) -> dict[str, Any]:
-    """The strength of the motion, as fields of the conditions."""
-    said = job.motion_strength
-    by_frame = _line(said.frames, job.frames, "motion_strength.frames")
-    return {
-        "motion_strength": said.scale,
-        "motion_blocks": dict(said.blocks or {}),
-        "motion_frames": torch.tensor(by_frame, device=models.device) if by_frame else None,
-    }
-
-
 def mask_of(pictures: Pictures, job: Job, size: tuple[int, int], factor: int) -> Tensor:
     """1 1 f h w, 1 where a mask is white."""
     return latent_mask(_pictures(pictures, job, size), factor)
 
 
-def _controlnet(net: ControlNet, models: ControlModels) -> "ControlNetModel":
+def controlnet_of(net: ControlNet, models: ControlModels) -> "ControlNetModel":
     from ..checkpoints.controlnet import load_controlnet
 
     def load() -> "ControlNetModel":
@@ -165,7 +97,7 @@ def _controlnet(net: ControlNet, models: ControlModels) -> "ControlNetModel":
     return models.once("controlnet", net.path, load)
 
 
-def _sparse_model(net: SparseControl, models: ControlModels) -> SparseControlNet:
+def sparse_model_of(net: SparseControl, models: ControlModels) -> SparseControlNet:
     def load() -> SparseControlNet:
         path = control_place(net.path, offline=models.offline)
         return load_sparse_control(path, models.base.unet).to(models.device, models.dtype)
@@ -181,21 +113,21 @@ def _control(net: ControlNet, job: Job, models: ControlModels, size: tuple[int, 
     pictures = np.stack([fitted(one, size, "stretch") for one in pictures])
     condition = torch.from_numpy(pictures.copy()).permute(3, 0, 1, 2).unsqueeze(0).float() / 255
     return Control(
-        model=_controlnet(net, models), condition=condition,
+        model=controlnet_of(net, models), condition=condition,
         strength=net.strength, start=net.start, end=net.end,
-        weights=_line(net.weights, job.frames, "controlnets.weights"),
+        weights=by_frame(net.weights, job.frames, "controlnets.weights"),
     )  # fmt: skip
 
 
 def _sparse(net: SparseControl, job: Job, models: ControlModels, size: tuple[int, int]) -> Control:
-    model = _sparse_model(net, models)
+    model = sparse_model_of(net, models)
     read: dict[int, Tensor] = {}
     for frame, file in keyed(net.pictures, job.frames, "sparse_controls").items():
-        picture = _picture(file, job, net.fit, size)
+        picture = picture_of(file, job, net.fit, size)
         if net.normalize:
             picture = _normalized(picture)
         if model.reads == "latents":
-            read[frame] = _latents(models, picture[None])[0, :, 0]
+            read[frame] = latents_of(models, picture[None])[0, :, 0]
         else:
             read[frame] = torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
     return Control(
@@ -233,42 +165,7 @@ def _source(job: Job, given: dict[int, Tensor], video: Tensor | None) -> Tensor 
     return None
 
 
-def _embeddings(job: Job, models: ControlModels) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Of the pictures and of none, for each IP-Adapter f 1 d or f 1 n d."""
-    pairs = []
-    for one in job.ip_adapters:
-        encoder = models.once(
-            "encoder", one.encoder,
-            lambda one=one: _encoder(one.encoder, models),  # type: ignore[misc]
-        )  # fmt: skip
-        named = keyed(one.pictures, job.frames, "ip_adapters")
-        pictures = {frame: read_picture(path) for frame, path in named.items()}
-        states = _adapter(models, one.path).form != "plain"
-        pairs.append(embed_pictures(encoder, pictures, job.frames, states=states))
-    return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)
-
-
-def _weights(job: Job, models: ControlModels) -> tuple[Tensor, ...]:
-    """Of all IP-Adapters by frame, f each; none where no adapter names any."""
-    if all(one.weights is None for one in job.ip_adapters):
-        return ()
-    lines = (_line(one.weights, job.frames, "ip_adapters.weights") for one in job.ip_adapters)
-    return tuple(torch.tensor(line or [1.0] * job.frames, device=models.device) for line in lines)
-
-
-def _encoder(source: str, models: ControlModels) -> CLIPVisionModelWithProjection:
-    place = encoder_place(source, offline=models.offline)
-    return load_image_encoder(place).to(models.device, models.dtype)
-
-
-def _adapter(models: ControlModels, source: str) -> IPAdapterWeights:
-    return models.once(
-        "ip_adapter", source,
-        lambda: read_ip_adapter(resolve_file(source, offline=models.offline)),
-    )  # fmt: skip
-
-
-def _latents(models: ControlModels, pictures: np.ndarray) -> Tensor:
+def latents_of(models: ControlModels, pictures: np.ndarray) -> Tensor:
     return encode(models.base.vae, pictures).to(models.device)
 
 
@@ -277,12 +174,12 @@ def _pictures(pictures: Pictures, job: Job, size: tuple[int, int]) -> np.ndarray
     return np.stack([fitted(one, size, "stretch") for one in read])
 
 
-def _picture(path: Path, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
+def picture_of(path: Path, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
     source = PictureSource(path, (0,), (job.width, job.height), fit)
     return fitted(read_source(source)[0], size, "stretch")
 
 
-def _line(named: Mapping[int, float] | None, frames: int, key: str) -> tuple[float, ...]:
+def by_frame(named: Mapping[int, float] | None, frames: int, key: str) -> tuple[float, ...]:
     """A factor for each frame, linear between those named; none is 1 everywhere."""
     if named is None:
         return ()

@@ -1,14 +1,17 @@
 """What of a job's text, sampler and sizes can be refused before anything is loaded."""
 
 import json
+import math
 from pathlib import Path
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.schedules import check_scheduler
-from ..diffusion.windows import divides, most_scales
+from ..diffusion.windows import divides, longest_window, most_scales
 from ..errors import AnimateDiffError, CheckpointError, PromptFileError
 from ..jobs import Job
+from ..jobs.control import MotionPositions
+from ..motion import Positions
 from .model import Found
 
 _LAYERS = {"SD1.5": (12,), "SD2": (23,), "SDXL": (12, 32)}
@@ -78,13 +81,16 @@ def check_length(job: Job, found: Found) -> None:
             f"{job.name}: noise.type freenoise repeats a window's noise; set window.length (-C), "
             "or use another type"
         )
-    if window is not None and window.length > longest:
+    moved = job.motion_positions != MotionPositions()
+    if moved:
+        _check_positions(job, found)
+    if window is not None and window.length > longest and not moved:
         raise CheckpointError(
             f"{job.name}: window.length (-C) is {window.length}, but {name} knows {longest} "
             f"frames at most; lower it to {longest}"
         )
     if window is None or not divides(window, job.frames):
-        if job.frames > longest:
+        if job.frames > longest and not moved:
             raise CheckpointError(
                 f"{job.name}: {job.frames} frames, but {name} knows {longest} at most; set "
                 f"window.length (-C) to {longest} or less, or lower frames (-L) to {longest}"
@@ -96,6 +102,30 @@ def check_length(job: Job, found: Found) -> None:
             f"over more than the {job.frames} frames; lower it to {most} (-S {most - 1}), or lower "
             "window.length (-C)"
         )
+
+
+def _check_positions(job: Job, found: Found) -> None:
+    """The frames that are denoised together stay within the module's positions."""
+    at, most = job.motion_positions, found.motion_config.max_frames - 1
+    seen = job.frames
+    if job.window is not None and divides(job.window, job.frames):
+        seen = longest_window(job.window, job.frames)
+    positions = Positions(stretch=at.stretch, offset=at.offset)
+    if positions.fit(seen, most + 1):
+        return
+    remedies = []
+    if at.offset < most and seen > 1:
+        remedies.append(f"stretch to {_rounded_down((most - at.offset) / (seen - 1))} or less")
+    if (room := most - at.stretch * (seen - 1)) >= 0:
+        remedies.append(f"offset to {_rounded_down(room)} or less")
+    raise CheckpointError(
+        f"{job.name}: motion_positions reach {positions.last(seen):g} with {seen} frames together, "
+        f"but {found.motion.name} has positions 0 to {most}; lower {', or '.join(remedies)}"
+    )
+
+
+def _rounded_down(value: float) -> str:
+    return f"{math.floor(value * 1000 + 1e-6) / 1000:g}"
 
 
 def _text_layers(found: Found) -> tuple[int, ...]:

@@ -27,15 +27,8 @@ from ..errors import CheckpointError
 from ..jobs import Job, Upscale
 from ..media.on_disk import on_disk
 from ..motion import AnimatedUNet, Conditions, MotionModule
-from .control import (
-    ControlModels,
-    Lead,
-    first_start,
-    lead,
-    mask_of,
-    reading_pictures,
-    with_pictures,
-)
+from .conditioning import reading_pictures, with_pictures
+from .control import ControlModels, Lead, first_start, lead, mask_of
 from .control_plan import counted
 from .decoding import decoded
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..motion import AnimatedUNet
-from ..motion.module import TemporalTransformer
+from ..motion.module import AS_TRAINED, Positions, TemporalTransformer
 
 
 def recompute_blocks(model: AnimatedUNet | UNet2DConditionModel) -> Callable[[], None]:
@@ -91,9 +91,15 @@ class _Spatial(_Recomputed):
 
 
 class _Temporal(_Recomputed):
-    def forward(self, features: Tensor, frames: int, strength: float = 1.0) -> Any:
+    def forward(
+        self,
+        features: Tensor,
+        frames: int,
+        strength: float = 1.0,
+        positions: Positions = AS_TRAINED,
+    ) -> Any:
         """features: (b f) c h w."""
-        return self.run(features, frames, strength)
+        return self.run(features, frames, strength, positions)
 
 
 _KINDS: dict[type, type[_Resnet] | type[_Spatial] | type[_Temporal]] = {

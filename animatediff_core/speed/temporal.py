@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..motion.module import TemporalTransformer, sinusoids
+from ..motion.module import AS_TRAINED, Positions, TemporalTransformer, sinusoids
 from .norms import group_norm
 from .packing import linear_add
 from .spatial import ROWS, feed_forward
@@ -25,21 +25,27 @@ class FastTemporal:
 
     transformer: TemporalTransformer
 
-    def forward(self, features: Tensor, frames: int, strength: float = 1.0) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        frames: int,
+        strength: float = 1.0,
+        positions: Positions = AS_TRAINED,
+    ) -> Tensor:
         """features: (b f) c h w -> the same shape."""
         kept = self.transformer
         if torch.is_grad_enabled():
-            plain: Tensor = type(kept).forward(kept, features, frames, strength)
+            plain: Tensor = type(kept).forward(kept, features, frames, strength, positions)
             return plain
         given = features.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(given)
         normed, old, new = (_by_pixel(t, frames) for t in (self._norm(given, frames), given, out))
-        positions = sinusoids(frames, given.shape[1], given)
+        places = sinusoids(frames, given.shape[1], given, positions)
         step = max(1, ROWS // frames)
         for clip in range(normed.shape[0]):
             for first in range(0, normed.shape[1], step):
                 some = clip, slice(first, first + step)
-                moved = self._some(normed[some], positions)
+                moved = self._some(normed[some], places)
                 torch.add(old[some], moved, alpha=strength, out=new[some])
         return out
 
