@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import Adapter, Fuse, WindowSchedule, parse_settings
+from animatediff_core.jobs import Adapter, Fuse, Move, WindowSchedule, parse_settings
 
 
 def _choices(choices: object, usual: str) -> str:
@@ -42,6 +42,14 @@ Lora = Annotated[
 MotionLora = Annotated[
     list[str] | None,
     typer.Option("--motion-lora", help="MotionLoRA as PATH or PATH:SCALE; may be repeated."),
+]
+Camera = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--camera",
+        help="Camera move for a v2 motion module, as MOVE or MOVE:SCALE; may be repeated. "
+        + _choices(Move, "none"),
+    ),
 ]
 Embedding = Annotated[
     list[str] | None, typer.Option("--embedding", help="Textual inversion file; may be repeated.")
@@ -127,6 +135,11 @@ def adapters(given: list[str] | None) -> tuple[Adapter, ...]:
                 f"{text}: the scale after the colon must be a number, for instance {path}:0.8"
             ) from None
     return tuple(parsed)
+
+
+def camera_moves(given: list[str] | None) -> list[dict[str, Any]]:
+    """`MOVE[:SCALE]` texts as moves."""
+    return [{"move": one.path, "scale": one.scale} for one in adapters(given)]
 
 
 def go_offline(offline: bool) -> None:

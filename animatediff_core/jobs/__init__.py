@@ -1,5 +1,6 @@
 """Prompt files and presets, read into frozen Job records; no tensor code."""
 
+from .camera import Move
 from .naming import output_name
 from .output import FORMATS, Output
 from .presets import (
@@ -27,6 +28,7 @@ __all__ = [
     "KEPT_FOLDER",
     "Adapter",
     "Job",
+    "Move",
     "RECORD_FILE",
     "Output",
     "defaults_of",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .camera import Camera
 from .choices import one_of
 from .control import (
     Animate,
@@ -26,7 +27,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
-                "motion_loras", "embeddings")  # fmt: skip
+                "motion_loras", "camera", "embeddings")  # fmt: skip
 """A job's fields that say which model it needs."""
 
 
@@ -68,6 +69,7 @@ class Job:
     """epsilon, v_prediction or sample; None is what the base model's files say."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
+    camera: Camera = field(default_factory=Camera)
     embeddings: tuple[Source, ...] = ()
     frames: int = 16
     width: int = 512

@@ -5,7 +5,7 @@ folder gives the same frames as its parts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -36,7 +36,9 @@ from ..checkpoints.motion_modules import config_of, load_motion_module
 from ..checkpoints.parts import folder_shape
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, kept_adapters, load_preset
+from ..jobs.camera import Camera
 from ..motion import MotionConfig, MotionModule
+from .camera import motion_loras_of
 
 FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160": "tiny"}
 """Whose motion module a base model gets where none is named."""
@@ -55,6 +57,7 @@ class Parts:
     """What the UNet predicts, where the base model's files do not say it or are wrong."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
+    camera: Camera = field(default_factory=Camera)
     embeddings: tuple[str, ...] = ()
 
 
@@ -63,7 +66,8 @@ class Found:
     """Parts whose files are here and fit together."""
 
     parts: Parts
-    """With the adapters that the base model's own folder keeps, which come first."""
+    """With the adapters that the base model's own folder keeps, which come first, and the camera's
+    moves among the MotionLoRAs."""
     base: Path
     motion: Path
     motion_config: MotionConfig
@@ -96,6 +100,8 @@ def find(parts: Parts, *, offline: bool) -> Found:
         )
     if parts.vae is not None:
         _check_vae(parts.vae, offline)
+    moves = motion_loras_of(parts.camera, config, motion.name)
+    parts = replace(parts, motion_loras=parts.motion_loras + moves, camera=Camera())
     _check_adapters(parts, family, offline)
     return Found(parts, base, motion, config, factor, family)
 

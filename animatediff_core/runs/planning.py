@@ -56,6 +56,7 @@ def parts_of(job: Job) -> Parts:
         prediction_type=job.prediction_type,
         loras=job.loras,
         motion_loras=job.motion_loras,
+        camera=job.camera,
         embeddings=job.embeddings,
     )
 
