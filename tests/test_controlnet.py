@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff_core import denoise, inflate, make_scheduler
+from animatediff_core.checkpoints.control_files import ControlContent, control_families
 from animatediff_core.checkpoints.controlnet import load_controlnet
 from animatediff_core.checkpoints.export import motion_adapter
 from animatediff_core.diffusion.control import Control, Moment, controlled
@@ -215,3 +216,26 @@ def test_another_family_is_refused(tmp_path):
     diffusers_model().save_pretrained(tmp_path / "c")
     with pytest.raises(CheckpointError, match="is a ControlNet for levels 32, 64 but the base"):
         load_controlnet(tmp_path / "c", new_unet((32, 32)))
+
+
+def test_a_small_one_without_transformers_loads_from_file_and_folder(tmp_path):
+    torch.manual_seed(3)
+    settings = dict(diffusers_model().config)
+    settings |= {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": "UNetMidBlock2D"}
+    small = ControlNetModel.from_config(settings)
+    small.save_pretrained(tmp_path / "c")
+    save_file(small.state_dict(), tmp_path / "c.safetensors")
+    for path in (tmp_path / "c", tmp_path / "c.safetensors"):
+        loaded = load_controlnet(path, new_unet()).state_dict()
+        assert all(torch.equal(tensor, loaded[key]) for key, tensor in small.state_dict().items())
+        with pytest.raises(CheckpointError, match="is a ControlNet for levels 32, 64 but the base"):
+            load_controlnet(path, new_unet((32, 32)))
+
+
+def test_levels_tell_the_family_of_one_that_reads_no_text(tmp_path):
+    shapes = {f"down_blocks.{i}.resnets.0.conv1.weight": (c, c, 3, 3)
+              for i, c in enumerate((320, 640, 1280, 1280))}  # fmt: skip
+    content = ControlContent("ControlNet", shapes, None)
+    assert control_families(content, tmp_path) == ["SD1.5", "SD2"]
+    shapes |= {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight": (1280, 1024)}
+    assert control_families(content, tmp_path) == ["SD2"]

@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from diffusers.models import UNet2DConditionModel
 
 from ..errors import CheckpointError
-from .families import family_of
+from .families import families_with, family_of
 from .files import read_config_json, read_shapes, read_tensors
 from .folder import STEMS, choose_weights, local_names
 from .motion_keys import is_position
@@ -79,8 +79,9 @@ def read_control(path: Path, *, shapes_only: bool = False) -> ControlContent:
     return ControlContent(kind, tensors, settings)
 
 
-def control_family(content: ControlContent, path: Path) -> str:
-    """SD1.5, SD2, SDXL, or the levels of the UNet that it was made for."""
+def control_families(content: ControlContent, path: Path) -> list[str]:
+    """SD1.5, SD2, SDXL, or the levels of the UNet that it was made for; several where it reads no
+    text, so that its levels alone tell."""
     shapes, levels = content.shapes, list[int]()
     while shape := shapes.get(f"down_blocks.{len(levels)}.resnets.0.conv1.weight"):
         levels.append(shape[0])
@@ -88,7 +89,9 @@ def control_family(content: ControlContent, path: Path) -> str:
         raise CheckpointError(f"{path}: lacks the first levels of a {content.kind}; download it "
                               "again")  # fmt: skip
     widths = [s[1] for key, s in shapes.items() if _READS_TEXT.search(key) and len(s) == 2]
-    return family_of(levels, max(widths, default=0))
+    if widths:
+        return [family_of(levels, max(widths))]
+    return families_with(levels) or [family_of(levels, 0)]
 
 
 def control_frames(content: ControlContent) -> int:
@@ -102,13 +105,13 @@ def control_frames(content: ControlContent) -> int:
 
 def check_family(content: ControlContent, unet: UNet2DConditionModel, path: Path) -> None:
     """Refuse a control model that was made for another kind of UNet."""
-    theirs = control_family(content, path)
+    theirs = control_families(content, path)
     width = unet.config.cross_attention_dim
     ours = family_of(unet.config.block_out_channels, width if isinstance(width, int) else width[0])
-    if theirs != ours:
+    if ours not in theirs:
         raise CheckpointError(
-            f"{path}: is a {content.kind} for {theirs} but the base model is {ours}; use one of "
-            "the base model's family"
+            f"{path}: is a {content.kind} for {' or '.join(theirs)} but the base model is {ours}; "
+            "use one of the base model's family"
         )
 
 

@@ -26,6 +26,28 @@ def load_controlnet(path: str | Path, unet: UNet2DConditionModel) -> ControlNetM
     return control.requires_grad_(False).eval()
 
 
+def controlnet_for(
+    unet: UNet2DConditionModel,
+    condition_channels: int,
+    embedding_channels: tuple[int, ...],
+    *,
+    small: bool,
+) -> ControlNetModel:
+    """The structure of a ControlNet for this UNet, its weights drawn at random.
+
+    A small one has ResNets alone and reads no text, as those that diffusers trained for SDXL.
+    """
+    settings = dict(ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=embedding_channels,
+        conditioning_channels=condition_channels, load_weights_from_unet=False,
+    ).config)  # fmt: skip
+    if small:
+        settings["down_block_types"] = ("DownBlock2D",) * len(unet.config.block_out_channels)
+        settings["mid_block_type"] = "UNetMidBlock2D"
+    control: ControlNetModel = ControlNetModel.from_config(settings)
+    return control
+
+
 def _from_folder(path: Path) -> ControlNetModel:
     names = [name for name in local_names(path) if "/" not in name]
     weights = choose_weights(names, STEMS["unet"], None, f"{path}:")
@@ -36,12 +58,10 @@ def _from_folder(path: Path) -> ControlNetModel:
 def _from_file(content: ControlContent, unet: UNet2DConditionModel, path: Path) -> ControlNetModel:
     first = content.shapes.get("controlnet_cond_embedding.conv_in.weight", (0, 3))
     with torch.device("meta"):
-        control = ControlNetModel.from_unet(
-            unet,
-            load_weights_from_unet=False,
-            conditioning_channels=first[1],
-            conditioning_embedding_out_channels=content.embedding_channels,
-        )
+        control = controlnet_for(
+            unet, first[1], content.embedding_channels,
+            small=not any(".attentions." in key for key in content.shapes),
+        )  # fmt: skip
     expected = {key: tuple(t.shape) for key, t in control.state_dict().items()}
     check_tensors(expected, content.tensors, "ControlNet", path)
     control.load_state_dict({k: t.float() for k, t in content.tensors.items()}, assign=True)

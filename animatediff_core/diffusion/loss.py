@@ -42,11 +42,15 @@ def image_loss(
 ) -> Tensor:
     """The same for pictures and the plain UNet: latents, noise b c h w. Returns a scalar, fp32.
 
-    `weights`, b, scale each picture's share in the mean.
+    `weights`, b, scale each picture's share in the mean; of `conditions` what pictures can take.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    added = added_conditions(conditions or Conditions(), 1)
-    predicted = unet(noisy, timesteps, text, added_cond_kwargs=added, return_dict=False)[0]
+    given = conditions or Conditions()
+    predicted = unet(
+        noisy, timesteps, text, added_cond_kwargs=added_conditions(given, 1),
+        down_block_additional_residuals=given.down_residuals or None,
+        mid_block_additional_residual=given.mid_residual, return_dict=False,
+    )[0]  # fmt: skip
     wanted = target(scheduler, latents, noise, timesteps).float()
     if weights is None:
         return F.mse_loss(predicted.float(), wanted)

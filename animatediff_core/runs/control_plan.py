@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..checkpoints.base import looks_local, resolve_bundled, resolve_file
-from ..checkpoints.control_files import ControlKind, control_family, control_frames, read_control
+from ..checkpoints.control_files import ControlKind, control_families, control_frames, read_control
 from ..checkpoints.folder import STEMS, adapter_layout, choose_weights
 from ..checkpoints.hub import fetch, hub_id
 from ..checkpoints.identify import identify
@@ -159,11 +159,11 @@ def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> 
             f"{source}: is a {content.kind}, which goes into {_KEYS[content.kind]}, not into "
             f"{_KEYS[kind]}"
         )
-    family = control_family(content, path)
-    if family != found.family:
+    families = control_families(content, path)
+    if found.family not in families:
         raise CheckpointError(
-            f"{source}: is a {kind} for {family} but the base model is {found.family}; use one of "
-            "its family"
+            f"{source}: is a {kind} for {' or '.join(families)} but the base model is "
+            f"{found.family}; use one of its family"
         )
     return path
 

@@ -1,7 +1,7 @@
 """What a training run trains: the stage's model, where it starts from, and how it is written."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +18,23 @@ from ..diffusion.encoders import encode
 from ..diffusion.schedules import training_scheduler
 from ..diffusion.sizes import size_conditions
 from ..errors import CheckpointError, TrainingError
-from ..motion import AnimatedUNet, Betas, Conditions, MotionModule, for_unet, inflate
+from ..motion import Betas, Conditions, MotionModule, for_unet, inflate
 from ..training.config import TrainConfig
 from ..training.learned_word import LearnedWord
 from ..training.lora_layers import LoraLayers
 from ..training.stages import (
-    Trainee,
+    Embed,
+    StageModel,
     image_trainee,
     lora_trainee,
     motion_trainee,
     word_trainee,
 )
+from .control_stages import controlnet_stage, ip_adapter_stage
 
 UNET_FILE = "unet.safetensors"
 LORA_FILE = "lora.safetensors"
 WORD_FILE = "embedding.safetensors"
-Embed = Callable[[Sequence[str]], tuple[Tensor, Conditions | None]]
-
-
-@dataclass(frozen=True)
-class StageModel:
-    """One stage's model: what is trained, and how it is written."""
-
-    trainee: Trainee
-    embed: Embed
-    """Captions -> b n d, and what SDXL reads besides."""
-    write: Callable[[dict[str, Tensor], Path], Path]
-    """Writes the trained part only, as safetensors, into a folder."""
-    finish: Callable[[dict[str, Tensor], Path], Path]
-    """The last file, and what else the stage leaves."""
-    animated: AnimatedUNet | None = None
-    """The model that validation samples, where it is not the image model."""
 
 
 def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageModel:
@@ -66,6 +52,9 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> StageM
         return _image_stage(config, base, scheduler, prior)
     if config.stage == "lora":
         return _lora_stage(config, base, scheduler)
+    if config.stage in ("controlnet", "ip-adapter"):
+        stage = controlnet_stage if config.stage == "controlnet" else ip_adapter_stage
+        return stage(config, base, scheduler, _embedder(config, base), offline=offline)
     return _word_stage(config, base, scheduler)
 
 

@@ -1,8 +1,9 @@
 """The use case `train`: a configuration in, one safetensors file of the trained part out.
 
 The output folder holds `state.pt` (resume), `loss.csv` and `loss.png`, `validation/`, and
-the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.safetensors`, or
-`unet.safetensors` with the whole model under `base/`.
+the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.safetensors`,
+`controlnet.safetensors`, `ip_adapter.safetensors`, or `unet.safetensors` with the whole model under
+`base/`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,9 @@ from ..training.clips import (
 from ..training.config import TrainConfig
 from ..training.loop import Encoders, Loop, Step
 from ..training.record import LossRecord
+from ..training.stages import StageModel
 from .prior import make_prior, prior_files
-from .stage_model import StageModel, open_stage
+from .stage_model import open_stage
 from .validation import validate
 
 STATE_FILE = "state.pt"
@@ -108,7 +110,8 @@ def run(
     if config.data.cache_folder is not None and not dry_run:
         cache = LatentCache(Path(config.data.cache_folder), base.vae, config.data.sample_size)
     prior = prior_files(config, output / "prior")
-    loop = Loop(config, model.trainee, Clips(files, config, cache, prior), encoders)
+    clips = Clips(files, config, cache, prior, model.condition)
+    loop = Loop(config, model.trainee, clips, encoders)
     base.to(loop.accelerator.device, torch.float32)
     if dry_run:
         loop.clips.prior = files if prior else []  # stand-ins of the same size

@@ -8,7 +8,7 @@ Legend: f frames, h w pixels.
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from ..media import open_video, read_picture
 from .cache import LatentCache
 from .config import TrainConfig
 
+Condition = Callable[[Path, Tensor], Tensor]
+"""What a stage reads of a sample besides: of its file, and its first frame 3 h w in [-1, 1]."""
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"}
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
@@ -43,6 +45,8 @@ class Sample:
     caption: str
     bad: tuple[tuple[int, str], ...]
     """Number and reason of each file that was tried before and could not be read."""
+    condition: Tensor | None = None
+    """As the run's Condition gives it, mirrored with the frames; zeros where it was dropped."""
 
 
 def list_clips(config: TrainConfig) -> list[ClipFile]:
@@ -99,7 +103,9 @@ class Clips(Dataset[Sample]):
         config: TrainConfig,
         cache: LatentCache | None,
         prior: Sequence[ClipFile] = (),
+        condition: Condition | None = None,
     ) -> None:
+        self.condition = condition
         self.files = files
         self.config = config
         self.cache = cache
@@ -112,14 +118,16 @@ class Clips(Dataset[Sample]):
             index, file = self._file_of(number, attempt)
             rng = random.Random(f"{self.config.seed} {number}")
             try:
-                frames = self._window(file, rng)
+                frames, condition = self._window(file, rng)
             except MediaError as error:
                 bad.append((index, str(error)))
                 if len(bad) > self.config.data.max_bad_files:
                     break
                 continue
             dropped = rng.random() < self.config.caption_dropout
-            return Sample(frames, "" if dropped else file.caption, tuple(bad))
+            if condition is not None and rng.random() < self._picture_dropout:
+                condition = torch.zeros_like(condition)
+            return Sample(frames, "" if dropped else file.caption, tuple(bad), condition)
         raise TrainingError(bad_files_message([reason for _, reason in bad]))
 
     def _file_of(self, number: int, attempt: int) -> tuple[int, ClipFile]:
@@ -135,14 +143,31 @@ class Clips(Dataset[Sample]):
         index = int(torch.randperm(count, generator=generator)[number % count])
         return before + index, files[index]
 
-    def _window(self, file: ClipFile, rng: random.Random) -> Tensor:
+    @property
+    def _picture_dropout(self) -> float:
+        if self.config.stage != "ip-adapter":
+            return 0.0
+        given = self.config.picture_dropout
+        return 0.1 if given is None else given
+
+    def _window(self, file: ClipFile, rng: random.Random) -> tuple[Tensor, Tensor | None]:
+        """Frames, and the condition of the first of them."""
         data, wanted = self.config.data, self.config.num_frames
         flip = data.horizontal_flip and rng.random() < 0.5
         if self.cache is not None:
             moments = self.cache.read(file.path, flip=flip)
-            return moments[window(len(moments), wanted, data.sample_stride, rng)]
-        pixels = decode(file.path, wanted, data.sample_stride, data.sample_size, rng)
-        return pixels.flip(3) if flip else pixels
+            indices = window(len(moments), wanted, data.sample_stride, rng)
+            frames = moments[indices]
+            if self.condition is None:
+                return frames, None
+            pixels = pixels_at(file.path, indices[:1], data.sample_size)
+        else:
+            pixels = decode(file.path, wanted, data.sample_stride, data.sample_size, rng)
+            frames = pixels.flip(3) if flip else pixels
+            if self.condition is None:
+                return frames, None
+        condition = self.condition(file.path, pixels[0])
+        return frames, condition.flip(-1) if flip else condition
 
 
 def bad_files_message(reasons: Sequence[str]) -> str:
@@ -161,6 +186,14 @@ def decode(
         return to_pixels(read_picture(path)[None], size)
     with open_video(path) as video:
         indices = window(video.num_frames, wanted, stride, rng)
+        return to_pixels(video.read_frames(indices), size)
+
+
+def pixels_at(path: Path, indices: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Some frames of a video, or the one frame of a picture: f 3 h w in [-1, 1]."""
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return to_pixels(read_picture(path)[None], size)
+    with open_video(path) as video:
         return to_pixels(video.read_frames(indices), size)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ..errors import TrainingError
+from ..jobs.control import Canny
 from ..motion import Betas
 
 
@@ -56,11 +57,15 @@ class ValidationConfig:
 class TrainConfig:
     """One run of one stage. Defaults are those of the official training code and files."""
 
-    stage: Literal["image", "motion", "dreambooth", "lora", "textual-inversion"]
+    stage: Literal[
+        "image", "motion", "dreambooth", "lora", "textual-inversion", "controlnet", "ip-adapter"
+    ]
     """image: all of the UNet, on single frames. motion: the motion module, base frozen.
     dreambooth: as image, beside pictures that the base itself made. lora: low-rank layers in the
     UNet's attentions, base frozen. textual-inversion: the vectors of one new word, all else frozen,
-    on pictures whose captions use it."""
+    on pictures whose captions use it. controlnet: a copy of the UNet's first half that reads
+    conditions. ip-adapter: attentions to a picture beside those to the text. Both over a frozen
+    base, for single frames, and ready for every motion module of the family."""
     base: str
     """Base model: a folder, file, hub id or bundled:tiny."""
     data: DataConfig
@@ -94,6 +99,18 @@ class TrainConfig:
     """How many pictures that makes; none is 100. Every second sample of a batch is one of them."""
     prior_weight: float | None = None
     """Weight of their loss beside that of the given pictures; none is 1."""
+    controlnet: str | None = None
+    """ControlNet to start from; none starts from the UNet's own weights."""
+    small: bool | None = None
+    """A ControlNet of ResNets alone, which reads no text and has about half the weights."""
+    canny: Canny | None = None
+    """Conditions of the controlnet stage are the edges of pictures; true: the usual thresholds."""
+    condition_folder: str | None = None
+    """Conditions of the controlnet stage are pictures in this folder, named as the data's."""
+    image_encoder: str | None = None
+    """CLIP vision model of the ip-adapter stage: a folder, here or on the hub."""
+    picture_dropout: float | None = None
+    """Share of samples without their picture, for classifier-free guidance; none is 0.1."""
     betas: Betas | None = None
     """Noise schedule; none takes the module's (linear), or the base's own outside motion."""
     learning_rate: float = 1e-4
@@ -154,7 +171,9 @@ class TrainConfig:
             "lora_rank": "lora", "lora_conv_rank": "lora", "word": "textual-inversion",
             "init_word": "textual-inversion", "num_vectors": "textual-inversion",
             "prior_prompts": "dreambooth", "prior_pictures": "dreambooth",
-            "prior_weight": "dreambooth",
+            "prior_weight": "dreambooth", "controlnet": "controlnet", "canny": "controlnet",
+            "condition_folder": "controlnet", "small": "controlnet", "image_encoder": "ip-adapter",
+            "picture_dropout": "ip-adapter",
         }  # fmt: skip
         problems += [
             f"{name} belongs to stage {stage}, this is stage {self.stage}; leave it out"
@@ -164,6 +183,7 @@ class TrainConfig:
         for name, share in (
             ("caption_dropout", self.caption_dropout),
             ("ema_decay", self.ema_decay),
+            ("picture_dropout", self.picture_dropout or 0.0),
         ):
             if not 0 <= share <= 1:
                 problems.append(f"{name} must lie between 0 and 1, got {share}")
@@ -174,6 +194,17 @@ class TrainConfig:
                 problems.append("prior_prompts is missing: what should the model not forget?")
             if self.train_batch_size % 2:
                 problems.append("train_batch_size must be even: half of a batch is prior pictures")
+        if self.stage == "controlnet" and (self.canny is None) == (self.condition_folder is None):
+            problems.append("name the conditions by one of canny and condition_folder")
+        if self.controlnet is not None and self.small is not None:
+            problems.append("small is for a new ControlNet, not for the one in controlnet")
+        if self.stage == "ip-adapter" and not self.image_encoder:
+            problems.append("image_encoder is missing: which CLIP vision model reads the pictures?")
+        if self.stage in ("controlnet", "ip-adapter") and self.validation.prompts:
+            problems.append(
+                f"validation.prompts show nothing of stage {self.stage}, which needs pictures too; "
+                "leave them out, and look at clips that `generate` makes with the file"
+            )
         if self.learning_rate <= 0:
             problems.append(f"learning_rate must be above 0, got {self.learning_rate}")
         if problems:

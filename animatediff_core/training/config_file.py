@@ -179,7 +179,7 @@ def _with_paths(flat: dict[str, Any], folder: Path) -> dict[str, Any]:
                 data.pop(key, None)
     if isinstance(flat.get("output_dir"), str):
         flat["output_dir"] = str(folder / flat["output_dir"])
-    for key in ("base", "motion", "unet"):
+    for key in ("base", "motion", "unet", "controlnet", "condition_folder", "image_encoder"):
         value = flat.get(key)
         if isinstance(value, str) and (folder / value).exists():
             flat[key] = str(folder / value)

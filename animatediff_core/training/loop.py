@@ -114,8 +114,10 @@ class Loop:
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = self.draw_timesteps(len(batch), generator).to(latents.device)
         text, conditions = self.encoders.embed([sample.caption for sample in batch])
+        seen = [s.condition for s in batch if s.condition is not None]
+        given = (torch.stack(seen).to(latents.device),) if seen else ()
         with accelerator.autocast():
-            loss = self.loss(latents, noise, timesteps, text, conditions)
+            loss = self.loss(latents, noise, timesteps, text, conditions, *given)
         accelerator.backward(loss / self.config.gradient_accumulation_steps)
         detached: Tensor = loss.detach()
         return detached

@@ -3,8 +3,9 @@
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..diffusion.loss import image_loss, motion_loss
 from ..motion import AnimatedUNet, Conditions
+from .clips import Condition
 from .learned_word import LearnedWord
 from .lora_layers import LoraLayers
 
@@ -25,6 +27,26 @@ class Trainee:
     parameters: dict[str, nn.Parameter]
     """What is trained, by the names that the written file uses."""
     scheduler: DDPMScheduler
+
+
+Embed = Callable[[Sequence[str]], tuple[Tensor, Conditions | None]]
+
+
+@dataclass(frozen=True)
+class StageModel:
+    """One stage's model: what is trained, and how it is written."""
+
+    trainee: Trainee
+    embed: Embed
+    """Captions -> b n d, and what SDXL reads besides."""
+    write: Callable[[dict[str, Tensor], Path], Path]
+    """Writes the trained part only, as safetensors, into a folder."""
+    finish: Callable[[dict[str, Tensor], Path], Path]
+    """The last file, and what else the stage leaves."""
+    animated: AnimatedUNet | None = None
+    """The model that validation samples, where it is not the image model."""
+    condition: Condition | None = None
+    """What the loss reads of each sample besides."""
 
 
 class ImageLoss(nn.Module):
