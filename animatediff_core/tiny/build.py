@@ -1,6 +1,6 @@
 """How the bundled tiny model is made, stage after stage; each resumes where it was cut.
 
-vae -> text -> clips -> start (untrained base) -> image -> motion -> publish -> members
+vae -> text -> clips -> start (untrained base) -> image -> motion -> publish -> members -> control
 """
 
 import shutil
@@ -19,6 +19,7 @@ from ..motion import LINEAR_BETAS
 from ..runs.stage_model import LORA_FILE, WORD_FILE
 from ..runs.train import Event, Skipped, run
 from ..training.config_file import load_train_config
+from . import control
 from .clips import write_clips
 from .members import MEMBERS, Member, write_pictures
 from .text import finished_text_encoder, new_tokenizer, train_text_encoder
@@ -46,6 +47,7 @@ def build(folder: Path) -> Iterator[str]:
     yield f"published: {BUNDLED}"
     for member in MEMBERS[1:]:
         yield from build_member(member, folder)
+    yield from build_control(folder)
 
 
 def build_member(member: Member, folder: Path) -> Iterator[str]:
@@ -56,6 +58,17 @@ def build_member(member: Member, folder: Path) -> Iterator[str]:
         yield from _train(folder, name)
         (folder / name / ".done").touch()
     yield f"published: {publish_member(member, folder / name)}"
+
+
+def build_control(folder: Path) -> Iterator[str]:
+    """Train and publish the models that lead the family's clips."""
+    yield from control.prepare(folder)
+    for stage in control.STAGES:
+        if not (folder / stage / ".done").exists():
+            yield from _train(folder, stage)
+            (folder / stage / ".done").touch()
+    for path in control.publish_control(folder):
+        yield f"published: {path}"
 
 
 def publish_member(member: Member, trained: Path) -> Path:

@@ -61,13 +61,13 @@ def member_named(name: str) -> Member:
     raise AnimateDiffError(f"no member {name!r} of the tiny family; there are {there}")
 
 
-def write_pictures(member: Member, folder: Path) -> None:
-    """Draw the pictures that a member is trained on, with captions beside, where they are not yet.
+def write_pictures(member: Member, folder: Path, count: int = PICTURES) -> None:
+    """Draw the pictures of a stage that learns on a folder, captions beside, where they are not.
 
     Colour, shape and ground meet as in all training, so that held-out combinations stay unseen.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(PICTURES):
+    for index in range(count):
         path = folder / f"{index:03d}.png"
         if path.exists():
             continue

@@ -1,0 +1,220 @@
+"""Measures what leads a clip, on the bundled models and scenes of held-out combinations.
+
+`python -m animatediff_core.tiny measure-control [COUNT]` prints a Markdown table.
+
+Shapes: f frames, h w pixels.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..jobs import job_from_options
+from ..media import write_picture
+from ..media.edges import canny
+from ..motion import inflate
+from ..runs.control import ControlModels
+from ..runs.model import load
+from ..runs.planning import plan
+from ..runs.sampling import sample
+from .measure import judge, observe
+from .renderer import coverage, render
+from .report import Row, held_out_scenes, table
+from .world import COLORS, SHAPES, Pose, Scene, poses
+
+STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def main(arguments: Sequence[str]) -> Iterator[str]:
+    """Lines of the report; the count is that of clips for each row, 40 where none is given."""
+    count = int(arguments[0]) if arguments else 40
+    bench = Bench()
+    with TemporaryDirectory() as folder:
+        rows = [row for part in PARTS for row in part(bench, count, Path(folder))]
+    yield from table(f"what leads a clip, {count} clips of held-out combinations each", rows)
+
+
+class Bench:
+    """The bundled model, loaded once for all jobs."""
+
+    def __init__(self) -> None:
+        found = plan(job_from_options({"prompt": "a"}))[0].found
+        self.base, motion = load(found, offline=True)
+        self.animated = inflate(self.base.unet, motion)
+        unet = self.base.unet
+        self.models = ControlModels(base=self.base, device=unet.device, dtype=unet.dtype)
+
+    def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
+        """One clip as `generate` makes it: f 3 h w in [0, 1]."""
+        (job,) = job_from_options({"prompt": prompt, "seed": seed, **settings})
+        *_, frames = sample(job, self.base, self.animated, models=self.models)
+        assert isinstance(frames, np.ndarray)
+        return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A held-out scene and a clip of it, drawn."""
+
+    scene: Scene
+    path: list[Pose]
+    clip: Tensor
+    """f 3 h w in [0, 1]."""
+
+
+def drawn_scenes(count: int) -> list[Drawn]:
+    """Held-out scenes with a path of their own each."""
+    found = []
+    for number, scene in enumerate(held_out_scenes(count)):
+        path = poses(scene, random.Random(f"lead {number}"))
+        found.append(Drawn(scene, path, render(scene, path)))
+    return found
+
+
+def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
+    """Edges of a drawn clip as the ControlNet's condition, beside the same job without it."""
+    led, alone, shapes = [], [], []
+    for number, one in enumerate(drawn_scenes(count)):
+        prompt = one.scene.caption()
+        net = {
+            "path": "bundled:tiny/edges.safetensors", "canny": True,
+            "pictures": str(_written(one.clip, folder / f"edges-{number}")),
+        }  # fmt: skip
+        clip = bench.clip(prompt, number, controlnets=[net])
+        led.append(edge_f1(one.clip, clip))
+        alone.append(edge_f1(one.clip, bench.clip(prompt, number)))
+        shapes.append(judge(one.scene, clip).shape)
+    return [
+        Row("ControlNet: F1 of edges", sum(led) / count, count, "at least 0.6"),
+        Row("the same without it", sum(alone) / count, count, "below 0.3"),
+        _share("ControlNet: shape", shapes),
+    ]
+
+
+def pictures(bench: Bench, count: int, folder: Path) -> list[Row]:
+    """A drawn picture as the only prompt, through the IP-Adapter."""
+    rights: dict[str, list[bool]] = {"background": [], "color": [], "shape": []}
+    for number, one in enumerate(drawn_scenes(count)):
+        (path,) = _written(one.clip[:1], folder / f"picture-{number}").iterdir()
+        adapter = {
+            "path": "bundled:tiny/picture.safetensors", "encoder": "bundled:tiny/image_encoder",
+            "pictures": str(path),
+        }  # fmt: skip
+        verdict = judge(one.scene, bench.clip("", number, ip_adapters=[adapter]))
+        for name, right in rights.items():
+            right.append(getattr(verdict, name))
+    wanted = {"background": "0.90", "color": "0.90", "shape": "0.70"}
+    return [_share(f"IP-Adapter: {name}", right, wanted[name]) for name, right in rights.items()]
+
+
+def first_frames(bench: Bench, count: int, folder: Path) -> list[Row]:
+    """A drawn picture as the first frame."""
+    decibels, moved = [], []
+    for number, one in enumerate(drawn_scenes(count)):
+        (path,) = _written(one.clip[:1], folder / f"first-{number}").iterdir()
+        clip = bench.clip(one.scene.caption(), number, keyframes={"pictures": {0: str(path)}})
+        decibels.append(_decibel(clip[0], one.clip[0]))
+        moved.append(judge(one.scene, clip).motion)
+    return [
+        Row("image to video: least PSNR of the first frame, dB", min(decibels), count, "25"),
+        _share("image to video: motion", moved),
+    ]
+
+
+def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
+    """A drawn film's thing made anew in another colour, under a mask that follows it."""
+    rights, kept = [], []
+    for number, one in enumerate(drawn_scenes(count)):
+        others = [c for c in COLORS if c not in (one.scene.color, one.scene.background)]
+        color = random.Random(number).choice(others)
+        scene = Scene(**{**one.scene.__dict__, "color": color})
+        mask = _mask(one)
+        start = {
+            "pictures": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
+            "mask": str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}")),
+        }  # fmt: skip
+        clip = bench.clip(scene.caption(), number, start=start)
+        seen = [observe(picture).color for picture in clip]
+        rights.append(2 * seen.count(color) > len(seen))
+        kept.append(_decibel(clip, one.clip, _outside(mask)))
+    return [
+        _share("inpainting: colour under the mask", rights, "0.90"),
+        Row("inpainting: median PSNR outside it, dB", float(np.median(kept)), count),
+    ]
+
+
+def strengths(bench: Bench, count: int, folder: Path) -> list[Row]:
+    """How far a clip goes from the film that it is made from, by strength."""
+    count = max(1, count // 4)
+    distances = np.zeros(len(STRENGTHS))
+    for number, one in enumerate(drawn_scenes(count)):
+        film = str(_written(one.clip, folder / f"video-{number}"))
+        other = held_out_scenes(count + 1)[number + 1].caption()
+        for i, strength in enumerate(STRENGTHS):
+            clip = bench.clip(other, number, start={"pictures": film, "strength": strength})
+            distances[i] += float((clip - one.clip).pow(2).mean()) / count
+    rises = [a < b for a, b in zip(distances, distances[1:], strict=False)]
+    text = ", ".join(f"{d**0.5:.3f}" for d in distances)
+    name = f"video to video: distance at strength {STRENGTHS[0]} to 1 ({text}) rises"
+    return [_share(name, rises, "1.00")]
+
+
+PARTS = (edges, pictures, first_frames, masks, strengths)
+
+
+def edge_f1(wanted: Tensor, found: Tensor, tolerance: int = 1) -> float:
+    """F1 of two clips' edges (f 3 h w in [0, 1]): an edge is right within `tolerance` pixels."""
+    a, b = (torch.stack([_edges(picture) for picture in clip]) for clip in (wanted, found))
+
+    def share(of: Tensor, near: Tensor) -> float:
+        wide = F.max_pool2d(near.unsqueeze(1), 2 * tolerance + 1, 1, tolerance).squeeze(1)
+        return float((of * wide).sum() / of.sum().clamp_min(1))
+
+    precision, recall = share(b, a), share(a, b)
+    return 2 * precision * recall / max(precision + recall, 1e-9)
+
+
+def _edges(picture: Tensor) -> Tensor:
+    """h w, 0 or 1."""
+    pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+    return torch.from_numpy(canny(pixels)[..., 0] > 0).float()
+
+
+def _mask(one: Drawn) -> Tensor:
+    """The drawn thing with a rim around it: f 1 h w, 0 or 1."""
+    x, y, radius = torch.tensor([(p.x, p.y, p.radius) for p in one.path]).T
+    cover = coverage(x, y, radius, one.clip.shape[-1])[:, SHAPES.index(one.scene.shape)]
+    return F.max_pool2d((cover > 0).float().unsqueeze(1), 9, 1, 4)
+
+
+def _outside(mask: Tensor) -> Tensor:
+    """What no latent of the mask reaches: its rim of two latents left out as well."""
+    return 1 - F.max_pool2d(mask, 17, 1, 8)
+
+
+def _decibel(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
+    """PSNR of two clips f 3 h w, or of the pixels where a mask f 1 h w is 1."""
+    errors = (a - b).pow(2)
+    mean = errors.mean() if where is None else (errors * where).sum() / (where.sum() * 3)
+    return float(-10 * mean.clamp_min(1e-10).log10())
+
+
+def _written(clip: Tensor, folder: Path) -> Path:
+    """The frames as pictures in a folder."""
+    folder.mkdir()
+    pixels = (clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    for number, picture in enumerate(pixels):
+        write_picture(picture, folder / f"{number:02}.png")
+    return folder
+
+
+def _share(name: str, right: Sequence[bool], wanted: str = "") -> Row:
+    return Row(name, sum(right) / max(len(right), 1), len(right), wanted)

@@ -1,0 +1,108 @@
+"""The image encoder of the tiny IP-Adapter: a CLIP vision model that knows the tiny world.
+
+CLIP's own learns from captions. This one learns to name, from its projection alone and linearly,
+what a picture shows: colour, shape, ground, size and place. An adapter then has only to hand it on.
+
+Shapes: n pictures, d features of the projection (64).
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from ..diffusion.image_prompt import as_clip_sees
+from .renderer import render_batch
+from .saved import load_state, save_state
+from .text import ATTRIBUTES
+from .world import Pose, Scene, draw_scene, poses
+
+SIZE = 64
+STEPS = 1500
+BATCH = 64
+FEATURES = 64
+NAMED = ("color", "shape", "background", "size")
+
+
+def new_image_encoder() -> CLIPVisionModelWithProjection:
+    """0.5 M parameters, patches of 8 x 8."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=96,
+            intermediate_size=256,
+            projection_dim=FEATURES,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=SIZE,
+            patch_size=8,
+        )
+    )
+
+
+def train_image_encoder(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, float]]:
+    """Train and save the state; yields step and the share of attributes named right."""
+    torch.manual_seed(3)
+    heads = {f"to_{name}": nn.Linear(FEATURES, len(ATTRIBUTES[name])) for name in NAMED}
+    heads["to_place"] = nn.Linear(FEATURES, 2)
+    both = nn.ModuleDict({"encoder": new_image_encoder(), **heads})
+    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
+    parts: dict[str, Any] = {"both": both, "optimizer": optimizer, "schedule": schedule}
+    start = 0
+    if state := load_state(state_file):
+        start = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    rights: list[float] = []
+    for step in range(start, steps):
+        loss, right = _name_attributes(both, *_draw(random.Random(step)))
+        rights.append(right)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_state(state_file, {**state, "step": step + 1})
+            yield step + 1, sum(rights[-100:]) / len(rights[-100:])
+
+
+def finished_image_encoder(state_file: Path) -> CLIPVisionModelWithProjection:
+    """The trained encoder without its heads."""
+    state = load_state(state_file)
+    assert state is not None, "the stage before must have run"
+    encoder = new_image_encoder()
+    prefix = "encoder."
+    weights = {k.removeprefix(prefix): v for k, v in state["both"].items() if k.startswith(prefix)}
+    encoder.load_state_dict(weights)
+    return encoder.requires_grad_(False).eval()
+
+
+def _draw(rng: random.Random) -> tuple[list[Scene], list[Pose], Tensor]:
+    """Scenes, where their things are, and pictures n 3 h w as CLIP sees them."""
+    scenes = [draw_scene(rng) for _ in range(BATCH)]
+    places = [rng.choice(poses(scene, rng, 2)) for scene in scenes]
+    drawn = (render_batch(scenes, places, SIZE).permute(0, 2, 3, 1) * 255).round().byte()
+    seen = [as_clip_sees(picture, SIZE) for picture in drawn.numpy()]
+    return scenes, places, torch.stack(seen)
+
+
+def _name_attributes(
+    both: nn.ModuleDict, scenes: list[Scene], places: list[Pose], pictures: Tensor
+) -> tuple[Tensor, float]:
+    """Cross-entropy summed over attributes, and the share right; places by squared error."""
+    seen = both["encoder"](pictures).image_embeds  # n d
+    loss, right = torch.zeros(()), []
+    for name in NAMED:
+        truth = torch.tensor([ATTRIBUTES[name].index(getattr(s, name)) for s in scenes])
+        scores = both[f"to_{name}"](seen)
+        loss = loss + F.cross_entropy(scores, truth)
+        right.append((scores.argmax(1) == truth).float().mean())
+    centres = torch.tensor([(pose.x, pose.y) for pose in places])
+    loss = loss + 10 * F.mse_loss(both["to_place"](seen), centres)
+    return loss, float(torch.stack(right).mean())
