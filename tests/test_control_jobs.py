@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import TINY
 from diffusers.models import ControlNetModel, UNet2DConditionModel
+from diffusers.models.adapter import T2IAdapter
 from PIL import Image
 from safetensors.torch import save_file
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -65,6 +66,9 @@ def _write_models(folder: Path) -> None:
             if "controlnet_" in name or "proj_out" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
     control.save_pretrained(folder / "controlnet")
+    levels = list(unet.config.block_out_channels)
+    T2IAdapter(1, levels, 1, 4).save_pretrained(folder / "t2i")
+    T2IAdapter(1, levels[:2], 1, 4).save_pretrained(folder / "two-levels")
     names = {key.removeprefix("controlnet."): t for key, t in sparse.state_dict().items()}
     save_file({k: t.contiguous() for k, t in names.items()}, folder / "scribble.safetensors")
     width = unet.config.cross_attention_dim
@@ -87,6 +91,8 @@ def _write_models(folder: Path) -> None:
 ALL = {
     "controlnets": [{"path": "controlnet", "pictures": "film", "canny": True, "strength": 0.7,
                      "end": 0.5, "weights": {0: 1.0, -1: 0.0}}],
+    "t2i_adapters": [{"path": "t2i", "pictures": "film", "canny": True,
+                      "weights": {0: 1.0, 3: 0.5}}],
     "sparse_controls": [{"path": "scribble.safetensors", "pictures": {0: "film/0.png"},
                          "normalize": True}],
     "ip_adapters": [{"path": "ip.safetensors", "encoder": "encoder", "scale": 0.5,
@@ -192,6 +198,14 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"sparse_controls": [{"path": "controlnet", "pictures": {0: "film/0.png"}}]},
          "is a ControlNet, which goes into controlnets"),
         ({"controlnets": [{"path": "controlnet", "pictures": "nowhere"}]}, "nowhere"),
+        ({"controlnets": [{"path": "t2i", "pictures": "film"}]},
+         "is a T2I-Adapter, which goes into t2i_adapters, not into controlnets"),
+        ({"t2i_adapters": [{"path": "controlnet", "pictures": "film"}]},
+         "is a ControlNet, which goes into controlnets, not into t2i_adapters"),
+        ({"t2i_adapters": [{"path": "two-levels", "pictures": "film"}]},
+         "adds 48, 96 channels to the levels. than this one, levels 48, 96, 160"),
+        ({"t2i_adapters": [{"path": "t2i", "pictures": "film", "weights": {6: 1}}]},
+         "t2i_adapters.weights names frame 6"),
         ({"controlnets": [{"path": "controlnet", "pictures": "film"}], "frames": 8},
          "has 6 pictures but the clip needs number 7"),
         ({"controlnets": [{"path": "controlnet", "pictures": "odd.png"}]},

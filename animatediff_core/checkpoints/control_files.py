@@ -62,7 +62,7 @@ def read_control(path: Path, *, shapes_only: bool = False) -> ControlContent:
     files = [path]
     if path.is_dir():
         settings = read_config_json(path / "config.json")
-        files = _weight_files(path)
+        files = weight_files(path)
     found: dict[str, Any] = {}
     for file in files:
         found |= read_shapes(file) if shapes_only else read_tensors(file).tensors
@@ -131,7 +131,8 @@ def check_tensors(
             )
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a control model's weights in its folder."""
     names = [name for name in local_names(folder) if "/" not in name]
     try:
         weights = choose_weights(names, STEMS["unet"], None, f"{folder}:")

@@ -9,7 +9,7 @@ from ..errors import CheckpointError
 from .embeddings import read_embedding
 from .families import SingleFile, families_with, family_of, single_file_of
 from .file_report import FileReport as FileReport
-from .kinds import CONTROLNETS, ENCODER, NOT_YET, SPARSE_CONTROLS, control_kind, model_part
+from .kinds import CONTROLNETS, ENCODER, SPARSE_CONTROLS, T2I, control_kind, model_part
 from .listing import Listing, Shapes, read_listing
 from .lora_family import lora_family
 from .motion_config import UnclearVersionError, look_alikes
@@ -26,7 +26,7 @@ _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _FOLDERS = {
     "ControlNetModel": ("ControlNet", CONTROLNETS),
     "SparseControlNetModel": ("SparseCtrl", SPARSE_CONTROLS),
-    "T2IAdapter": ("T2I-Adapter", NOT_YET), "AutoencoderKL": ("VAE", "vae"),
+    "T2IAdapter": ("T2I-Adapter", T2I), "AutoencoderKL": ("VAE", "vae"),
     "UNet2DConditionModel": ("UNet", "a base model's folder"),
     "CLIPTextModel": ("text encoder", "a base model's folder"),
     "CLIPTextModelWithProjection": ("text encoder", "a base model's folder"),

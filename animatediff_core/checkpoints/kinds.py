@@ -9,7 +9,7 @@ from .file_report import FileReport
 from .listing import Shapes
 
 NOT_YET = "nowhere yet"
-CONTROLNETS, SPARSE_CONTROLS = "controlnets", "sparse_controls"
+CONTROLNETS, SPARSE_CONTROLS, T2I = "controlnets", "sparse_controls", "t2i_adapters"
 ENCODER = "an IP-Adapter's encoder"
 _READS_TEXT = re.compile(r"attn2[._]to_k[._](weight|lora_down\.weight)$")
 
@@ -80,11 +80,13 @@ def _control(path: Path, shapes: Shapes) -> FileReport | None:
 
 
 def _t2i_adapter(path: Path, shapes: Shapes) -> FileReport | None:
-    blocks = re.compile(r"^(adapter\.)?body\.\d+\.(resnets\.\d+\.)?block[12]\.weight$")
+    blocks = re.compile(r"^(adapter\.)?body\.\d+\.((resnets|body)\.\d+\.)?block[12]\.weight$")
     if not any(blocks.match(key) for key in shapes):
         return None
     layout = "diffusers" if any(key.startswith("adapter.") for key in shapes) else "original"
-    return FileReport(path=path, kind="T2I-Adapter", goes_in=NOT_YET, details={"layout": layout})
+    form = "light" if any(".out_conv." in key for key in shapes) else "full"
+    details = {"layout": layout, "form": form}
+    return FileReport(path=path, kind="T2I-Adapter", goes_in=T2I, details=details)
 
 
 def _unet(path: Path, shapes: Shapes) -> FileReport | None:

@@ -1,4 +1,4 @@
-"""ControlNets and SparseCtrl in the denoise loop: what they add to one call of the UNet.
+"""ControlNets, SparseCtrl and T2I-Adapters in the denoise loop: what they add to one UNet call.
 
 Legend: b batch, f frames, c channels, h w latent size, H W pixels, n tokens, d features.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Union
 
 import torch
+from diffusers.models.adapter import T2IAdapter
 from torch import Tensor
 
 from ..motion import Conditions, added_conditions
@@ -21,10 +22,10 @@ if TYPE_CHECKING:  # slow to import, and few jobs use one
 class Control:
     """One control model with what it reads and how strongly it acts."""
 
-    model: Union["ControlNetModel", SparseControlNet]
+    model: Union["ControlNetModel", SparseControlNet, T2IAdapter]
     condition: Tensor
-    """1 c f h w for all frames of the clip: a ControlNet's pictures, c = 3, H W, 0 to 1; for
-    SparseCtrl see `sparse_condition`."""
+    """1 c f h w for all frames of the clip: pictures of a ControlNet or a T2I-Adapter, c = 3, H W,
+    0 to 1; for SparseCtrl see `sparse_condition`."""
     strength: float = 1.0
     """Factor on what it adds, 0 or more."""
     start: float = 0.0
@@ -37,7 +38,7 @@ class Control:
     @property
     def pools(self) -> bool:
         """Whether the model says one thing for a whole picture."""
-        return not isinstance(self.model, SparseControlNet) and bool(
+        return not isinstance(self.model, SparseControlNet | T2IAdapter) and bool(
             self.model.config.global_pool_conditions
         )
 
@@ -82,12 +83,16 @@ def controlled(
     if not acting:
         return conditions
     given = conditions or Conditions()
-    down, mid = given.down_residuals, given.mid_residual
+    down, mid, inner = given.down_residuals, given.mid_residual, given.adapter_residuals
     for one in acting:
+        if isinstance(one.model, T2IAdapter):
+            more = _inner_residuals(one, one.model, moment, sample)
+            inner = tuple(map(torch.add, inner, more)) if inner else more
+            continue
         more_down, more_mid = _residuals(one, moment, sample, timestep, text, given)
         down = tuple(map(torch.add, down, more_down)) if down else more_down
         mid = more_mid if mid is None else mid + more_mid
-    return replace(given, down_residuals=down, mid_residual=mid)
+    return replace(given, down_residuals=down, mid_residual=mid, adapter_residuals=inner)
 
 
 def _residuals(
@@ -101,9 +106,8 @@ def _residuals(
     batch, _, frames = sample.shape[:3]
     states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
     time = torch.as_tensor(timestep, device=sample.device).expand(batch)
-    numbers = torch.arange(frames) if moment.frames is None else moment.frames.cpu()
-    condition = control.condition.index_select(2, numbers.to(control.condition.device))
-    picked = condition.to(sample).expand(batch, -1, -1, -1, -1)
+    picked = _picked(control, moment, sample)
+    assert not isinstance(control.model, T2IAdapter)
     if isinstance(control.model, SparseControlNet):
         down, mid = control.model(picked, time, states)
     else:
@@ -115,7 +119,40 @@ def _residuals(
             added_cond_kwargs=added_conditions(given, frames),
             return_dict=False,
         )
-    weights = [control.weights[i] for i in numbers.tolist()] if control.weights else [1.0] * frames
-    scale = torch.tensor(weights, device=mid.device) * control.strength
-    scale = scale.to(mid.dtype).repeat(batch).view(-1, 1, 1, 1)  # (b f) 1 1 1
+    scale = _scale(control, moment, sample)
     return tuple(one * scale for one in down), mid * scale
+
+
+def _inner_residuals(
+    control: Control, adapter: T2IAdapter, moment: Moment, sample: Tensor
+) -> tuple[Tensor, ...]:
+    picked = _picked(control, moment, sample).transpose(1, 2).flatten(0, 1)  # (b f) 3 H W
+    if adapter.config.in_channels == 1:
+        luma = picked.new_tensor(_LUMA).view(1, 3, 1, 1)
+        picked = (picked * luma).sum(1, keepdim=True)
+    scale = _scale(control, moment, sample)
+    return tuple(one * scale for one in adapter(picked))
+
+
+_LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue in a grey, as Pillow and the official code have it (ITU-R BT.601)."""
+
+
+def _numbers(moment: Moment, sample: Tensor) -> Tensor:
+    """Of the clip's frames in the call, on the CPU."""
+    return torch.arange(sample.shape[2]) if moment.frames is None else moment.frames.cpu()
+
+
+def _picked(control: Control, moment: Moment, sample: Tensor) -> Tensor:
+    """The condition of the call's frames, b c f h w."""
+    numbers = _numbers(moment, sample).to(control.condition.device)
+    picked = control.condition.index_select(2, numbers).to(sample)
+    return picked.expand(sample.shape[0], -1, -1, -1, -1)
+
+
+def _scale(control: Control, moment: Moment, sample: Tensor) -> Tensor:
+    """Strength by frame, (b f) 1 1 1."""
+    numbers = _numbers(moment, sample).tolist()
+    weights = [control.weights[i] for i in numbers] if control.weights else [1.0] * len(numbers)
+    scale = torch.tensor(weights, device=sample.device) * control.strength
+    return scale.to(sample.dtype).repeat(sample.shape[0]).view(-1, 1, 1, 1)

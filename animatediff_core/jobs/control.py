@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .choices import one_of
 from .kinds import Source
@@ -56,6 +56,8 @@ class Canny:
 class ControlNet:
     """A ControlNet with a picture for every frame."""
 
+    _key: ClassVar[str] = "controlnets"
+
     path: Source
     """A diffusers folder or a single file, of the base model's family."""
     pictures: Pictures
@@ -71,8 +73,15 @@ class ControlNet:
     """A further factor by frame, 0 or more, linear between the frames named."""
 
     def __post_init__(self) -> None:
-        _check_share("controlnets", self.strength, self.start, self.end)
-        _check_weights("controlnets", self.weights)
+        _check_share(self._key, self.strength, self.start, self.end)
+        _check_weights(self._key, self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class T2IAdapter(ControlNet):
+    """A T2I-Adapter with a picture for every frame, led as a ControlNet is."""
+
+    _key: ClassVar[str] = "t2i_adapters"
 
 
 @dataclass(frozen=True, kw_only=True)

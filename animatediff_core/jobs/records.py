@@ -16,6 +16,7 @@ from .control import (
     Region,
     SparseControl,
     Start,
+    T2IAdapter,
 )
 from .kinds import Source
 from .naming import output_name
@@ -98,6 +99,7 @@ class Job:
     None is what the motion module was trained with."""
     controlnets: tuple[ControlNet, ...] = ()
     sparse_controls: tuple[SparseControl, ...] = ()
+    t2i_adapters: tuple[T2IAdapter, ...] = ()
     ip_adapters: tuple[IPAdapter, ...] = ()
     start: Start | None = None
     keyframes: Keyframes | None = None

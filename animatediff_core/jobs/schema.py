@@ -139,10 +139,12 @@ def _of_record(record: type, records: dict[str, Schema]) -> Schema:
 
 
 def field_docs(record: type) -> dict[str, str]:
-    """The line under each field of a record's class."""
+    """The line under each field of a record's class, and of the record that it extends."""
+    docs: dict[str, str] = {}
+    for base in record.__bases__:
+        docs |= field_docs(base) if is_dataclass(base) else {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
     assert isinstance(tree, ast.ClassDef)
-    docs = {}
     for field, below in zip(tree.body, tree.body[1:], strict=False):
         if (
             isinstance(field, ast.AnnAssign)

@@ -23,6 +23,8 @@ class Conditions:
     """ControlNet's additions to the skip connections, each (b f) c h w."""
     mid_residual: Tensor | None = None
     """ControlNet's addition to the mid block, (b f) c h w."""
+    adapter_residuals: tuple[Tensor, ...] = ()
+    """T2I-Adapter's additions within the down blocks (and SDXL's mid block), each (b f) c h w."""
     image_embeddings: tuple[Tensor, ...] = ()
     """IP-Adapter's image embeddings, each (b f) images n d."""
     image_weights: tuple[Tensor, ...] = ()
@@ -55,6 +57,7 @@ class Conditions:
             pooled_text=pooled,
             down_residuals=tuple(map(folded, self.down_residuals)),
             mid_residual=None if middle is None else folded(middle),
+            adapter_residuals=tuple(map(folded, self.adapter_residuals)),
             image_embeddings=tuple(map(folded, self.image_embeddings)),
             image_weights=tuple(one.index_select(0, frames) for one in self.image_weights),
             image_latents=None if image is None else image.index_select(2, frames),

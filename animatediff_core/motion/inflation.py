@@ -89,6 +89,7 @@ class AnimatedUNet(nn.Module):
                 added_cond_kwargs=added_conditions(given, frames),
                 down_block_additional_residuals=given.down_residuals or None,
                 mid_block_additional_residual=given.mid_residual,
+                down_intrablock_additional_residuals=list(given.adapter_residuals) or None,
                 return_dict=False,
             )[0]
         finally:

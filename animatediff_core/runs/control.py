@@ -17,7 +17,7 @@ from ..checkpoints.sparse_control import load_sparse_control
 from ..diffusion.control import Control
 from ..diffusion.kept import Kept, between, encode, first_step_of, keep_frames, latent_mask
 from ..jobs import Job
-from ..jobs.control import ControlNet, Fit, Pictures, SparseControl
+from ..jobs.control import ControlNet, Fit, Pictures, SparseControl, T2IAdapter
 from ..media.edges import canny
 from ..media.pictures import PictureSource, fitted, read_source
 from ..motion.sparse_control import SparseControlNet, sparse_condition
@@ -25,6 +25,7 @@ from .control_plan import control_place, counted, keyed, pictures_of
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models import ControlNetModel
+    from diffusers.models.adapter import T2IAdapter as LoadedT2IAdapter
 
 Loaded = TypeVar("Loaded")
 
@@ -58,7 +59,9 @@ class Lead:
 
 def lead(job: Job, models: ControlModels, size: tuple[int, int]) -> Lead:
     """All that leads a pass of this width and height in pixels."""
-    controls = [_control(net, job, models, size) for net in job.controlnets]
+    controls = [_control(net, controlnet_of(net, models), job, size) for net in job.controlnets]
+    controls += [_control(net, t2i_adapter_of(net, models), job, size)
+                 for net in job.t2i_adapters]  # fmt: skip
     controls += [_sparse(net, job, models, size) for net in job.sparse_controls]
     given: dict[int, Tensor] = {}
     if job.keyframes is not None:
@@ -105,7 +108,24 @@ def sparse_model_of(net: SparseControl, models: ControlModels) -> SparseControlN
     return models.once("sparse", net.path, load)
 
 
-def _control(net: ControlNet, job: Job, models: ControlModels, size: tuple[int, int]) -> Control:
+def t2i_adapter_of(net: T2IAdapter, models: ControlModels) -> "LoadedT2IAdapter":
+    """The model, loaded when a job first needs it."""
+    from ..checkpoints.t2i_adapter import load_t2i_adapter
+
+    def load() -> "LoadedT2IAdapter":
+        path = control_place(net.path, offline=models.offline)
+        adapter = load_t2i_adapter(path, models.base.unet, models.base.factor)
+        return adapter.to(models.device, models.dtype)
+
+    return models.once("t2i_adapter", net.path, load)
+
+
+def _control(
+    net: ControlNet,
+    model: "ControlNetModel | LoadedT2IAdapter",
+    job: Job,
+    size: tuple[int, int],
+) -> Control:
     pictures = read_source(pictures_of(net.pictures, job))
     if net.canny is not None:
         edges = [canny(one, net.canny.low, net.canny.high) for one in pictures]
@@ -113,9 +133,9 @@ def _control(net: ControlNet, job: Job, models: ControlModels, size: tuple[int, 
     pictures = np.stack([fitted(one, size, "stretch") for one in pictures])
     condition = torch.from_numpy(pictures.copy()).permute(3, 0, 1, 2).unsqueeze(0).float() / 255
     return Control(
-        model=controlnet_of(net, models), condition=condition,
+        model=model, condition=condition,
         strength=net.strength, start=net.start, end=net.end,
-        weights=by_frame(net.weights, job.frames, "controlnets.weights"),
+        weights=by_frame(net.weights, job.frames, "weights"),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from ..checkpoints.control_files import ControlKind, control_families, control_f
 from ..checkpoints.folder import STEMS, adapter_layout, choose_weights
 from ..checkpoints.hub import fetch, hub_id
 from ..checkpoints.identify import identify
+from ..checkpoints.t2i_adapter import read_t2i_adapter, t2i_form
 from ..diffusion.windows import divides, longest_window
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
@@ -95,7 +96,7 @@ def counted(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Val
 
 
 def _sources(job: Job) -> Iterator[PictureSource]:
-    for net in job.controlnets:
+    for net in (*job.controlnets, *job.t2i_adapters):
         yield pictures_of(net.pictures, job)
     for region in job.regions:
         yield pictures_of(region.mask, job)
@@ -124,6 +125,9 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
     for net in job.controlnets:
         counted(net.weights or {}, job.frames, "controlnets.weights")
         _check_kind(net.path, "ControlNet", found, offline)
+    for one in job.t2i_adapters:
+        counted(one.weights or {}, job.frames, "t2i_adapters.weights")
+        _check_t2i_adapter(one.path, job, found, offline)
     for sparse in job.sparse_controls:
         path = _check_kind(sparse.path, "SparseCtrl", found, offline)
         longest = control_frames(read_control(path, shapes_only=True))
@@ -151,8 +155,30 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
         encoder_place(adapter.encoder, offline=offline)
 
 
+def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> None:
+    path = control_place(source, offline=offline)
+    report = identify(path)
+    if report.kind != "T2I-Adapter":
+        raise CheckpointError(
+            f"{source}: is a {report.kind}, which goes into {report.goes_in}, not into t2i_adapters"
+        )
+    content = read_t2i_adapter(path, shapes_only=True)
+    form = t2i_form(content, found.motion_config.block_out_channels, found.factor)
+    for scale in (1.0, job.upscale.scale if job.upscale else 1.0):
+        width, height = round(job.width * scale), round(job.height * scale)
+        if width % form.downscale_factor or height % form.downscale_factor:
+            raise CheckpointError(
+                f"{source}: reads pictures whose width and height are multiples of "
+                f"{form.downscale_factor}, but the clip is {width} x {height}"
+            )
+
+
 def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> Path:
     path = control_place(source, offline=offline)
+    if identify(path).kind == "T2I-Adapter":
+        raise CheckpointError(
+            f"{source}: is a T2I-Adapter, which goes into t2i_adapters, not into {_KEYS[kind]}"
+        )
     content = read_control(path, shapes_only=True)
     if content.kind != kind:
         raise CheckpointError(
