@@ -13,6 +13,7 @@ from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
 from ..speed.memory import PLENTY, described, ladder
 from .control import ControlModels
+from .control_sources import control_sources
 from .device import choose
 from .model import Parts, load
 from .placing import Placed, Placing
@@ -131,6 +132,8 @@ def _attempt(
         thrift = placed.placing.thrift
         if thrift != PLENTY:
             notes["memory"] = asdict(thrift)
+        if led_by := control_sources(job, models):
+            notes["sources"] = led_by
         for event in sample(
             job, placed.base, placed.animated, folder=folder, notes=notes, models=models,
             decode_chunk=thrift.decode_chunk,
