@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .diffusion.schedules import make_scheduler
     from .errors import AnimateDiffError
     from .jobs import Job, load_prompt_file
-    from .motion import AnimatedUNet, Conditions, MotionConfig, MotionModule, inflate
+    from .motion import AnimatedUNet, Conditions, MotionConfig, MotionModule, Positions, inflate
     from .runs.generate import Result, generate
     from .speed import optimize
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Job": "jobs",
     "MotionConfig": "motion",
     "MotionModule": "motion",
+    "Positions": "motion",
     "Result": "runs.generate",
     "apply_lora": "checkpoints.lora",
     "apply_motion_lora": "checkpoints.lora",
@@ -46,6 +47,7 @@ __all__ = [
     "Job",
     "MotionConfig",
     "MotionModule",
+    "Positions",
     "Result",
     "apply_lora",
     "apply_motion_lora",

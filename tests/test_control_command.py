@@ -102,6 +102,18 @@ def test_a_long_clip_with_a_controlnet_and_a_travelling_prompt_is_one_job(asked,
     assert led[0] != free[0]
 
 
+def test_fields_are_said_on_the_command_line_too(asked, things):
+    said = ("--set", f"keyframes.pictures={things / 'film' / '0.png'}", "--set",
+            "motion_positions=0.5", "--set", f"start.pictures={things / 'film'}", "--set",
+            "start.strength=0.4")  # fmt: skip
+    planned = asked("generate", "--prompt", "a", "-L", 4, *said, "--dry-run", "--json")
+    assert planned.exit_code == 0, planned.stderr
+    job = json.loads(planned.stdout)
+    assert job["keyframes"]["pictures"] == {"0": str(things / "film" / "0.png")}
+    assert job["start"] == {"pictures": {"path": str(things / "film")}, "strength": 0.4}
+    assert job["motion_positions"] == {"stretch": 0.5}
+
+
 NET = {"path": "controlnet", "pictures": FILM}
 
 

@@ -186,6 +186,9 @@ def test_weights_by_frame_scale_what_each_adapter_adds(tmp_path, fast):
     whole = made(scales, Conditions(image_embeddings=seen))
     assert (moving - whole).abs().max() > 1e-2
     assert torch.equal(whole, made(scales, Conditions(image_embeddings=seen)))
+    handles = len(animated._handles)
+    made(scales, replace(still, image_weights=by_frame))
+    assert len(animated._handles) == handles  # nothing piles up from job to job
 
 
 def test_pictures_travel_into_each_other(encoder):

@@ -123,6 +123,8 @@ class AnimatedUNet(nn.Module):
         self._clip.pictures = weights
         if not weights:
             return
+        there = [one for one in self._handles if one.hooks_dict_ref() is not None]
+        self._handles = there  # without those of adapters that were taken out since
         for processor in self.unet.attn_processors.values():
             for number, values in enumerate(getattr(processor, "to_v_ip", ())):
                 if not any(

@@ -39,8 +39,10 @@ def _files(job: Job, offline: bool) -> Iterator[tuple[str, str, Path]]:
 def _pictures(job: Job) -> Iterator[str]:
     for net in (*job.controlnets, *job.t2i_adapters):
         yield net.pictures.path
-    for led in (*job.sparse_controls, *job.ip_adapters):
-        yield from led.pictures.values()
+    for sparse in job.sparse_controls:
+        yield from sparse.pictures.values()
+    for adapter in job.ip_adapters:
+        yield from adapter.pictures.values()
     if job.keyframes is not None:
         yield from job.keyframes.pictures.values()
     if job.start is not None:
