@@ -22,7 +22,7 @@ def inject(
         Path | None,
         typer.Option(
             help="Write the merged base model as one .safetensors checkpoint in the original "
-            "layout (SD1.x, SD2.x, SDXL)."
+            "layout (SD1.x, SD2.x, SDXL); alone it needs no motion module."
         ),
     ] = None,
     base: options.Base = None,
@@ -65,7 +65,7 @@ def inject(
         raise AnimateDiffError("--base is missing: which model should be made to move?")
     options.go_offline(offline)
     from animatediff_core.runs import inject as use
-    from animatediff_core.runs.model import Parts
+    from animatediff_core.runs.model import Found, Parts
 
     parts = Parts(
         base=base,
@@ -88,16 +88,19 @@ def inject(
         offline=offline,
     )
     found = planned.found
+    moved = found if isinstance(found, Found) else None
     record: dict[str, object] = {
         "folder": _text(output), "motion_file": _text(motion_file),
-        "single_file": _text(single_file), "base": str(found.base), "motion": str(found.motion),
-        "dtype": dtype,
+        "single_file": _text(single_file), "base": str(found.base),
+        "motion": _text(moved and moved.motion), "dtype": dtype,
     }  # fmt: skip
     if not dry_run:
         difference = use.run(planned, offline=offline).difference
         record["difference"] = difference
-        render.note(_told(difference), always=not quiet)
-    render.note(f"{found.base} + {found.motion} ({planned.motion.version})")
+        if difference is not None:
+            render.note(_told(difference), always=not quiet)
+    with_motion = f" + {moved.motion} ({moved.motion_config.version})" if moved else ""
+    render.note(f"{found.base}{with_motion}")
     render.result("\n".join(map(str, planned.outputs)), record)
 
 

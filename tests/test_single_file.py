@@ -560,6 +560,22 @@ def test_inject_writes_the_merged_model_as_one_checkpoint(tmp_path, small_famili
     assert any(not torch.equal(t, plain[key]) for key, t in merged.unet.state_dict().items())
 
 
+def test_a_merged_checkpoint_alone_needs_no_motion_module(asked, tmp_path, small_families):
+    write_parts(tmp_path, small_families, "sd21")  # of a family without a preset
+    (tmp_path / "motion.safetensors").unlink()
+    out = tmp_path / "merged.safetensors"
+    lora = f"{tmp_path}/lora.safetensors:0.7"
+    request = ("inject", "--base", tmp_path / "base.safetensors", "--lora", lora, "--json")
+    done = asked(*request, "--single-file", out)
+    assert done.exit_code == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["single_file"], record["motion"], record["difference"]) == (str(out), None, None)
+    plain, merged = (load_base(str(path)) for path in (tmp_path / "base.safetensors", out))
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    one, other = (base.unet.state_dict() for base in (plain, merged))
+    assert {key for key in one if not torch.equal(one[key], other[key])} == {layer}
+
+
 def test_sd2_takes_sd15s_motion_modules_but_not_its_loras_and_words(tmp_path, small_families):
     parts = write_parts(tmp_path, small_families, "sd21")
     found = find(parts, offline=True)

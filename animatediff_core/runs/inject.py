@@ -1,4 +1,7 @@
-"""The use case `inject`: base, adapters and motion module as one folder, and as plain files."""
+"""The use case `inject`: base, adapters and motion module as one folder, and as plain files.
+
+A single file of the merged base model alone needs no motion module.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -21,10 +24,10 @@ from ..checkpoints.families import FOLDERS
 from ..checkpoints.files import digest
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, defaults_of
-from ..motion import MotionConfig, MotionModule, inflate
+from ..motion import inflate
 from .device import DTYPES
 from .difference import one_step_difference
-from .model import Found, Parts, files_of, find, load
+from .model import Found, FoundImage, Parts, files_of, find, find_image, load, load_image
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,8 @@ log = logging.getLogger(__name__)
 class InjectPlan:
     """What will be joined, all found and fitting, and what it will be written as."""
 
-    found: Found
+    found: Found | FoundImage
+    """The image model alone, where nothing is written that moves."""
     output: Path | None
     """A folder for diffusers and for us."""
     motion_file: Path | None
@@ -43,11 +47,6 @@ class InjectPlan:
     keep_adapters: bool
     """Whether LoRAs and MotionLoRAs stay files of their own in the folder."""
     dtype: torch.dtype
-
-    @property
-    def motion(self) -> MotionConfig:
-        """The motion module's configuration."""
-        return self.found.motion_config
 
     @property
     def outputs(self) -> list[Path]:
@@ -60,8 +59,9 @@ class Injected:
     """What was written."""
 
     outputs: list[Path]
-    difference: float
-    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call."""
+    difference: float | None
+    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call; none
+    where nothing was written that moves."""
 
 
 def plan(
@@ -83,7 +83,13 @@ def plan(
             "--keep-adapters is for the folder: give -o, and leave --motion-file and "
             "--single-file out, which have no place for adapters"
         )
-    found = find(parts, offline=offline)
+    alone = output is None and motion_file is None
+    if alone and (parts.motion or parts.motion_version or parts.motion_loras):
+        raise AnimateDiffError(
+            "--single-file alone holds nothing that moves; leave --motion, --motion-version and "
+            "--motion-lora out, or give -o FOLDER or --motion-file too"
+        )
+    found = (find_image if alone else find)(parts, offline=offline)
     if keep_adapters and dtype != "fp32" and (found.parts.loras or found.parts.motion_loras):
         raise AnimateDiffError(
             "--keep-adapters needs --dtype fp32: adapters that are merged into rounded weights "
@@ -129,31 +135,34 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
         kept = [("lora", one) for one in found.parts.loras]
         kept += [("motion_lora", one) for one in found.parts.motion_loras]
         found = replace(found, parts=replace(found.parts, loras=(), motion_loras=()))
-    base, motion = load(found, offline=offline)
-    inflate(base.unet, motion).deflate()
-    difference = one_step_difference(base, motion)
-    for part in (base.unet, *base.text_encoders, motion):
+    motion, difference = None, None
+    if isinstance(found, Found):
+        base, motion = load(found, offline=offline)
+        inflate(base.unet, motion).deflate()
+        difference = one_step_difference(base, motion)
+        motion.to(planned.dtype)
+    else:
+        base = load_image(found, offline=offline)
+    for part in (base.unet, *base.text_encoders):
         nn.Module.to(part, dtype=planned.dtype)  # diffusers' own warns of nothing here
     with together(planned.outputs) as places:
         staged = dict(zip(planned.outputs, places, strict=True))
-        if planned.output is not None:
+        if planned.output is not None and motion is not None:
             record = _record(planned, offline)
             local = [(role, _local(one, offline)) for role, one in kept]
             write_pipeline_folder(base, motion, staged[planned.output], record, local)
-        _write_files(planned, staged, base, motion)
+        if planned.motion_file is not None and motion is not None:
+            write_motion_file(motion, staged[planned.motion_file])
+        if planned.single_file is not None:
+            _write_single_file(planned.single_file, staged[planned.single_file], base)
     return Injected(planned.outputs, difference)
 
 
-def _write_files(
-    planned: InjectPlan, staged: dict[Path, Path], base: BaseModel, motion: MotionModule
-) -> None:
-    if planned.motion_file is not None:
-        write_motion_file(motion, staged[planned.motion_file])
-    if planned.single_file is not None:
-        if base.triggers:
-            log.warning("%s: has no place for new words, so %s stay out; load their files beside",
-                        planned.single_file, ", ".join(base.triggers))  # fmt: skip
-        write_single_file(base, staged[planned.single_file])
+def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
+    if base.triggers:
+        log.warning("%s: has no place for new words, so %s stay out; load their files beside",
+                    path, ", ".join(base.triggers))  # fmt: skip
+    write_single_file(base, place)
 
 
 def _local(adapter: Adapter, offline: bool) -> Adapter:
@@ -171,7 +180,7 @@ def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:
     }
 
 
-def _sources(found: Found, offline: bool) -> Iterator[dict[str, object]]:
+def _sources(found: FoundImage, offline: bool) -> Iterator[dict[str, object]]:
     for role, path, scale in files_of(found, offline=offline):
         source: dict[str, object] = {"role": role, "path": str(path), "sha256": digest(path)}
         if scale is not None:

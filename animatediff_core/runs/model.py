@@ -61,20 +61,28 @@ class Parts:
     embeddings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Found:
-    """Parts whose files are here and fit together."""
+@dataclass(frozen=True, kw_only=True)
+class FoundImage:
+    """An image model's files, which are here and fit together."""
 
     parts: Parts
     """With the adapters that the base model's own folder keeps, which come first, and the camera's
     moves among the MotionLoRAs."""
     base: Path
-    motion: Path
-    motion_config: MotionConfig
+    levels: tuple[int, ...]
+    """The UNet's channels."""
     factor: int
     """Pixels for one latent."""
     family: str
     """SD1.5, SD2, SDXL, or the UNet's levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found(FoundImage):
+    """The same with a motion module."""
+
+    motion: Path
+    motion_config: MotionConfig
 
 
 def find(parts: Parts, *, offline: bool) -> Found:
@@ -82,28 +90,48 @@ def find(parts: Parts, *, offline: bool) -> Found:
 
     Nothing is loaded. Raises the first problem as CheckpointError or SurroundingsError.
     """
+    image = _find_base(parts, offline)
+    motion = _motion_place(image, offline)
+    config = _motion_config(motion, parts.motion_version)
+    if config.block_out_channels != image.levels:
+        theirs = " and ".join(families_with(config.block_out_channels)) or family_of(
+            config.block_out_channels, 0
+        )
+        raise CheckpointError(
+            f"{motion}: is a motion module for {theirs} but {parts.base} is {image.family}; "
+            "use a motion module of the base model's family"
+        )
+    moves = motion_loras_of(image.parts.camera, config, motion.name)
+    loras = image.parts.motion_loras + moves
+    image = replace(image, parts=replace(image.parts, motion_loras=loras, camera=Camera()))
+    _check_beside(image, offline)
+    return Found(**vars(image), motion=motion, motion_config=config)
+
+
+def find_image(parts: Parts, *, offline: bool) -> FoundImage:
+    """As `find`, for the image model alone, whatever would move it."""
+    image = _find_base(parts, offline)
+    image = replace(image, parts=replace(image.parts, motion_loras=()))
+    _check_beside(image, offline)
+    return image
+
+
+def _find_base(parts: Parts, offline: bool) -> FoundImage:
     base = base_place(parts.base, variant=parts.variant, offline=offline)
     if base.is_file() and (kind := identify(base)).kind != "base model":
         raise CheckpointError(f"{parts.base}: is a {kind.kind}, which goes into {kind.goes_in}")
     parts = _with_kept(parts, base)
     levels, width, factor = _base_shape(parts, base)
-    family = family_of(levels, width)
-    motion = _motion_place(parts, base, family, offline)
-    config = _motion_config(motion, parts.motion_version)
-    if config.block_out_channels != levels:
-        theirs = " and ".join(families_with(config.block_out_channels)) or family_of(
-            config.block_out_channels, 0
-        )
-        raise CheckpointError(
-            f"{motion}: is a motion module for {theirs} but {parts.base} is {family}; "
-            "use a motion module of the base model's family"
-        )
-    if parts.vae is not None:
-        _check_vae(parts.vae, offline)
-    moves = motion_loras_of(parts.camera, config, motion.name)
-    parts = replace(parts, motion_loras=parts.motion_loras + moves, camera=Camera())
-    _check_adapters(parts, family, offline)
-    return Found(parts, base, motion, config, factor, family)
+    return FoundImage(
+        parts=parts, base=base, levels=levels, factor=factor, family=family_of(levels, width)
+    )
+
+
+def _check_beside(image: FoundImage, offline: bool) -> None:
+    """The VAE and the adapters."""
+    if image.parts.vae is not None:
+        _check_vae(image.parts.vae, offline)
+    _check_adapters(image.parts, image.family, offline)
 
 
 def _with_kept(parts: Parts, base: Path) -> Parts:
@@ -125,6 +153,15 @@ def _check_vae(source: str, offline: bool) -> None:
 
 def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
     """Load and merge everything in fp32."""
+    base = load_image(found, offline=offline)
+    motion = load_motion_module(found.motion, version=found.parts.motion_version)
+    for adapter in found.parts.motion_loras:
+        apply_motion_lora(motion, resolve_file(adapter.path, offline=offline), adapter.scale)
+    return base, motion
+
+
+def load_image(found: FoundImage, *, offline: bool) -> BaseModel:
+    """The image model with its adapters merged, in fp32."""
     parts = found.parts
     base = load_base(
         parts.base, vae=parts.vae, variant=parts.variant, dtype=torch.float32, offline=offline
@@ -135,19 +172,17 @@ def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
         apply_lora(base, resolve_file(adapter.path, offline=offline), adapter.scale)
     for path in parts.embeddings:
         apply_embedding(base, resolve_file(path, offline=offline))
-    motion = load_motion_module(found.motion, version=parts.motion_version)
-    for adapter in parts.motion_loras:
-        apply_motion_lora(motion, resolve_file(adapter.path, offline=offline), adapter.scale)
-    return base, motion
+    return base
 
 
-def files_of(found: Found, *, offline: bool) -> Iterator[tuple[str, Path, float | None]]:
+def files_of(found: FoundImage, *, offline: bool) -> Iterator[tuple[str, Path, float | None]]:
     """(role, path, scale) of every file that a model was made from."""
     parts = found.parts
     yield "base", found.base, None
     if parts.vae is not None:
         yield "vae", vae_place(parts.vae, offline=offline), None
-    yield "motion", found.motion, None
+    if isinstance(found, Found):
+        yield "motion", found.motion, None
     for role, adapters in (("lora", parts.loras), ("motion_lora", parts.motion_loras)):
         for adapter in adapters:
             yield role, resolve_file(adapter.path, offline=offline), adapter.scale
@@ -172,9 +207,10 @@ def _base_shape(parts: Parts, base: Path) -> tuple[tuple[int, ...], int, int]:
     return (*unet_shape(kind.family), 8)
 
 
-def _motion_place(parts: Parts, base: Path, family: str, offline: bool) -> Path:
+def _motion_place(image: FoundImage, offline: bool) -> Path:
     """The motion module: as named, else inside the base's folder, else its family's."""
-    named = parts.motion
+    base, family = image.base, image.family
+    named = image.parts.motion
     if named is None:
         if (base / MOTION_FILE).is_file():
             return base / MOTION_FILE
@@ -183,8 +219,8 @@ def _motion_place(parts: Parts, base: Path, family: str, offline: bool) -> Path:
             return beside
         if family not in FAMILY_PRESETS:
             raise CheckpointError(
-                f"{parts.base}: no motion module is known for its family ({family}); name one "
-                "with --motion (motion: in a prompt file)"
+                f"{image.parts.base}: no motion module is known for its family ({family}); name "
+                "one with --motion (motion: in a prompt file)"
             )
         named = str(load_preset(FAMILY_PRESETS[family])["motion"])
     place = Path(resolve_bundled(named)).expanduser()
