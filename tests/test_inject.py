@@ -19,7 +19,7 @@ from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.export import motion_adapter, together, write_motion_file
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
-from animatediff_core.jobs import Adapter
+from animatediff_core.jobs import Adapter, defaults_of, kept_adapters
 from animatediff_core.runs import inject
 from animatediff_core.runs.difference import one_step_difference
 from animatediff_core.runs.model import Parts, find, load
@@ -158,6 +158,13 @@ def test_a_record_that_points_out_of_its_folder_is_refused(rich_parts, tmp_path,
     record.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="its list of adapters cannot be read"):
         find(Parts(base=str(tmp_path / "model")), offline=True)
+
+
+def test_a_record_without_end_is_refused(tmp_path):
+    (tmp_path / "animatediff.json").write_text('{"adapters": ' + "[" * 100_000)
+    with pytest.raises(CheckpointError, match="animatediff.json: is nested too deeply; inject the"):
+        kept_adapters(tmp_path)
+    assert defaults_of(str(tmp_path)) == {}
 
 
 def test_every_source_is_recorded(rich_parts, tmp_path):

@@ -389,12 +389,18 @@ def test_a_used_folder_needs_resume(drawn, tmp_path):
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nmax_train_steps: 1.5", "a whole number"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2", "between 0 and 1"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nis_debug: true", "use --dry-run"),
+        ("stage: " + "[" * 2000, "nested too deeply"),
     ],
 )  # fmt: skip
 def test_wrong_configurations_are_told(tmp_path, text, message):
     (tmp_path / "t.yaml").write_text(text)
     with pytest.raises(TrainingError, match=message):
         load_train_config(tmp_path / "t.yaml")
+
+
+def test_a_setting_that_is_no_yaml_is_told():
+    with pytest.raises(TrainingError, match="--set betas=.*: its value is no YAML"):
+        parse_override("betas=" + "[" * 2000)
 
 
 def test_official_training_file_is_understood(peer_prompts, tmp_path):

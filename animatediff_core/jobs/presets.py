@@ -66,6 +66,8 @@ def kept_adapters(base: Path) -> dict[str, tuple[Adapter, ...]]:
                 raise ValueError(f"file {name[:80]!r} is no plain name")
             adapter = Adapter(path=str(base / KEPT_FOLDER / name), scale=float(one["scale"]))
             kept[one["role"]] += (adapter,)
+    except RecursionError as error:
+        raise CheckpointError(f"{record}: is nested too deeply; inject the model again") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{record}: its list of adapters cannot be read ({error}); inject the model again"

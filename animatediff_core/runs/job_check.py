@@ -1,9 +1,9 @@
 """What of a job's text, sampler and sizes can be refused before anything is loaded."""
 
-import json
 import math
 from pathlib import Path
 
+from ..checkpoints.files import printable, read_config_json, refused_json
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.schedules import check_scheduler
@@ -137,4 +137,7 @@ def _text_layers(found: Found) -> tuple[int, ...]:
 
 
 def _layers_of(file: Path) -> int:
-    return int(json.loads(file.read_text()).get("num_hidden_layers", _DEFAULT_LAYERS))
+    layers = read_config_json(file).get("num_hidden_layers", _DEFAULT_LAYERS)
+    if not isinstance(layers, int):
+        raise refused_json(file, f"says num_hidden_layers {printable(layers)}")
+    return layers

@@ -56,6 +56,8 @@ def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) ->
         raise TrainingError(f"{path}: no such file; name a training YAML") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise TrainingError(f"{path}: not a readable YAML file: {_first_line(error)}") from error
+    except RecursionError as error:
+        raise TrainingError(f"{path}: no valid YAML: it is nested too deeply") from error
     if not isinstance(given, dict):
         raise TrainingError(f"{path}: must be a mapping of settings such as base and train_data")
     problems: list[str] = []
@@ -76,8 +78,8 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise TrainingError(f"--set {text}: must be KEY=VALUE, for instance learning_rate=1e-5")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise TrainingError(f"--set {text}: its value is no YAML") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise TrainingError(f"--set {text[:80]}: its value is no YAML") from error
 
 
 def _translated(given: dict[str, Any], problems: list[str]) -> dict[str, Any]:
