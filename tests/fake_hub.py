@@ -38,6 +38,8 @@ class Hub:
     """METHOD PATH, and for a resumed download its range."""
     cut: set[str] = field(default_factory=set)
     """Paths whose next download breaks off in the middle."""
+    broken: set[str] = field(default_factory=set)
+    """Paths whose download is answered with status 500."""
     failing: bool = False
     """Answer everything with status 500."""
     url: str = ""
@@ -119,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         commit = {"X-Repo-Commit": commit_of(files)}
         if path not in files:
             return self.refuse(404, "EntryNotFound", more=commit)
+        if body and path in self.hub.broken:
+            return self.refuse(500, "")
         content = files[path]
         headers = {**commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
                    "Accept-Ranges": "bytes"}  # fmt: skip

@@ -402,18 +402,48 @@ def program(hub, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.slow
-def test_presets_are_downloaded_once_and_run_without_a_connection(program, hub, model, tmp_path):
+def serve_animatelcm(hub, model, folder):
+    """All that the preset animatelcm names, small."""
     hub.add("emilianJR/epiCRealism", model)
     motion = new_motion(LEVELS, norm_num_groups=32)
-    torch.save(motion.state_dict(), tmp_path / "m.ckpt")
+    torch.save(motion.state_dict(), folder / "m.ckpt")
     lora = {f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_{kind}.weight": value
             for kind, value in (("A", torch.ones(2, 32)), ("B", torch.ones(32, 2)))}  # fmt: skip
-    save_file(lora, tmp_path / "l.safetensors")
+    save_file(lora, folder / "l.safetensors")
     hub.repositories["wangfuyun/AnimateLCM"] = Repository({"main": {
-        "AnimateLCM_sd15_t2v.ckpt": (tmp_path / "m.ckpt").read_bytes(),
-        "AnimateLCM_sd15_t2v_lora.safetensors": (tmp_path / "l.safetensors").read_bytes(),
+        "AnimateLCM_sd15_t2v.ckpt": (folder / "m.ckpt").read_bytes(),
+        "AnimateLCM_sd15_t2v_lora.safetensors": (folder / "l.safetensors").read_bytes(),
     }})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["unet/diffusion_pytorch_model.safetensors", "AnimateLCM_sd15_t2v_lora.safetensors"],
+)
+def test_a_hub_that_fails_amid_several_files_goes_on_next_time(
+    hub, model, asked, tmp_path, monkeypatch, file
+):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    serve_animatelcm(hub, model, tmp_path)
+    hub.broken.add(file)
+    failed = asked("download", "animatelcm")
+    assert (failed.exit_code, failed.stdout) == (3, "")
+    *_, told = failed.stderr.splitlines()
+    assert told.startswith("error: animatelcm: ")
+    assert failed.stderr.count("error") == 1
+    assert "the hub fails (HTTP status 500); try again, it goes on where it stopped" in told
+    hub.broken.clear()
+    before = [name for name in hub.fetched() if name != file]
+    done = asked("download", "animatelcm", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert all(Path(one["path"]).exists() for one in json.loads(done.stdout)["files"])
+    assert before
+    assert all(hub.fetched().count(name) == 1 for name in before)
+
+
+@pytest.mark.slow
+def test_presets_are_downloaded_once_and_run_without_a_connection(program, hub, model, tmp_path):
+    serve_animatelcm(hub, model, tmp_path)
     done = program("download", "animatelcm", "--variant", "fp16", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
