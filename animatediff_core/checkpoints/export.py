@@ -19,8 +19,9 @@ from diffusers.models import MotionAdapter
 from diffusers.schedulers import DDIMScheduler
 from torch import nn
 
-from ..errors import CheckpointError, SurroundingsError
+from ..errors import CheckpointError
 from ..jobs import KEPT_FOLDER, RECORD_FILE, Adapter
+from ..media import explained
 from ..motion import MotionConfig, MotionModule
 from ..motion.module import sinusoids
 from .base import BaseModel
@@ -112,7 +113,7 @@ def together(targets: Sequence[Path]) -> Iterator[list[Path]]:
         yield staged
         try:
             for here, target in zip(staged, targets, strict=True):
-                with _explained(target):
+                with explained(target):
                     check_free(target)
                     here.chmod(0o755 if here.is_dir() else 0o644)
                     if target.exists():
@@ -135,25 +136,15 @@ def check_free(target: Path) -> None:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    with _explained(target):
+    with explained(target):
         check_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with _explained(target):
+        with explained(target):
             yield place / target.name
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SurroundingsError(
-            f"{target}: cannot be written ({error.strerror or error})"
-        ) from error
 
 
 def _copied(kept: Sequence[tuple[str, Adapter]], folder: Path) -> Iterator[dict[str, object]]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError, SurroundingsError
+from ..errors import CheckpointError
 from ..media import replacing
 from .mapped import map_tensors
 from .pickles import MALFORMED, MAX_TENSORS, broken, is_archive, load_pickle, refused
@@ -121,10 +121,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """A safetensors file, whole or not at all."""
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with replacing(path) as beside:
-        try:
-            save_file(plain, beside, metadata=dict(metadata))
-        except SafetensorError as error:
-            raise SurroundingsError(f"{path}: cannot be written: {error}") from error
+        save_file(plain, beside, metadata=dict(metadata))
 
 
 def digest(path: Path) -> str:

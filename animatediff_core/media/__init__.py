@@ -1,6 +1,6 @@
 """Frames and files: reading videos and pictures, writing clips, whole or not at all."""
 
-from .atomic import replacing, replacing_folder, write_text
+from .atomic import explained, replacing, replacing_folder, write_text
 from .clip import check_encoder, check_size, write_clip
 from .encoding import Encoding
 from .fit import write_fitting
@@ -22,6 +22,7 @@ __all__ = [
     "clip_sheet",
     "contact_sheet",
     "durations",
+    "explained",
     "free_path",
     "interpolated",
     "open_video",

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from ..errors import SurroundingsError
 
@@ -18,14 +21,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.chmod(0o644)
-        os.replace(beside, path)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.chmod(0o644)
+            os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -38,15 +40,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        yield beside
-        for written in beside.iterdir():
-            with written.open("rb") as file:
-                os.fsync(file.fileno())
-        os.rename(beside, path)
-    except OSError as error:
-        raise _explained(error, path) from error
+        with explained(path):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            yield beside
+            for written in beside.iterdir():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+            os.rename(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -57,11 +58,36 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def _explained(error: OSError, path: Path) -> SurroundingsError:
-    reasons = {
-        errno.ENOSPC: "the disk is full; free some space or choose another output folder",
-        errno.EDQUOT: "the disk quota is used up; free some space or choose another output folder",
-        errno.EACCES: "no permission to write there; choose another output folder",
-        errno.EROFS: "the disk is read-only; choose another output folder",
-    }
-    return SurroundingsError(f"{path}: {reasons.get(error.errno or 0, str(error))}")
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What the system refuses while `path` is written becomes a SurroundingsError that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = _refusal(error)
+        if cause is None:
+            raise
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the disk quota is used up; free some space",
+            errno.EFBIG: "it would be larger than a file may be there; raise the limit",
+            errno.EACCES: "no permission to write there; grant it",
+            errno.EROFS: "the disk is read-only; make it writable",
+        }
+        if cause.errno in reasons:
+            why = f"{reasons[cause.errno]}, or choose another output folder"
+        else:
+            why = f"cannot be written ({cause.strerror or cause})"
+        raise SurroundingsError(f"{path}: {why}") from error
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The system's own error, or what led to a library's: safetensors has it in words, torch
+    raises another while it closes the file."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        error = error.__cause__ or error.__context__
+    return None

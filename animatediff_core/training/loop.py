@@ -194,8 +194,8 @@ class Loop:
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        with replacing(path) as beside:
-            torch.save(state, beside)
+        with replacing(path) as beside, beside.open("wb") as file:
+            torch.save(state, file)
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state."""
