@@ -92,7 +92,7 @@ def inject(
     record: dict[str, object] = {
         "folder": _text(output), "motion_file": _text(motion_file),
         "single_file": _text(single_file), "base": str(found.base),
-        "motion": _text(moved and moved.motion), "dtype": dtype,
+        "motion": _text(moved.motion if moved else None), "dtype": dtype,
     }  # fmt: skip
     if not dry_run:
         difference = use.run(planned, offline=offline).difference
