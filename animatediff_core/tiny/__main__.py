@@ -1,4 +1,5 @@
-"""`python -m animatediff_core.tiny [measure | measure-control]`: rebuild or measure the bundled model."""
+"""`python -m animatediff_core.tiny [measure | measure-control]`: rebuild the bundled models, or
+measure them."""
 
 import sys
 from pathlib import Path
