@@ -37,6 +37,7 @@ tiny: $(STAMP)
 
 measure: $(STAMP)
 	$(BIN)/python -m animatediff_core.tiny measure
+	$(BIN)/python -m animatediff_core.tiny measure-control
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench.py
