@@ -45,9 +45,7 @@ def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False
     logger = logging.getLogger("animatediff_core")
     logger.handlers = [_Handler()]
     logger.setLevel(level)
-    if (
-        not debug
-    ):  # diffusers, which is not imported yet, warns of what this program does on purpose
+    if not debug:  # diffusers, not imported yet, warns of what is done on purpose
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     if quiet or not console.is_terminal:  # read by huggingface_hub, which is not imported yet
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
