@@ -11,7 +11,7 @@ from animatediff_core.errors import AnimateDiffError
 from animatediff_core.tiny.measure import Verdict, judge, look_of, observe
 from animatediff_core.tiny.members import MEMBERS, member_named, write_pictures
 from animatediff_core.tiny.renderer import render
-from animatediff_core.tiny.report import held_out_scenes, prove
+from animatediff_core.tiny.report import change_between, drawn_change, held_out_scenes, prove
 from animatediff_core.tiny.world import MOTIONS, Scene, combinations, draw_scene, poses
 
 
@@ -73,6 +73,14 @@ def test_members_learn_from_captioned_pictures_of_seen_combinations(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     write_pictures(member, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_perfect_clip_changes_by_a_share_that_the_look_decides():
+    black, white = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
+    assert change_between(torch.stack([black, white, white])) == pytest.approx(2 / 3)
+    shares = {one.look.name: drawn_change(one, held_out_scenes(8, one.motions)) for one in MEMBERS}
+    assert all(0.1 < share < 0.25 for share in shares.values())
+    assert shares["giant"] > shares["plain"]
 
 
 def test_an_unknown_member_is_named_with_the_others():
