@@ -5,7 +5,7 @@ is the thread's own CPU time; loads and whole commands are processes of their ow
 and what counts is their user and system time. Other work on the machine makes wall times lie.
 Medians and the ratio diffusers/ours are printed, fastest and slowest runs are in the file.
 `--full` adds the full size of SD1.5 and v2 (about 16 GB of memory) and more rounds; names after it
-(forward, train, load, whole) choose parts.
+(forward, train, load, whole, fast) choose parts. The other side of `fast` is our own exact clip.
 """
 
 import json
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fast import compare_levels
 from forward import compare_forwards
 from load import compare_loading
 from train import compare_training
 from whole import compare_clips, compare_commands
 
 RESULTS = Path("build") / "bench.json"
-PARTS = ("load", "whole", "train", "forward")
+PARTS = ("load", "whole", "fast", "train", "forward")
 
 
 def main() -> None:
@@ -30,15 +31,16 @@ def main() -> None:
     chosen = [part for part in PARTS if part in sys.argv] or list(PARTS)
     torch.set_num_threads(1)
     rows = []
-    sys.stdout.write(f"{'case':58} {'ours':>9} {'diffusers':>10}    ratio     error\n")
+    sys.stdout.write(f"{'case':58} {'ours':>9} {'other':>10}    ratio     error\n")
     for part in chosen:
         for row in _rows(part, full):
             rows.append(row)
             error = f"{row['error']:9.1e}" if "error" in row else ""
             kept = " / ".join(f"{size / 2**20:.0f}" for size in row.get("kept", ()))
             more = f"  kept {kept} MiB" if kept else ""
+            other = row.get("diffusers") or row["exact"]
             sys.stdout.write(
-                f"{row['case']:58} {row['ours'][1]:9.3f} {row['diffusers'][1]:10.3f} "
+                f"{row['case']:58} {row['ours'][1]:9.3f} {other[1]:10.3f} "
                 f"{row['unit']:2} {row['ratio']:6.2f} {error}{more}\n"
             )
             sys.stdout.flush()
@@ -54,6 +56,8 @@ def _rows(part: str, full: bool) -> Iterator[dict[str, Any]]:
     elif part == "whole":
         yield compare_clips(steps=4, rounds=5 if full else 3)
         yield from compare_commands(rounds=5 if full else 1)
+    elif part == "fast":
+        yield from compare_levels(clips=8 if full else 3, rounds=3 if full else 1)
     elif part == "train":
         for checkpointing in (False, True):
             case = f"training step{', checkpointing' * checkpointing}, small, 16 frames"

@@ -62,6 +62,12 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Guidance scale; 1 is off.")
     ] = None,
+    fast: Annotated[
+        int | None,
+        typer.Option(
+            "--fast", min=0, max=3, help="Quicker for a price: 0 (exact) to 3; see docs/speed.md."
+        ),
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Sampler, for instance ddim or euler.")
     ] = None,
@@ -107,7 +113,7 @@ def generate(
         "camera.moves": options.camera_moves(camera) or None,
         "embeddings": tuple(embedding) if embedding else None, "negative_prompt": negative,
         "width": width, "height": height, "frames": frames, "steps": steps,
-        "guidance_scale": guidance, "scheduler": scheduler, "seed": seed,
+        "guidance_scale": guidance, "scheduler": scheduler, "fast": fast, "seed": seed,
         "window.length": window, "window.overlap": overlap, "window.schedule": window_schedule,
         "window.stride": None if stride is None else stride + 1, "window.fuse": fuse,
         "output.fps": fps, "output.format": format,
@@ -120,9 +126,11 @@ def generate(
         from animatediff_core.runs.needs import need_of
         from animatediff_core.runs.planning import plan
 
-        kind = choose(device, dtype)[1]
+        choose(device, dtype)
         planned = plan(jobs, offline=offline)
-        _show_plan(planned, [need_of(one, kind).peak for one in planned], output)
+        kinds = [choose(device, dtype, fast=one.job.fast > 0)[1] for one in planned]
+        needs = [need_of(one, kind).peak for one, kind in zip(planned, kinds, strict=True)]
+        _show_plan(planned, needs, output)
         return
     _run(jobs, output, device, dtype, offline, low_vram)
 

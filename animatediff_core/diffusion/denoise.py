@@ -3,7 +3,7 @@
 Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,8 +19,9 @@ from .control import Control, Moment, controlled
 from .guidance import Guidance, guide
 from .kept import Kept
 from .noise import step_noise
+from .reuse import Reuse
 from .still import StillUNet
-from .windows import divides, parts_at
+from .windows import Part, divides, parts_at
 
 FrameText = Callable[[Tensor], Tensor]
 """From frame numbers, k, to their text, b k n d: what a long clip does not hold for all frames."""
@@ -86,6 +87,7 @@ def denoise(
     source: Tensor | None = None,
     controls: Sequence[Control] = (),
     kept: Kept | None = None,
+    fast: int = 0,
 ) -> Tensor:
     """Sample clips with classifier-free guidance.
 
@@ -95,7 +97,7 @@ def denoise(
     given, says more than guidance_scale and stands in its place. `windows`: how a clip longer than
     the motion module's is divided. `source`: clean latents b c f h w that step `start`, counted
     from 0, begins from, with the noise added to them. `controls` add to every call of the UNet;
-    `kept` are parts of the clip that are given. Returns b c f h w.
+    `kept` are parts of the clip that are given. `fast`: see reuse.py. Returns b c f h w.
     """
     guided = Guided(
         text=text, negative_text=negative_text, conditions=conditions,
@@ -105,7 +107,7 @@ def denoise(
     x = latents
     for progress in denoise_steps(
         animated, scheduler, latents, guided, steps=steps, generator=generator, windows=windows,
-        start=start, source=source, kept=kept,
+        start=start, source=source, kept=kept, fast=fast,
     ):  # fmt: skip
         x = progress.latents
         if on_step is not None and progress.window == 0:
@@ -125,6 +127,7 @@ def denoise_steps(
     start: int = 0,
     source: Tensor | None = None,
     kept: Kept | None = None,
+    fast: int = 0,
 ) -> Iterator[Progress]:
     """The same step by step, and within a step window by window.
 
@@ -137,26 +140,44 @@ def denoise_steps(
     extra = step_noise(scheduler, x, generator)
     divided = windows if divides(windows, x.shape[2]) else None
     before, total = len(scheduler.timesteps) - len(timesteps), len(scheduler.timesteps)
+    reuse = Reuse(fast, scheduler)
     for index, timestep in enumerate(timesteps):
         moment = Moment(step=before + index, steps=total, frames=None)
         given = scheduler.scale_model_input(x, timestep)
-        if divided is None:
-            parts = []
-            predicted = _predict(animated, given, timestep, guided, moment)
-        else:
-            parts = parts_at(divided, x.shape[2], index, x.device)
-            predicted = torch.zeros_like(x)
-        for number, part in enumerate(parts, start=1):
-            inside = replace(moment, frames=part.frames)
-            share = _predict(animated, given, timestep, guided, inside)
-            part.add_to(predicted, share)
-            if number < len(parts):
-                yield Progress(index, len(timesteps), number, len(parts), x)
+        parts: list[Part] = []
+        predicted = reuse.predict(given, timestep, index, len(timesteps))
+        if predicted is None:
+            if divided is not None:
+                parts = parts_at(divided, x.shape[2], index, x.device)
+            here = Progress(index, len(timesteps), 0, len(parts) or 1, x)
+            predicted = yield from _modelled(animated, given, timestep, guided, moment, parts, here)
+            reuse.keep(given, predicted, timestep)
         x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
         if kept is not None:
             after = timesteps[index + 1] if index + 1 < len(timesteps) else None
             x = kept.blend(x, latents, scheduler, after)
         yield Progress(index + 1, len(timesteps), 0, len(parts) or 1, x)
+
+
+def _modelled(
+    animated: AnimatedUNet | StillUNet,
+    given: Tensor,
+    timestep: Tensor,
+    guided: Guided,
+    moment: Moment,
+    parts: Sequence[Part],
+    here: Progress,
+) -> Generator[Progress, None, Tensor]:
+    """The guided prediction, b c f h w, of the whole clip or of its parts, which are counted."""
+    if not parts:
+        return _predict(animated, given, timestep, guided, moment)
+    predicted = torch.zeros_like(given)
+    for number, part in enumerate(parts, start=1):
+        inside = replace(moment, frames=part.frames)
+        part.add_to(predicted, _predict(animated, given, timestep, guided, inside))
+        if number < len(parts):
+            yield replace(here, window=number)
+    return predicted
 
 
 @torch.no_grad()

@@ -94,6 +94,9 @@ class Job:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Shares of the steps between which guidance acts (arXiv 2404.07724)."""
     scheduler: str = "ddim"
+    fast: int = 0
+    """Quicker for a price, 0 (the exact clip) to 3: in so many steps the model does not run, and
+    what it last said is used again."""
     betas: tuple[float, float, str] | None = None
     """Noise schedule: start, end (above 0, below 1) and diffusers' name for the way between;
     None is what the motion module was trained with."""
@@ -125,6 +128,8 @@ class Job:
         for name in ("frames", "width", "height", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.fast not in range(4):
+            raise ValueError(f"fast must be 0 (exact) to 3 (quickest), got {self.fast}")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale must be 0 or more, got {self.guidance_scale:g}")
         self._check_guidance()

@@ -71,14 +71,15 @@ def run(
     low_vram: bool = False,
 ) -> Iterator[Loading | Step | Result]:
     """As `generate`, with the progress in between; `low_vram` starts where memory is least."""
-    where, kind = choose(device, dtype)
+    where, _ = choose(device, dtype)
     thrift = ladder(where)[-1] if low_vram else PLENTY
     planned = plan(jobs, offline=offline)
     folder = Path(output_dir or "outputs")
-    groups: dict[Parts, list[Planned]] = {}
+    groups: dict[tuple[Parts, torch.dtype], list[Planned]] = {}
     for one in planned:
-        groups.setdefault(one.found.parts, []).append(one)
-    for members in groups.values():
+        kind = choose(device, dtype, fast=one.job.fast > 0)[1]
+        groups.setdefault((one.found.parts, kind), []).append(one)
+    for (_, kind), members in groups.items():
         yield from _run_group(members, folder, Placing(where, kind, thrift), offline)
 
 

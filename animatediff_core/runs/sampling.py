@@ -197,7 +197,7 @@ def _denoised(
     for at in denoise_steps(
         given.animated, given.scheduler, noise, _guided(given, noise, led), steps=steps,
         generator=given.generator, windows=given.job.window, start=start, source=led.source,
-        kept=led.kept,
+        kept=led.kept, fast=given.job.fast,
     ):  # fmt: skip
         latents = at.latents
         yield Step(given.job, done + at.step, given.steps, at.window, at.windows)
