@@ -254,3 +254,11 @@ def test_a_base_model_alone_takes_only_what_its_presets_agree_on():
     assert defaults_of("bundled:tiny")["guidance_scale"] == 3.0
     shared = defaults_of("emilianJR/epiCRealism")  # in LCM's and Lightning's presets
     assert shared == {"width": 512, "height": 512, "frames": 16}
+
+
+def test_a_prompt_may_be_empty_where_a_picture_says_what_to_make():
+    adapter = {"path": "a", "encoder": "b", "pictures": "c.png"}
+    (job,) = job_from_options({"prompt": "", "seed": 1, "ip_adapters": [adapter]})
+    assert (job.name, job.prompt) == ("clip", {0: ""})
+    with pytest.raises(PromptFileError, match="prompt: must be a text"):
+        job_from_options({"prompt": " ", "seed": 1, "controlnets": []})

@@ -41,6 +41,10 @@ def jobs_of(
     return jobs
 
 
+_SHOWS = ("ip_adapters", "keyframes", "start", "animate")
+"""Where a picture says what to make, there may be no words."""
+
+
 def _jobs(entry: Entry, before: int, repeats: int, problems: list[str]) -> list[Job]:
     """The jobs of one entry, after so many others; where there are problems, none."""
     place, count = entry.place, len(problems)
@@ -49,7 +53,8 @@ def _jobs(entry: Entry, before: int, repeats: int, problems: list[str]) -> list[
     name = settings.get("name")
     if name is not None and not isinstance(name, str):
         problems.append(f"{place}name: must be text, got {name!r}")
-    if "prompt" in values and not any(t.strip() for t in (values["prompt"] or {0: "-"}).values()):
+    told = any(t.strip() for t in (values.get("prompt") or {0: "-"}).values())
+    if not told and not any(values.get(key) for key in _SHOWS):
         problems.append(f"{place}prompt: must be a text, or texts by frame number, got ''")
     seeds = _seeds(settings.get("seed"), repeats, f"{place}seed", problems)
     if len(problems) > count:
