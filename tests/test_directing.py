@@ -18,7 +18,8 @@ WITH_PICTURES = ("--steps", 2, "-L", 4)
 
 @pytest.mark.parametrize(
     "name", ["travel", "weights", "long", "loop", "freenoise", "freeinit", "upscale", "sampling",
-             "outputs", "extends", "motion", "image-to-video", "video-to-video", "regions"],
+             "outputs", "extends", "motion", "image-to-video", "video-to-video", "regions",
+             "edges", "picture-prompt"],
 )  # fmt: skip
 def test_every_job_of_a_shipped_file_is_made(asked, tmp_path, name):
     file = PROMPTS / f"{name}.yaml"

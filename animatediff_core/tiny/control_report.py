@@ -7,7 +7,7 @@ Shapes: f frames, h w pixels.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -80,10 +80,13 @@ def drawn_scenes(count: int) -> list[Drawn]:
 
 
 def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
-    """Edges of a drawn clip as the ControlNet's condition, beside the same job without it."""
-    led, alone, shapes = [], [], []
+    """Edges of a drawn clip as the ControlNet's condition, beside the same job without it.
+
+    The prompts say what there is, but nothing of size, place and motion: those the edges tell.
+    """
+    led, alone, shapes, moved = [], [], [], []
     for number, one in enumerate(drawn_scenes(count)):
-        prompt = one.scene.caption()
+        prompt = replace(one.scene, size="", place="", motion="").caption()
         net = {
             "path": "bundled:tiny/edges.safetensors", "canny": True,
             "pictures": str(_written(one.clip, folder / f"edges-{number}")),
@@ -91,11 +94,14 @@ def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
         clip = bench.clip(prompt, number, controlnets=[net])
         led.append(edge_f1(one.clip, clip))
         alone.append(edge_f1(one.clip, bench.clip(prompt, number)))
-        shapes.append(judge(one.scene, clip).shape)
+        verdict = judge(one.scene, clip)
+        shapes.append(verdict.shape)
+        moved.append(verdict.motion)
     return [
         Row("ControlNet: F1 of edges", sum(led) / count, count, "at least 0.6"),
         Row("the same without it", sum(alone) / count, count, "below 0.3"),
         _share("ControlNet: shape", shapes),
+        _share("ControlNet: the condition's motion", moved),
     ]
 
 
@@ -135,7 +141,7 @@ def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
     for number, one in enumerate(drawn_scenes(count)):
         others = [c for c in COLORS if c not in (one.scene.color, one.scene.background)]
         color = random.Random(number).choice(others)
-        scene = Scene(**{**one.scene.__dict__, "color": color})
+        scene = replace(one.scene, color=color)
         mask = _mask(one)
         start = {
             "pictures": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
