@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from ..jobs import job_from_options
 from ..media import write_picture
 from ..media.edges import canny
-from ..motion import inflate
 from ..runs.control import ControlModels
 from ..runs.model import load
+from ..runs.placing import Placed, Placing
 from ..runs.planning import plan
 from ..runs.sampling import sample
 from .measure import judge, observe
@@ -47,10 +47,10 @@ class Bench:
 
     def __init__(self) -> None:
         found = plan(job_from_options({"prompt": "a"}))[0].found
-        self.base, motion = load(found, offline=True)
-        self.animated = inflate(self.base.unet, motion)
-        unet = self.base.unet
-        self.models = ControlModels(base=self.base, device=unet.device, dtype=unet.dtype)
+        placing = Placing(torch.device("cpu"), torch.float32)
+        placed = Placed(*load(found, offline=True), placing)
+        self.base, self.animated = placed.base, placed.animated
+        self.models = ControlModels(base=self.base, device=placing.device, dtype=placing.dtype)
 
     def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
         """One clip as `generate` makes it: f 3 h w in [0, 1]."""
