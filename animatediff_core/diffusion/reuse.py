@@ -15,7 +15,7 @@ from torch import Tensor
 
 _SPANS = {
     1: ((0.6, 0.85, 2),),
-    2: ((0.25, 0.8, 2),),
+    2: ((0.375, 0.8, 2),),
     3: ((0.18, 0.3, 2), (0.3, 0.95, 3)),
 }
 """By level: from which share of the steps to which one only one of so many runs, the last of them.
