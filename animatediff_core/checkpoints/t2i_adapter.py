@@ -5,17 +5,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models import UNet2DConditionModel
-from diffusers.models.adapter import T2IAdapter
 from torch import Tensor
 
 from ..errors import CheckpointError
 from .control_files import check_tensors, weight_files
 from .families import families_with
 from .files import read_shapes, read_tensors
+
+if TYPE_CHECKING:  # slow to import, and few jobs use one
+    from diffusers.models.adapter import T2IAdapter
 
 _PREFIX = "adapter."
 _RESNET = re.compile(r"adapter\.body\.(\d+)\.resnets\.(\d+)\.block1\.weight$")
@@ -95,8 +97,10 @@ def t2i_form(content: T2IContent, levels: Sequence[int], factor: int) -> T2IForm
     )
 
 
-def load_t2i_adapter(path: str | Path, unet: UNet2DConditionModel, factor: int) -> T2IAdapter:
+def load_t2i_adapter(path: str | Path, unet: UNet2DConditionModel, factor: int) -> "T2IAdapter":
     """A T2I-Adapter for this UNet in fp32; every tensor must find its place."""
+    from diffusers.models.adapter import T2IAdapter
+
     content = read_t2i_adapter(path)
     form = t2i_form(content, unet.config.block_out_channels, factor)
     with torch.device("meta"):

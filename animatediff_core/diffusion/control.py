@@ -5,10 +5,9 @@ Legend: b batch, f frames, c channels, h w latent size, H W pixels, n tokens, d 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
-from diffusers.models.adapter import T2IAdapter
 from torch import Tensor
 
 from ..motion import Conditions, added_conditions
@@ -16,13 +15,14 @@ from ..motion.sparse_control import SparseControlNet
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models import ControlNetModel
+    from diffusers.models.adapter import T2IAdapter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
     """One control model with what it reads and how strongly it acts."""
 
-    model: Union["ControlNetModel", SparseControlNet, T2IAdapter]
+    model: Union["ControlNetModel", SparseControlNet, "T2IAdapter"]
     condition: Tensor
     """1 c f h w for all frames of the clip: pictures of a ControlNet or a T2I-Adapter, c = 3, H W,
     0 to 1; for SparseCtrl see `sparse_condition`."""
@@ -38,9 +38,15 @@ class Control:
     @property
     def pools(self) -> bool:
         """Whether the model says one thing for a whole picture."""
-        return not isinstance(self.model, SparseControlNet | T2IAdapter) and bool(
-            self.model.config.global_pool_conditions
-        )
+        settings: Any = getattr(self.model, "config", None)
+        return bool(getattr(settings, "global_pool_conditions", False))
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it is a T2I-Adapter, which reads its pictures alone."""
+        from diffusers.models.adapter import T2IAdapter
+
+        return isinstance(self.model, T2IAdapter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +91,8 @@ def controlled(
     given = conditions or Conditions()
     down, mid, inner = given.down_residuals, given.mid_residual, given.adapter_residuals
     for one in acting:
-        if isinstance(one.model, T2IAdapter):
-            more = _inner_residuals(one, one.model, moment, sample)
+        if one.adapts:
+            more = _inner_residuals(one, moment, sample)
             inner = tuple(map(torch.add, inner, more)) if inner else more
             continue
         more_down, more_mid = _residuals(one, moment, sample, timestep, text, given)
@@ -107,11 +113,11 @@ def _residuals(
     states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
     time = torch.as_tensor(timestep, device=sample.device).expand(batch)
     picked = _picked(control, moment, sample)
-    assert not isinstance(control.model, T2IAdapter)
-    if isinstance(control.model, SparseControlNet):
-        down, mid = control.model(picked, time, states)
+    model: Any = control.model
+    if isinstance(model, SparseControlNet):
+        down, mid = model(picked, time, states)
     else:
-        down, mid = control.model(
+        down, mid = model(
             sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
             time.repeat_interleave(frames),
             states,
@@ -123,9 +129,8 @@ def _residuals(
     return tuple(one * scale for one in down), mid * scale
 
 
-def _inner_residuals(
-    control: Control, adapter: T2IAdapter, moment: Moment, sample: Tensor
-) -> tuple[Tensor, ...]:
+def _inner_residuals(control: Control, moment: Moment, sample: Tensor) -> tuple[Tensor, ...]:
+    adapter: Any = control.model
     picked = _picked(control, moment, sample).transpose(1, 2).flatten(0, 1)  # (b f) 3 H W
     if adapter.config.in_channels == 1:
         luma = picked.new_tensor(_LUMA).view(1, 3, 1, 1)
