@@ -173,3 +173,18 @@ def test_a_missing_encoder_or_folder_is_named_before_training(drawn, tmp_path):
     made = config(drawn, tmp_path, stage="controlnet", condition_folder=str(tmp_path / "none"))
     with pytest.raises(TrainingError, match="set condition_folder to where"):
         list(run(made, tmp_path / "o"))
+
+
+def test_checkpointing_covers_the_controlnet_and_changes_no_step(drawn, tmp_path):
+    kept, steps = [], []
+    for form in ("none", "full"):
+        made = config(
+            drawn, tmp_path, stage="controlnet", canny=True, gradient_checkpointing=form,
+            max_train_steps=1,
+        )  # fmt: skip
+        (checked,) = run(made, tmp_path / form, dry_run=True)
+        kept.append(checked.kept)
+        steps.append(next(e for e in run(made, tmp_path / form) if isinstance(e, Step)))
+    assert kept[1] < kept[0] / 2.5
+    assert steps[1].loss == pytest.approx(steps[0].loss, rel=1e-5)
+    assert steps[1].gradient_norm == pytest.approx(steps[0].gradient_norm, rel=1e-3)

@@ -44,7 +44,8 @@ def controlnet_stage(
         return output / CONTROLNET_FILE
 
     trainee = controlnet_trainee(base.unet, control, scheduler)
-    return StageModel(trainee, embed, write, write, condition=_condition(config))
+    condition = _condition(config)
+    return StageModel(trainee, embed, write, write, condition=condition, leader=control)
 
 
 def _condition(config: TrainConfig) -> Condition:

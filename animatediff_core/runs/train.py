@@ -118,9 +118,11 @@ def run(
     elif loop.accelerator.is_main_process:
         yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
     loop.accelerator.wait_for_everyone()
-    quicken_training(model.animated or base.unet)
-    if config.gradient_checkpointing == "full":
-        recompute_blocks(model.animated or base.unet)
+    for part in (model.animated or base.unet, model.leader):
+        if part is not None:
+            quicken_training(part)
+        if part is not None and config.gradient_checkpointing == "full":
+            recompute_blocks(part)
     if dry_run:
         yield from _dry_run(loop, files)
         return

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.models import UNet2DConditionModel
+from diffusers.models import ControlNetModel, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from ..motion import AnimatedUNet
 from ..motion.module import AS_TRAINED, Positions, TemporalTransformer
 
 
-def recompute_blocks(model: AnimatedUNet | UNet2DConditionModel) -> Callable[[], None]:
+def recompute_blocks(
+    model: AnimatedUNet | UNet2DConditionModel | ControlNetModel,
+) -> Callable[[], None]:
     """Have all blocks of a loaded model recomputed in the backward; the gradients stay the same.
 
     Calls without gradients are not touched. What is returned undoes it, and so does `deflate`.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.models import UNet2DConditionModel
+from diffusers.models import ControlNetModel, UNet2DConditionModel
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from ..motion.module import _GatedLinear
 from .packing import can_pack
 
 
-def quicken_training(model: AnimatedUNet | UNet2DConditionModel) -> Callable[[], None]:
+def quicken_training(
+    model: AnimatedUNet | UNet2DConditionModel | ControlNetModel,
+) -> Callable[[], None]:
     """Put faster forwards and backwards onto a loaded model that learns on the CPU, in fp32.
 
     Weights stay as they are. What is returned undoes it, and so does `deflate`; where the device

@@ -1,10 +1,12 @@
 """State of an unfinished stage on disk: a cut costs at most one interval."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -21,3 +23,45 @@ def load_state(path: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, weights_only=True)
     return state
+
+
+def train_naming(
+    both: nn.Module,
+    state_file: Path,
+    steps: int,
+    every: int,
+    loss_of: Callable[[int], tuple[Tensor, float]],
+) -> Iterator[tuple[int, float]]:
+    """Train an encoder and its heads from where the saved state stands.
+
+    `loss_of` gives a step's loss and the share that was named right. After each `every` steps the
+    state is saved, and step and share are told.
+    """
+    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
+    parts: dict[str, Any] = {"both": both, "optimizer": optimizer, "schedule": schedule}
+    start = 0
+    if state := load_state(state_file):
+        start = state["step"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    for step in range(start, steps):
+        loss, right = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % every == 0 or step + 1 == steps:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_state(state_file, {**state, "step": step + 1})
+            yield step + 1, right
+
+
+def load_named(encoder: nn.Module, state_file: Path) -> None:
+    """Put what `train_naming` saved of the encoder into a new one, and freeze it."""
+    state = load_state(state_file)
+    assert state is not None, "the stage before must have run"
+    prefix = "encoder."
+    weights = {k.removeprefix(prefix): v for k, v in state["both"].items() if k.startswith(prefix)}
+    encoder.load_state_dict(weights)
+    encoder.requires_grad_(False).eval()

@@ -11,7 +11,6 @@ Shapes: n captions, t tokens (32), d features (128).
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .saved import load_state, save_state
+from .saved import load_named, train_naming
 from .world import COLORS, MOTIONS, PLACES, SHAPES, SIZES, Scene, draw_scene
 
 TOKENS = 32
@@ -94,37 +93,20 @@ def train_text_encoder(
     encoder = new_text_encoder(tokenizer)
     heads = nn.ModuleDict({k: nn.Linear(128, len(v)) for k, v in ATTRIBUTES.items()})
     both = nn.ModuleDict({"encoder": encoder, "heads": heads})
-    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
-    parts: dict[str, Any] = {"both": both, "optimizer": optimizer, "schedule": schedule}
-    start = 0
-    if state := load_state(state_file):
-        start = state["step"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    for step in range(start, steps):
+
+    def loss_of(step: int) -> tuple[Tensor, float]:
         rng = random.Random(step)
         scenes = [draw_scene(rng) for _ in range(BATCH)]
-        loss, right = _name_attributes(encoder, heads, tokenizer, scenes, rng)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            save_state(state_file, {**state, "step": step + 1})
-            yield step + 1, right
+        return _name_attributes(encoder, heads, tokenizer, scenes, rng)
+
+    yield from train_naming(both, state_file, steps, 200, loss_of)
 
 
 def finished_text_encoder(tokenizer: CLIPTokenizer, state_file: Path) -> CLIPTextModel:
     """The trained encoder without its heads."""
-    state = load_state(state_file)
-    assert state is not None, "the stage before must have run"
     encoder = new_text_encoder(tokenizer)
-    prefix = "encoder."
-    weights = {k.removeprefix(prefix): v for k, v in state["both"].items() if k.startswith(prefix)}
-    encoder.load_state_dict(weights)
-    return encoder.requires_grad_(False).eval()
+    load_named(encoder, state_file)
+    return encoder
 
 
 def _name_attributes(

@@ -9,7 +9,6 @@ Shapes: n pictures, d features of the projection (64).
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjec
 
 from ..diffusion.image_prompt import as_clip_sees
 from .renderer import render_batch
-from .saved import load_state, save_state
+from .saved import load_named, train_naming
 from .text import ATTRIBUTES
 from .world import Pose, Scene, draw_scene, poses
 
@@ -50,37 +49,18 @@ def train_image_encoder(state_file: Path, *, steps: int = STEPS) -> Iterator[tup
     heads = {f"to_{name}": nn.Linear(FEATURES, len(ATTRIBUTES[name])) for name in NAMED}
     heads["to_place"] = nn.Linear(FEATURES, 2)
     both = nn.ModuleDict({"encoder": new_image_encoder(), **heads})
-    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
-    parts: dict[str, Any] = {"both": both, "optimizer": optimizer, "schedule": schedule}
-    start = 0
-    if state := load_state(state_file):
-        start = state["step"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    rights: list[float] = []
-    for step in range(start, steps):
-        loss, right = _name_attributes(both, *_draw(random.Random(step)))
-        rights.append(right)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            save_state(state_file, {**state, "step": step + 1})
-            yield step + 1, sum(rights[-100:]) / len(rights[-100:])
+
+    def loss_of(step: int) -> tuple[Tensor, float]:
+        return _name_attributes(both, *_draw(random.Random(step)))
+
+    yield from train_naming(both, state_file, steps, 250, loss_of)
 
 
 def finished_image_encoder(state_file: Path) -> CLIPVisionModelWithProjection:
     """The trained encoder without its heads."""
-    state = load_state(state_file)
-    assert state is not None, "the stage before must have run"
     encoder = new_image_encoder()
-    prefix = "encoder."
-    weights = {k.removeprefix(prefix): v for k, v in state["both"].items() if k.startswith(prefix)}
-    encoder.load_state_dict(weights)
-    return encoder.requires_grad_(False).eval()
+    load_named(encoder, state_file)
+    return encoder
 
 
 def _draw(rng: random.Random) -> tuple[list[Scene], list[Pose], Tensor]:

@@ -34,14 +34,14 @@ _TOKENS = 4
 """That a plain IP-Adapter makes of a picture; diffusers reads no other number."""
 
 
-class ControlNetLoss(nn.Module):
-    """The image loss of the frozen UNet, led by the ControlNet in training."""
+class LedLoss(nn.Module):
+    """The image loss of a frozen UNet that another model leads by what it reads of pictures."""
 
     def __init__(
-        self, unet: UNet2DConditionModel, control: ControlNetModel, scheduler: DDPMScheduler
+        self, unet: UNet2DConditionModel, leader: nn.Module, scheduler: DDPMScheduler
     ) -> None:
         super().__init__()
-        self.unet, self.control, self.scheduler = unet, control, scheduler
+        self.unet, self.leader, self.scheduler = unet, leader, scheduler
 
     def forward(
         self,
@@ -52,48 +52,51 @@ class ControlNetLoss(nn.Module):
         conditions: Conditions | None,
         pictures: Tensor,
     ) -> Tensor:
-        """latents, noise: b c f h w, of which the first frame is used; pictures: b 3 H W, 0..1."""
+        """latents, noise: b c f h w, of which the first frame is used; pictures: b 3 H W, as the
+        run's Condition gives them."""
         first, noises = latents[:, :, 0], noise[:, :, 0]
-        given = conditions or Conditions()
-        down, mid = self.control(
-            self.scheduler.add_noise(first, noises, timesteps), timesteps, text, pictures,
-            added_cond_kwargs=added_conditions(given, 1), return_dict=False,
-        )  # fmt: skip
-        led = replace(given, down_residuals=tuple(down), mid_residual=mid)
+        noisy = self.scheduler.add_noise(first, noises, timesteps)
+        led = self.led(noisy, timesteps, text, conditions or Conditions(), pictures)
         return image_loss(self.unet, self.scheduler, first, noises, timesteps, text, conditions=led)
 
-
-class IPAdapterLoss(nn.Module):
-    """The image loss of the frozen UNet, whose attentions to the picture learn."""
-
-    def __init__(
+    def led(
         self,
-        unet: UNet2DConditionModel,
-        encoder: CLIPVisionModelWithProjection,
-        scheduler: DDPMScheduler,
-    ) -> None:
-        super().__init__()
-        self.unet, self.encoder, self.scheduler = unet, encoder, scheduler
-
-    def forward(
-        self,
-        latents: Tensor,
-        noise: Tensor,
+        noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        conditions: Conditions | None,
+        given: Conditions,
         pictures: Tensor,
-    ) -> Tensor:
-        """latents, noise: b c f h w, of which the first frame is used; pictures: b 3 H W as CLIP
-        sees them, zeros for none."""
+    ) -> Conditions:
+        """The conditions with what the leader adds to them. noisy: b c h w."""
+        raise NotImplementedError
+
+
+class ControlNetLoss(LedLoss):
+    """Led by a ControlNet; pictures are its conditions, 0 to 1."""
+
+    def led(
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, given: Conditions, pictures: Tensor
+    ) -> Conditions:
+        """With the ControlNet's residuals."""
+        down, mid = self.leader(
+            noisy, timesteps, text, pictures,
+            added_cond_kwargs=added_conditions(given, 1), return_dict=False,
+        )  # fmt: skip
+        return replace(given, down_residuals=tuple(down), mid_residual=mid)
+
+
+class IPAdapterLoss(LedLoss):
+    """Led by a frozen image encoder, to whose view the UNet's attentions learn to look; pictures
+    are as CLIP sees them, zeros for none."""
+
+    def led(
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, given: Conditions, pictures: Tensor
+    ) -> Conditions:
+        """With the pictures' embeddings, b 1 p."""
         there = (pictures != 0).flatten(1).any(1).to(pictures).unsqueeze(1)  # b 1
         with torch.no_grad():
-            embeddings = self.encoder(pictures).image_embeds * there  # b p
-        seen = replace(conditions or Conditions(), image_embeddings=(embeddings.unsqueeze(1),))
-        return image_loss(
-            self.unet, self.scheduler, latents[:, :, 0], noise[:, :, 0], timesteps, text,
-            conditions=seen,
-        )  # fmt: skip
+            embeddings = self.leader(pictures).image_embeds * there
+        return replace(given, image_embeddings=(embeddings.unsqueeze(1),))
 
 
 def new_controlnet(

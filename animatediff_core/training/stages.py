@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.models import UNet2DConditionModel
+from diffusers.models import ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
@@ -47,6 +47,8 @@ class StageModel:
     """The model that validation samples, where it is not the image model."""
     condition: Condition | None = None
     """What the loss reads of each sample besides."""
+    leader: ControlNetModel | None = None
+    """The ControlNet that learns beside the UNet, where the stage has one."""
 
 
 class ImageLoss(nn.Module):
