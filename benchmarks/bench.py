@@ -4,8 +4,10 @@ Both sides take turns. Inside one process they are warmed up and run on one thre
 is the thread's own CPU time; loads and whole commands are processes of their own, on one thread,
 and what counts is their user and system time. Other work on the machine makes wall times lie.
 Medians and the ratio diffusers/ours are printed, fastest and slowest runs are in the file.
-`--full` adds the full size of SD1.5 and v2 (about 16 GB of memory) and more rounds; names after it
-(forward, train, load, whole, fast) choose parts. The other side of `fast` is our own exact clip.
+The full size, SD1.5 and v2 of random weights, takes about 16 GB of memory; `--full` measures it at
+16 frames instead of 4, loads it and makes a clip with it (6 GB in build/), and takes more rounds;
+names (forward, train, load, whole, fast) choose parts. The other side of `fast` is our own exact
+clip.
 """
 
 import json
@@ -35,13 +37,13 @@ def main() -> None:
     for part in chosen:
         for row in _rows(part, full):
             rows.append(row)
-            error = f"{row['error']:9.1e}" if "error" in row else ""
+            error = " / ".join(f"{one:.1e}" for one in row.get("error", ()))
             kept = " / ".join(f"{size / 2**20:.0f}" for size in row.get("kept", ()))
             more = f"  kept {kept} MiB" if kept else ""
             other = row.get("diffusers") or row["exact"]
             sys.stdout.write(
                 f"{row['case']:58} {row['ours'][1]:9.3f} {other[1]:10.3f} "
-                f"{row['unit']:2} {row['ratio']:6.2f} {error}{more}\n"
+                f"{row['unit']:2} {row['ratio']:6.2f}  {error}{more}\n"
             )
             sys.stdout.flush()
     RESULTS.parent.mkdir(exist_ok=True)
@@ -54,8 +56,10 @@ def _rows(part: str, full: bool) -> Iterator[dict[str, Any]]:
         if full:
             yield from compare_loading("full", rounds=2)
     elif part == "whole":
-        yield compare_clips(steps=4, rounds=5 if full else 3)
+        yield compare_clips("bundled", steps=4, rounds=5 if full else 3)
         yield from compare_commands(rounds=5 if full else 1)
+        if full:
+            yield compare_clips("full", steps=4, rounds=1)
     elif part == "fast":
         yield from compare_levels(clips=8 if full else 3, rounds=3 if full else 1)
     elif part == "train":
@@ -69,18 +73,16 @@ def _rows(part: str, full: bool) -> Iterator[dict[str, Any]]:
 
 def _forwards(full: bool) -> Iterator[dict[str, Any]]:
     fp32, bf16 = torch.float32, torch.bfloat16
+    most, rounds = (16, 5) if full else (4, 3)
     cases = [
-        ("forward", "bundled", 16, fp32),
-        ("forward", "bundled", 16, bf16),
-        ("forward", "small", 16, fp32),
-        ("forward", "small", 16, bf16),
-        *(("growth", "small", frames, fp32) for frames in (32, 64, 128)),
-    ]
-    if full:
-        cases += [("forward", "full", 4, kind) for kind in (fp32, bf16)]
-    for name, size, frames, dtype in cases:
+        *(("forward", size, 16, kind, rounds) for size in ("bundled", "small")
+          for kind in (fp32, bf16)),
+        *(("growth", "small", frames, fp32, 1) for frames in (32, 64, 128)),
+        *(("forward", "full", most, kind, 2) for kind in (fp32, bf16)),
+    ]  # fmt: skip
+    for name, size, frames, dtype, count in cases:
         kind = str(dtype).removeprefix("torch.")
-        row = compare_forwards(size, frames, dtype, rounds=7 if full else 3)
+        row = compare_forwards(size, frames, dtype, rounds=count)
         yield {"case": f"{name}, {size}, {frames} frames, {kind}", "unit": "s", **row}
 
 

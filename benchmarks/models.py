@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers.models import UNet2DConditionModel
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 import animatediff_core as ad
 from animatediff_core.checkpoints.base import resolve_bundled
+from animatediff_core.checkpoints.families import CONFIGS
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
 from animatediff_core.runs.model import Parts, find, load
 
@@ -20,15 +22,14 @@ LEVELS = {
 """Channels: of a small model, one of 330 million parameters, and SD1.5's with 1.3 billion."""
 
 
-def model(size: str, frames: int, dtype: torch.dtype) -> tuple[UNet2DConditionModel, MotionModule]:
-    """The bundled model, or random weights of a size."""
+def model(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
+    """The bundled model, or random weights of a size, in fp32."""
     if size == "bundled":
         base, motion = load(find(Parts(base="bundled:tiny"), offline=True), offline=True)
         unet = base.unet
     else:
         unet, motion = random_model(size, frames)
-    unet, motion = (nn.Module.to(part, dtype).requires_grad_(False) for part in (unet, motion))
-    return unet, motion
+    return unet.requires_grad_(False), motion.requires_grad_(False)
 
 
 def random_model(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
@@ -64,13 +65,21 @@ def random_parts(
 
 def write_model(size: str, folder: Path) -> None:
     """`base` and `motion` as diffusers' folders, of random weights, in fp32; where they are not
-    there yet. Texts, scheduler and VAE are the bundled model's."""
+    there yet. Full is SD1.5 in every part; of others the rest is the bundled model's."""
     if (folder / "motion").is_dir():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(resolve_bundled("bundled:tiny/base"), folder / "base")
-    unet, motion = random_parts(LEVELS[size], 2, 32, text=128)
-    unet.save_pretrained(folder / "base" / "unet")
+    base = folder / "base"
+    if size == "full":
+        shutil.copytree(CONFIGS / "sd15", base)
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(base / "vae"))
+        vae.save_pretrained(base / "vae")
+        text = CLIPTextModel(CLIPTextConfig.from_pretrained(base / "text_encoder"))
+        text.save_pretrained(base / "text_encoder")
+    else:
+        shutil.copytree(resolve_bundled("bundled:tiny/base"), base)
+    unet, motion = random_parts(LEVELS[size], 2, 32, text=768 if size == "full" else 128)
+    unet.save_pretrained(base / "unet")
     write_adapter(motion, folder / "motion")
 
 

@@ -48,7 +48,7 @@ def compare_training(*, checkpointing: bool, rounds: int = 3) -> dict[str, Any]:
     times = alternate({"ours": ours, "diffusers": other}, rounds)
     return {
         **times, "ratio": times["diffusers"][1] / times["ours"][1],
-        "kept": (our_kept, their_kept), "error": abs(our_loss - their_loss),
+        "kept": (our_kept, their_kept), "error": (abs(our_loss - their_loss),),
     }  # fmt: skip
 
 

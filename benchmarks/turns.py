@@ -13,10 +13,14 @@ Times = tuple[float, float, float]
 """Fastest, median, slowest."""
 
 
-def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Fastest, median and slowest CPU seconds of each side, which take turns."""
+Sides = dict[str, Callable[[], object]]
+
+
+def alternate(sides: Sides, rounds: int, warm: Sides | None = None) -> dict[str, Times]:
+    """Fastest, median and slowest CPU seconds of each side, which take turns after one run of each
+    to warm up: its own, or what `warm` says."""
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
+    for side in (warm or sides).values():
         side()
     for _ in range(rounds):
         for name, side in sides.items():

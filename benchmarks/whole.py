@@ -1,10 +1,15 @@
-"""A whole clip of the bundled model, ours against diffusers' AnimateDiffPipeline and export_to_gif.
+"""A whole clip, ours against diffusers' AnimateDiffPipeline and export_to_gif.
 
-`from loaded weights` is sampling, decoding and writing a GIF in one process; `whole command` is
-`animatediff generate` against a script that does the same with diffusers, each a process of its
-own, from its start to its end. Both make 16 frames of 64 x 64 with the same sampler and guidance.
+`from loaded weights` is sampling, decoding and writing a GIF in one process, of the bundled model
+or of random weights of SD1.5's size with a v2 motion module; `whole command` is `animatediff
+generate` against a script that does the same with diffusers, each a process of its own, from its
+start to its end. Both make 16 frames (bundled 64 x 64, full 256 x 256) with the same sampler and
+guidance.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,11 +17,12 @@ from typing import Any
 import torch
 from diffusers import AnimateDiffPipeline, EulerAncestralDiscreteScheduler, MotionAdapter
 from diffusers.utils import export_to_gif
-from models import write_adapter
+from models import write_adapter, write_model
 from turns import Times, alternate, run_child, spread
 
 from animatediff_core.checkpoints.base import resolve_bundled
 from animatediff_core.checkpoints.motion_modules import load_motion_module
+from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job
 from animatediff_core.runs.control import ControlModels
 from animatediff_core.runs.model import Parts, find, load
@@ -52,12 +58,16 @@ export_to_gif(frames, path)
 """
 
 
-def compare_clips(steps: int, rounds: int) -> dict[str, Any]:
-    """From loaded weights to the written GIF."""
+def compare_clips(size: str, steps: int, rounds: int) -> dict[str, Any]:
+    """From loaded weights to the written GIF. The model of full size is warmed up by one step."""
     with TemporaryDirectory() as scratch:
-        sides = {"ours": _ours(steps, Path(scratch)), "diffusers": _theirs(steps, Path(scratch))}
-        times = alternate(sides, rounds)
-    return _row(f"from loaded weights to a GIF, bundled, {steps} steps", times)
+        folder = Path(scratch)
+        place = _place(size, folder)
+        sides = {"ours": _ours(place, folder), "diffusers": _theirs(place, folder)}
+        warm = {name: partial(make, 1 if size == "full" else steps) for name, make in sides.items()}
+        whole = {name: partial(make, steps) for name, make in sides.items()}
+        times = alternate(whole, rounds, warm)
+    return _row(f"from loaded weights to a GIF, {size}, {steps} steps", times)
 
 
 def compare_commands(rounds: int) -> list[dict[str, Any]]:
@@ -86,28 +96,49 @@ def _row(case: str, times: dict[str, Times]) -> dict[str, Any]:
     return {"case": case, "unit": "s", **times, "ratio": ratio}
 
 
-def _ours(steps: int, folder: Path) -> Any:
-    found = find(Parts(base=BASE, motion=MOTION), offline=True)
+@dataclass(frozen=True)
+class _Place:
+    """A model's folders, and the pixels of its clips."""
+
+    base: Path
+    motion: Path
+    side: int
+
+
+def _place(size: str, scratch: Path) -> _Place:
+    if size == "bundled":
+        write_adapter(load_motion_module(resolve_bundled(MOTION)), scratch / "motion")
+        return _Place(resolve_bundled(f"{BASE}/base"), scratch / "motion", 64)
+    folder = Path("build") / f"bench-{size}"
+    write_model(size, folder)
+    return _Place(folder / "base", folder / "motion", 256)
+
+
+def _ours(place: _Place, folder: Path) -> Callable[[int], Path]:
+    base, motion = str(place.base), str(place.motion)
+    found = find(Parts(base=base, motion=motion), offline=True)
     device, dtype = torch.device("cpu"), torch.float32
     placed = Placed(*load(found, offline=True), Placing(device, dtype))
     models = ControlModels(base=placed.base, device=device, dtype=dtype, offline=True)
-    job = Job(name="clip", prompt={0: PROMPT}, seed=1, base=BASE, motion=MOTION, frames=16,
-              width=64, height=64, steps=steps, guidance_scale=GUIDANCE,
-              scheduler="euler_a")  # fmt: skip
 
-    def make() -> Path:
+    def make(steps: int) -> Path:
+        job = Job(name="clip", prompt={0: PROMPT}, seed=1, base=base, motion=motion, frames=16,
+                  width=place.side, height=place.side, steps=steps, guidance_scale=GUIDANCE,
+                  scheduler="euler_a")  # fmt: skip
         events = sample(job, placed.base, placed.animated, folder=folder, models=models)
         (frames,) = (event for event in events if not isinstance(event, Step))
-        return write(job, frames, placed.base, folder)
+        try:
+            return write(job, frames, placed.base, folder)
+        except ClipError:  # random weights make noise, which is kept and refused
+            return folder
 
     return make
 
 
-def _theirs(steps: int, folder: Path) -> Any:
-    write_adapter(load_motion_module(resolve_bundled(MOTION)), folder / "motion")
-    adapter = MotionAdapter.from_pretrained(folder / "motion")
+def _theirs(place: _Place, folder: Path) -> Callable[[int], Any]:
+    adapter = MotionAdapter.from_pretrained(place.motion)
     pipe = AnimateDiffPipeline.from_pretrained(
-        resolve_bundled(f"{BASE}/base"), motion_adapter=adapter, torch_dtype=torch.float32
+        place.base, motion_adapter=adapter, torch_dtype=torch.float32
     )
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(
         pipe.scheduler.config, beta_schedule="linear", steps_offset=1
@@ -116,10 +147,11 @@ def _theirs(steps: int, folder: Path) -> Any:
     pipe.vae.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
 
-    def make() -> Any:
+    def make(steps: int) -> Any:
         frames = pipe(
-            PROMPT, num_frames=16, width=64, height=64, num_inference_steps=steps,
-            guidance_scale=GUIDANCE, generator=torch.Generator().manual_seed(1),
+            PROMPT, num_frames=16, width=place.side, height=place.side,
+            num_inference_steps=steps, guidance_scale=GUIDANCE,
+            generator=torch.Generator().manual_seed(1),
         ).frames[0]  # fmt: skip
         return export_to_gif(frames, str(folder / "theirs.gif"))
 

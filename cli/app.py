@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from animatediff_core.errors import AnimateDiffError
 
 from . import render
+from .deferred import defer_imports
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -80,6 +81,7 @@ def _register() -> None:
 
 
 _register()
+defer_imports()
 
 if __name__ == "__main__":
     app()

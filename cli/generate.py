@@ -97,6 +97,13 @@ def generate(
         bool,
         typer.Option("--low-vram", help="Least memory: weights wait in main memory, slower."),
     ] = False,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the model's blocks first: minutes once, quicker for ever after.",
+        ),
+    ] = False,
     offline: options.Offline = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -123,16 +130,18 @@ def generate(
     options.go_offline(offline)
     if dry_run:
         from animatediff_core.runs.device import choose
+        from animatediff_core.runs.generate import check_machine
         from animatediff_core.runs.needs import need_of
         from animatediff_core.runs.planning import plan
 
-        choose(device, dtype)
+        check_machine(device, dtype, low_vram=low_vram, compiled=compile_)
         planned = plan(jobs, offline=offline)
         kinds = [choose(device, dtype, fast=one.job.fast > 0)[1] for one in planned]
         needs = [need_of(one, kind).peak for one, kind in zip(planned, kinds, strict=True)]
         _show_plan(planned, needs, output)
         return
-    _run(jobs, output, device, dtype, offline, low_vram)
+    how = {"low_vram": low_vram, "compiled": compile_, "offline": offline}
+    _run(jobs, output, device, dtype, how)
 
 
 def _jobs(
@@ -205,8 +214,7 @@ def _run(
     output: Path,
     device: str | None,
     dtype: str | None,
-    offline: bool,
-    low_vram: bool,
+    how: dict[str, bool],
 ) -> None:
     from animatediff_core.runs.generate import Loading, Result, run
     from animatediff_core.runs.sampling import Step
@@ -215,9 +223,7 @@ def _run(
     with render.progress() as bars:
         total = bars.add_task("clips", total=len(jobs), info="")
         steps = bars.add_task("steps", total=None, info="")
-        for event in run(
-            jobs, output_dir=output, device=device, dtype=dtype, offline=offline, low_vram=low_vram
-        ):
+        for event in run(jobs, output_dir=output, device=device, dtype=dtype, **how):
             if isinstance(event, Loading):
                 bars.update(steps, description="loading", info=event.source, completed=0)
             elif isinstance(event, Step):

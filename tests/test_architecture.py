@@ -69,3 +69,20 @@ def test_help_imports_no_torch(command):
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_command_leaves_alone_what_it_does_not_use_and_others_still_can():
+    code = (
+        "import sys; from typer.testing import CliRunner; from cli.app import app;"
+        "asked = ['generate', '--prompt', 'x', '--dry-run', '--offline'];"
+        "assert CliRunner().invoke(app, asked).exit_code == 0;"
+        "import animatediff_core.runs.generate;"
+        "inner = ('scipy.stats._distn_infrastructure',"
+        " 'diffusers.models.transformers.transformer_flux');"
+        "assert not any(one in sys.modules for one in inner);"
+        "import scipy.stats; assert scipy.stats.norm.cdf(0) == 0.5;"
+        "from diffusers.models.transformers import FluxTransformer2DModel as Flux;"
+        "from diffusers.models import FluxTransformer2DModel;"
+        "assert FluxTransformer2DModel is Flux; assert all(one in sys.modules for one in inner)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

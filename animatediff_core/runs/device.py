@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import AnimateDiffError
+from ..speed import kernels_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -54,7 +55,7 @@ def made_with(model: Any) -> dict[str, Any]:
     return {
         "device": str(model.device),
         "dtype": names[model.dtype],
-        "kernels": "packed" if any(p.is_mkldnn for p in model.parameters()) else "plain",
+        "kernels": kernels_of(model),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }

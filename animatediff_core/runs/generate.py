@@ -11,12 +11,12 @@ import torch
 
 from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
-from ..speed.memory import PLENTY, described, ladder
+from ..speed.memory import PLENTY, Thrift, described, ladder
 from .control import ControlModels
 from .control_sources import control_sources
 from .device import choose
 from .model import Parts, load
-from .placing import Placed, Placing
+from .placing import Placed, Placing, check_compiling
 from .planning import Planned, plan
 from .sampling import Step, sample
 from .writing import write
@@ -69,10 +69,11 @@ def run(
     dtype: str | None = None,
     offline: bool = False,
     low_vram: bool = False,
+    compiled: bool = False,
 ) -> Iterator[Loading | Step | Result]:
-    """As `generate`, with the progress in between; `low_vram` starts where memory is least."""
-    where, _ = choose(device, dtype)
-    thrift = ladder(where)[-1] if low_vram else PLENTY
+    """As `generate`, with the progress in between; `low_vram` starts where memory is least,
+    `compiled` has torch.compile make the UNet's blocks."""
+    where, thrift = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
     planned = plan(jobs, offline=offline)
     folder = Path(output_dir or "outputs")
     groups: dict[tuple[Parts, torch.dtype], list[Planned]] = {}
@@ -80,7 +81,18 @@ def run(
         kind = choose(device, dtype, fast=one.job.fast > 0)[1]
         groups.setdefault((one.found.parts, kind), []).append(one)
     for (_, kind), members in groups.items():
-        yield from _run_group(members, folder, Placing(where, kind, thrift), offline)
+        yield from _run_group(members, folder, Placing(where, kind, thrift, compiled), offline)
+
+
+def check_machine(
+    device: str | None, dtype: str | None, *, low_vram: bool, compiled: bool
+) -> tuple[torch.device, Thrift]:
+    """Where a run takes place and how lean it begins; raises where this machine cannot."""
+    where, _ = choose(device, dtype)
+    thrift = ladder(where)[-1] if low_vram else PLENTY
+    if compiled:
+        check_compiling(where, thrift)
+    return where, thrift
 
 
 def _run_group(

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checkpoints.base import BaseModel
+from ..errors import AnimateDiffError
 from ..motion import AnimatedUNet, MotionModule, inflate
 from ..speed import optimize, optimize_vae, restore
+from ..speed.compiling import prepare_compiling
 from ..speed.memory import PLENTY, Thrift, leaner, place
 
 
@@ -18,6 +20,17 @@ class Placing:
     device: torch.device
     dtype: torch.dtype
     thrift: Thrift = PLENTY
+    compiled: bool = False
+    """Whether torch.compile makes the UNet's blocks, where their weights are on the device."""
+
+
+def check_compiling(device: torch.device, thrift: Thrift) -> None:
+    """AnimateDiffError where blocks cannot be compiled for it."""
+    if thrift.offload:
+        raise AnimateDiffError(
+            "--compile keeps the weights on the GPU and --low-vram does not; leave one of them out"
+        )
+    prepare_compiling(device)
 
 
 class Placed:
@@ -69,7 +82,7 @@ class Placed:
         if not hasattr(self, "animated"):
             self.animated = inflate(self.base.unet, self.motion)
         if not placing.thrift.offload:
-            optimize(self.animated)
+            optimize(self.animated, backend="inductor" if placing.compiled else None)
             optimize_vae(self.base.vae)
 
     def _bring_home(self) -> None:

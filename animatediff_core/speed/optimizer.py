@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..motion import AnimatedUNet, Conditions
 from ..motion.module import TemporalTransformer, _GatedLinear
+from .compiling import compiled, is_block, is_compiled
 from .packing import (
     can_pack,
     is_packed,
@@ -34,22 +35,25 @@ from .temporal import FastTemporal
 from .text_memory import TextMemory
 
 
-def optimize(animated: AnimatedUNet) -> AnimatedUNet:
+def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedUNet:
     """The same model, the same numbers, faster and leaner on the device where it is.
 
     On the CPU weights are packed in place of the plain ones (see packing.py), and forwards that
     keep their work in the cache take over; elsewhere convolutions get channels-last weights. A call
     that could be asked for gradients runs the plain forwards. Merge adapters before: a packed
     weight refuses changes. `animated.deflate()` and `restore` undo it.
+
+    backend: one of torch.compile's, usually "inductor", which makes the blocks' forwards then, on
+    every device; see compiling.py. Results differ in the last bits from those without it.
     """
     if _applied(animated) is not None:
         return animated
-    done = Applied()
+    done = Applied(backend=backend)
     animated.__dict__["applied_speed"] = done
     animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
     _apply(animated.motion, done)
-    if done.on_cpu:
+    if done.on_cpu and backend is None:
         see = animated.unet.register_forward_pre_hook(done.text.see_states, with_kwargs=True)
         done.handles.append(see)
         done.replace(animated, FastAnimated(animated, done.text).forward)
@@ -71,6 +75,13 @@ def restore(model: nn.Module) -> None:
     if done is not None:
         del model.__dict__["applied_speed"]
         done.undo()
+
+
+def kernels_of(model: nn.Module) -> str:
+    """What computes a model, for its results' last bits depend on it: packed, compiled or plain."""
+    if any(is_packed(module) for module in model.modules()):
+        return "packed"
+    return "compiled" if any(is_compiled(module) for module in model.modules()) else "plain"
 
 
 @dataclass
@@ -104,6 +115,8 @@ class Applied:
     """What was done to one model."""
 
     text: TextMemory = field(default_factory=TextMemory)
+    backend: str | None = None
+    """Of torch.compile, where it makes the forwards."""
     on_cpu: bool = False
     modules: list[nn.Module] = field(default_factory=list)
     """Those whose forward was replaced."""
@@ -137,7 +150,7 @@ def _apply(model: nn.Module, done: Applied) -> None:
     done.on_cpu = first.device.type == "cpu"
     if any(parameter.requires_grad for parameter in model.parameters()):
         return
-    packs = can_pack(first)
+    packs = can_pack(first) and done.backend is None
     for module in list(model.modules()):
         _apply_to(module, done, packs)
     if packs:
@@ -153,6 +166,9 @@ def _apply_to(module: nn.Module, done: Applied, packs: bool) -> None:
         if not (packs and pack_convolution(module)):
             relay(module)
             done.relaid.append(module)
+    elif done.backend is not None:
+        if is_block(module):
+            done.replace(module, compiled(module.forward, done.backend))
     elif not done.on_cpu:
         return
     elif isinstance(module, TemporalTransformer):

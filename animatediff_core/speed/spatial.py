@@ -20,9 +20,13 @@ from .norms import group_norm
 from .packing import gated, linear, linear_add
 from .text_memory import TextMemory
 
-ROWS = 1024
-"""Rows of a matrix that go through a chain of layers together: with them, what lies between two
-layers is a few megabytes."""
+_ROWS, _NARROW = 1024, 64
+
+
+def rows_for(channels: int) -> int:
+    """Rows of a matrix that go through a chain of layers together: with them, what lies between
+    two layers is a few megabytes. Where layers are narrow, calls cost more than the cache saves."""
+    return 2 * _ROWS if channels <= _NARROW else _ROWS
 
 
 @dataclass
@@ -57,7 +61,7 @@ class FastTransformer:
         given = hidden_states.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(given)
         pixels = given.shape[2] * given.shape[3]
-        for rows in self.text.chunks(given.shape[0], max(1, ROWS // pixels)):
+        for rows in self.text.chunks(given.shape[0], max(1, rows_for(given.shape[1]) // pixels)):
             self._some(given[rows], encoder_hidden_states, rows, out[rows])
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
@@ -93,10 +97,10 @@ def _attend(attention: Any, normed: Tensor, keys: Tensor, values: Tensor, x: Ten
 
 def feed_forward(net: Any, normed: Tensor, x: Tensor) -> Tensor:
     """x and what a GEGLU feed forward adds to it, some rows at a time: … c."""
-    rows, given = normed.flatten(0, -2), x.flatten(0, -2)
+    rows, given, most = normed.flatten(0, -2), x.flatten(0, -2), rows_for(x.shape[-1])
     parts = [
         linear_add(net[2], gated(net[0].proj, some), other)
-        for some, other in zip(rows.split(ROWS), given.split(ROWS), strict=True)
+        for some, other in zip(rows.split(most), given.split(most), strict=True)
     ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 

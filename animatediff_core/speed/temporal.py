@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from ..motion.module import AS_TRAINED, Positions, TemporalTransformer, sinusoids
 from .norms import group_norm
 from .packing import linear_add
-from .spatial import ROWS, feed_forward
+from .spatial import feed_forward, rows_for
+
+_WIDE_HEAD = 32
 
 
 @dataclass
@@ -41,7 +43,7 @@ class FastTemporal:
         out = torch.empty_like(given)
         normed, old, new = (_by_pixel(t, frames) for t in (self._norm(given, frames), given, out))
         places = sinusoids(frames, given.shape[1], given, positions)
-        step = max(1, ROWS // frames)
+        step = max(1, rows_for(given.shape[1]) // frames)
         for clip in range(normed.shape[0]):
             for first in range(0, normed.shape[1], step):
                 some = clip, slice(first, first + step)
@@ -79,11 +81,15 @@ def _by_pixel(features: Tensor, frames: int) -> Tensor:
 
 def _attend(attention: Any, normed: Tensor, x: Tensor) -> Tensor:
     """x and what attention over frames adds to it: s f c."""
-    query, key, value = (
-        project(normed).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # s p f c/p
-        for project in (attention.to_q, attention.to_k, attention.to_v)
-    )
-    if x.dtype == torch.bfloat16:  # over a few frames fp32 is both nearer and quicker
-        query, key, value = query.float(), key.float(), value.float()
-    mixed = F.scaled_dot_product_attention(query, key, value).to(x.dtype)
-    return linear_add(attention.to_out[0], mixed.transpose(1, 2).flatten(2), x)
+    given = [project(normed) for project in (attention.to_q, attention.to_k, attention.to_v)]
+    if x.dtype == torch.bfloat16 and not _suits_bf16(x.shape[-1] // attention.heads):
+        given = [t.float() for t in given]
+    query, key, value = (t.unflatten(2, (attention.heads, -1)).transpose(1, 2) for t in given)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # s f c
+    return linear_add(attention.to_out[0], mixed.to(x.dtype), x)
+
+
+def _suits_bf16(width: int) -> bool:
+    """Whether attention over a few frames is quicker in bf16 than in fp32, which is nearer: where
+    the CPU multiplies tiles of bf16, and its heads are not narrow."""
+    return width >= _WIDE_HEAD and torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,82 @@
+"""`--compile`: the blocks of a UNet and of a motion module as torch.compile makes them.
+
+Block by block, not the model as a whole: blocks of one kind and size share what was compiled, and
+everything between them (hooks, ControlNets, windows) stays as it is. What was compiled lies in a
+folder of the user's cache, so that it is made once for a machine, a build of torch and a size.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
+
+from ..errors import SurroundingsError
+from ..motion.module import TemporalTransformer
+
+BLOCKS = (ResnetBlock2D, BasicTransformerBlock, TemporalTransformer)
+VARIANTS = 256
+"""Sizes and settings that one kind of block is compiled for before it runs plainly."""
+_PLACE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def is_block(module: nn.Module) -> bool:
+    """Whether a module is compiled, as a whole."""
+    return type(module) in BLOCKS
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile makes the module's forward at the moment."""
+    return hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+
+
+def compiled(forward: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    """A block's forward, which is compiled when it is first called with inputs of a size."""
+    from torch._dynamo import config
+
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, max(getattr(config, limit), VARIANTS))
+    done: Callable[..., Any] = torch.compile(forward, dynamic=False, backend=backend)
+    return done
+
+
+def prepare_compiling(device: torch.device) -> None:
+    """See that blocks can be compiled here, and that they are kept for the next run.
+
+    Raises SurroundingsError without a compiler or a place to keep its results.
+    """
+    if device.type not in ("cuda", "cpu"):
+        raise SurroundingsError(f"--compile does not run on {device.type}; leave it out")
+    if missing := _missing(device):
+        raise SurroundingsError(f"--compile needs {missing}; install it, or leave --compile out")
+    if _PLACE in os.environ:
+        return
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(caches) / "animatediff" / "compiled"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SurroundingsError(
+            f"--compile keeps its results in {place}, which cannot be written to "
+            f"({error.strerror}); name another folder in {_PLACE}"
+        ) from error
+    os.environ[_PLACE] = str(place)
+
+
+def _missing(device: torch.device) -> str:
+    """What the compiler of a device lacks on this machine, or nothing."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    if device.type == "cuda" and not has_triton():
+        return "Triton, which comes with torch's builds for CUDA"
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError):
+        return "a C++ compiler such as g++"
+    return ""

@@ -1,0 +1,88 @@
+"""`--compile`: the same clip from compiled blocks, kept for the next run, or one clear refusal."""
+
+import os
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import new_motion, new_unet
+
+import animatediff_core as ad
+from animatediff_core import Conditions
+from animatediff_core.errors import AnimateDiffError
+from animatediff_core.runs.placing import check_compiling
+from animatediff_core.speed import kernels_of, restore
+from animatediff_core.speed.memory import PLENTY, Thrift
+
+CPU = torch.device("cpu")
+
+
+def model():
+    unet = new_unet((32, 64)).eval().requires_grad_(False)
+    return ad.inflate(unet, new_motion((32, 64)).requires_grad_(False))
+
+
+def test_compiled_blocks_make_the_plain_numbers_and_go_away_again():
+    plain, fast = model(), ad.optimize(model(), backend="eager")
+    x, text = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 5, 16)
+    led = Conditions(motion_strength=0.5)
+    with torch.no_grad():
+        for conditions in (None, led):
+            wanted = plain(x, 500, text, conditions)
+            assert (fast(x, 500, text, conditions) - wanted).abs().max() < 2e-5
+        assert kernels_of(fast.unet) == "compiled"
+        assert not any(p.is_mkldnn for p in fast.parameters())
+        restore(fast)
+        assert kernels_of(fast.unet) == "plain"
+        assert torch.equal(fast(x, 500, text, led), wanted)
+
+
+def test_a_compiler_and_a_place_for_its_results_must_be_there(tmp_path, monkeypatch, asked):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    check_compiling(CPU, PLENTY)
+    place = tmp_path / "animatediff" / "compiled"
+    assert place.is_dir()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(place)
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(AnimateDiffError, match="TORCHINDUCTOR_CACHE_DIR"):
+        check_compiling(CPU, PLENTY)
+    with pytest.raises(AnimateDiffError, match="leave one of them out"):
+        check_compiling(CPU, Thrift(offload=True))
+    with pytest.raises(AnimateDiffError, match="does not run on mps"):
+        check_compiling(torch.device("mps"), PLENTY)
+
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    done = asked("generate", "--prompt", "x", "--compile", "--dry-run")
+    assert done.exit_code == 3
+    assert "--compile needs a C++ compiler such as g++; install it" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_compiled_clip_is_the_exact_one_to_the_eye_and_is_made_again_from_the_cache(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    asked = ("generate", "--prompt", "a red circle moving right on a blue background", "--steps",
+             "2", "--format", "png", "--seed", "1")  # fmt: skip
+    clips = []
+    for folder, more in (("plain", ()), ("first", ("--compile",)), ("again", ("--compile",))):
+        done = command(*asked, *more, "-o", folder)
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        clips.append(tmp_path / done.stdout.strip())
+    plain, first, again = (
+        np.stack([iio.imread(one).astype(int) for one in sorted(clip.glob("*.png"))])
+        for clip in clips
+    )
+    assert abs(first - plain).max() <= 1
+    assert np.array_equal(first, again)
+    made = yaml.safe_load(clips[1].with_suffix(".yaml").read_text())
+    assert made["made_with"]["kernels"] == "compiled"
+    assert any((tmp_path / "cache" / "animatediff" / "compiled").rglob("*.so"))
