@@ -6,6 +6,7 @@ folder of the user's cache, so that it is made once for a machine, a build of to
 """
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,13 @@ def prepare_compiling(device: torch.device) -> None:
         raise SurroundingsError(f"--compile does not run on {device.type}; leave it out")
     if missing := _missing(device):
         raise SurroundingsError(f"--compile needs {missing}; install it, or leave --compile out")
-    if _PLACE in os.environ:
-        return
+    named = os.environ.get(_PLACE)
+    if named is None or named.startswith(str(Path(tempfile.gettempdir()) / "torchinductor_")):
+        _keep_results()
+
+
+def _keep_results() -> None:
+    """In the user's cache, where torch would keep them in the temporary folder."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     place = Path(caches) / "animatediff" / "compiled"
     try:

@@ -20,7 +20,7 @@ from .norms import group_norm
 from .packing import gated, linear, linear_add
 from .text_memory import TextMemory
 
-_ROWS, _NARROW = 1024, 64
+_ROWS, _NARROW = 1024, 160
 
 
 def rows_for(channels: int) -> int:
