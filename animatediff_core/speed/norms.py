@@ -17,7 +17,7 @@ def group_norm(norm: nn.GroupNorm, features: Tensor) -> Tensor:
     as its plain one and a copy: 5 times in bf16, 1.5 in fp32.
     """
     pixels = features.shape[2] * features.shape[3]
-    most = 20 if features.dtype == torch.bfloat16 else 4
+    most = 16 if features.dtype == torch.bfloat16 else 4
     narrow = features.shape[1] // norm.num_groups <= most
     given = features.contiguous() if pixels < _FEW_PIXELS and narrow else features
     normed: Tensor = norm(given)

@@ -23,10 +23,10 @@ from .text_memory import TextMemory
 _ROWS, _NARROW = 1024, 160
 
 
-def rows_for(channels: int) -> int:
+def rows_for(channels: int, dtype: torch.dtype) -> int:
     """Rows of a matrix that go through a chain of layers together: with them, what lies between
     two layers is a few megabytes. Where layers are narrow, calls cost more than the cache saves."""
-    return 2 * _ROWS if channels <= _NARROW else _ROWS
+    return 2 * _ROWS if channels <= _NARROW or dtype.itemsize < 4 else _ROWS
 
 
 @dataclass
@@ -60,8 +60,8 @@ class FastTransformer:
             )  # fmt: skip
         given = hidden_states.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(given)
-        pixels = given.shape[2] * given.shape[3]
-        for rows in self.text.chunks(given.shape[0], max(1, rows_for(given.shape[1]) // pixels)):
+        pixels, most = given.shape[2] * given.shape[3], rows_for(given.shape[1], given.dtype)
+        for rows in self.text.chunks(given.shape[0], max(1, most // pixels)):
             self._some(given[rows], encoder_hidden_states, rows, out[rows])
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
@@ -97,7 +97,8 @@ def _attend(attention: Any, normed: Tensor, keys: Tensor, values: Tensor, x: Ten
 
 def feed_forward(net: Any, normed: Tensor, x: Tensor) -> Tensor:
     """x and what a GEGLU feed forward adds to it, some rows at a time: … c."""
-    rows, given, most = normed.flatten(0, -2), x.flatten(0, -2), rows_for(x.shape[-1])
+    rows, given = normed.flatten(0, -2), x.flatten(0, -2)
+    most = rows_for(x.shape[-1], x.dtype)
     parts = [
         linear_add(net[2], gated(net[0].proj, some), other)
         for some, other in zip(rows.split(most), given.split(most), strict=True)

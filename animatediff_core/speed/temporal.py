@@ -43,7 +43,7 @@ class FastTemporal:
         out = torch.empty_like(given)
         normed, old, new = (_by_pixel(t, frames) for t in (self._norm(given, frames), given, out))
         places = sinusoids(frames, given.shape[1], given, positions)
-        step = max(1, rows_for(given.shape[1]) // frames)
+        step = max(1, rows_for(given.shape[1], given.dtype) // frames)
         for clip in range(normed.shape[0]):
             for first in range(0, normed.shape[1], step):
                 some = clip, slice(first, first + step)
