@@ -57,7 +57,7 @@ def _rows(part: str, full: bool) -> Iterator[dict[str, Any]]:
             yield from compare_loading("full", rounds=2)
     elif part == "whole":
         yield compare_clips("bundled", steps=4, rounds=5 if full else 3)
-        yield from compare_commands(rounds=5 if full else 1)
+        yield from compare_commands(rounds=5 if full else 2)
         if full:
             yield compare_clips("full", steps=4, rounds=1)
     elif part == "fast":

@@ -1,18 +1,41 @@
 """Modules that libraries import at their start and hardly a run uses: executed when first used.
 
-A command starts half a second sooner for it. Only this program's own process does so, never one
-that uses the core as a library.
+A command starts a second sooner for it. Only this program's own process does so, never one that
+uses the core as a library.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-MODULES = frozenset({"diffusers.models.transformers", "scipy.stats"})
-"""Those that are only looked into, by name, when something of them is needed."""
+
+@dataclass(frozen=True)
+class _Deferral:
+    """What can be had of a module before it is there."""
+
+    parts: tuple[str, ...] | None = ()
+    """Modules in it that need not the whole; None is all of them."""
+    functions: tuple[str, ...] = ()
+    """They fetch the module when they are called."""
+    marks: tuple[str, ...] = ()
+    """Decorators that tell a compiler about a function; before it is there they leave it as is."""
+
+
+MODULES = {
+    "diffusers.models.transformers": _Deferral(parts=None),
+    "scipy.integrate": _Deferral(),
+    "scipy.optimize": _Deferral(functions=("linear_sum_assignment",)),
+    "scipy.stats": _Deferral(),
+    "torch._dynamo": _Deferral(
+        parts=("_trace_wrapped_higher_order_op",),
+        marks=("allow_in_graph", "assume_constant_result", "disable"),
+    ),
+}
 
 
 class _Deferred(ModuleType):
@@ -21,14 +44,36 @@ class _Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        loader = vars(self)["__spec__"].loader
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        try:
-            loader.exec_module(self)
-        except BaseException:
-            self.__class__ = _Deferred
-            raise
+        known = MODULES.get(self.__name__, _Deferral())
+        if name in known.marks:
+            return _unmarked
+        if name in known.functions:
+            return partial(_call, self, name)
+        _load(self)
         return getattr(self, name)
+
+
+def _load(module: ModuleType) -> None:
+    """Execute a module that has waited."""
+    assert module.__spec__ is not None
+    assert module.__spec__.loader is not None
+    module.__class__ = ModuleType
+    try:
+        module.__spec__.loader.exec_module(module)
+    except BaseException:
+        module.__class__ = _Deferred
+        raise
+
+
+def _call(module: ModuleType, name: str, *arguments: Any, **named: Any) -> Any:
+    if isinstance(module, _Deferred):
+        _load(module)
+    return getattr(module, name)(*arguments, **named)
+
+
+def _unmarked(function: Any = None, *_: object, **__: object) -> Any:
+    """A decorator that leaves a function as it is."""
+    return function if function is not None else _unmarked
 
 
 class _Later(Loader):
@@ -50,12 +95,23 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        above, _, part = name.rpartition(".")
+        whole = sys.modules.get(above)
+        if isinstance(whole, _Deferred) and above in MODULES:
+            parts = MODULES[above].parts
+            if parts is not None and part not in parts:
+                _load(whole)
         if name not in MODULES:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Later(spec.loader)
         return spec
+
+
+def will_compile() -> None:
+    """This process compiles models: functions must be marked from the start."""
+    MODULES.pop("torch._dynamo", None)
 
 
 def defer_imports() -> None:

@@ -17,6 +17,7 @@ from animatediff_core.jobs import (
 )
 
 from . import options, render
+from .deferred import will_compile
 
 if TYPE_CHECKING:
     from animatediff_core.runs.generate import Result
@@ -112,6 +113,8 @@ def generate(
 ) -> None:
     """Make clips from a prompt file or --prompt; prints one path a line."""
     render.configure(quiet=quiet, as_json=json, debug=debug)
+    if compile_:
+        will_compile()
     given: dict[str, Any] = {
         "base": base, "variant": variant, "motion": motion, "motion_version": motion_version,
         "vae": vae, "prediction_type": prediction_type,
