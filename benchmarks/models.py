@@ -1,5 +1,6 @@
 """The models that are measured: the bundled one, and random weights of other sizes."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -65,22 +66,28 @@ def random_parts(
 
 def write_model(size: str, folder: Path) -> None:
     """`base` and `motion` as diffusers' folders, of random weights, in fp32; where they are not
-    there yet. Full is SD1.5 in every part; of others the rest is the bundled model's."""
+    there yet. Full is SD1.5 with words and scheduler of the bundled model; of other sizes all
+    but the UNet is the bundled model's."""
     if (folder / "motion").is_dir():
         return
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "base"
+    shutil.copytree(resolve_bundled("bundled:tiny/base"), base)
     if size == "full":
-        shutil.copytree(CONFIGS / "sd15", base)
+        shutil.copytree(CONFIGS / "sd15", base, dirs_exist_ok=True)
+        _set_tokens(base / "tokenizer" / "tokenizer_config.json", 77)
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(base / "vae"))
         vae.save_pretrained(base / "vae")
         text = CLIPTextModel(CLIPTextConfig.from_pretrained(base / "text_encoder"))
         text.save_pretrained(base / "text_encoder")
-    else:
-        shutil.copytree(resolve_bundled("bundled:tiny/base"), base)
     unet, motion = random_parts(LEVELS[size], 2, 32, text=768 if size == "full" else 128)
     unet.save_pretrained(base / "unet")
     write_adapter(motion, folder / "motion")
+
+
+def _set_tokens(config: Path, tokens: int) -> None:
+    """How long a tokenizer's texts are."""
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": tokens}))
 
 
 def write_adapter(motion: MotionModule, folder: Path) -> None:

@@ -14,6 +14,7 @@ from animatediff_core import Conditions
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.runs.placing import check_compiling
 from animatediff_core.speed import kernels_of, restore
+from animatediff_core.speed.compiling import compiling_explained
 from animatediff_core.speed.memory import PLENTY, Thrift
 
 CPU = torch.device("cpu")
@@ -61,6 +62,20 @@ def test_a_compiler_and_a_place_for_its_results_must_be_there(tmp_path, monkeypa
     done = asked("generate", "--prompt", "x", "--compile", "--dry-run")
     assert done.exit_code == 3
     assert "--compile needs a C++ compiler such as g++; install it" in done.stderr
+
+
+def test_what_cannot_be_compiled_is_told_in_one_sentence():
+    def broken(graph, inputs):
+        raise RuntimeError("no such instruction\nand much more")
+
+    fast = ad.optimize(model(), backend=broken)
+    with (
+        pytest.raises(AnimateDiffError, match="no such instruction.*leave --compile out") as told,
+        compiling_explained(True),
+        torch.no_grad(),
+    ):
+        fast(torch.randn(1, 4, 3, 8, 8), 500, torch.randn(1, 5, 16))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.slow

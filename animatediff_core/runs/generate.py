@@ -11,6 +11,7 @@ import torch
 
 from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
+from ..speed.compiling import compiling_explained
 from ..speed.memory import PLENTY, Thrift, described, ladder
 from .control import ControlModels
 from .control_sources import control_sources
@@ -147,14 +148,16 @@ def _attempt(
             notes["memory"] = asdict(thrift)
         if led_by := control_sources(job, models):
             notes["sources"] = led_by
-        for event in sample(
+        events = sample(
             job, placed.base, placed.animated, folder=folder, notes=notes, models=models,
             decode_chunk=thrift.decode_chunk,
-        ):  # fmt: skip
-            if isinstance(event, Step):
-                yield event
-            else:
-                frames = event
+        )  # fmt: skip
+        with compiling_explained(placed.placing.compiled):
+            for event in events:
+                if isinstance(event, Step):
+                    yield event
+                else:
+                    frames = event
         assert frames is not None
         path = write(job, frames, placed.base, folder, notes=notes)
     except AnimateDiffError as error:

@@ -7,7 +7,8 @@ folder of the user's cache, so that it is made once for a machine, a build of to
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ def compiled(forward: Callable[..., Any], backend: str) -> Callable[..., Any]:
     setattr(config, limit, max(getattr(config, limit), VARIANTS))
     done: Callable[..., Any] = torch.compile(forward, dynamic=False, backend=backend)
     return done
+
+
+@contextmanager
+def compiling_explained(compiled: bool) -> Iterator[None]:
+    """Within it what torch.compile fails at is a SurroundingsError of one sentence."""
+    if not compiled:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        said = str(cause).strip().partition("\n")[0]
+        raise SurroundingsError(
+            f"--compile: torch cannot compile the model here ({said}); leave --compile out"
+        ) from error
 
 
 def prepare_compiling(device: torch.device) -> None:
