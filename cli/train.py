@@ -56,8 +56,10 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
         encoding = bars.add_task("latents", total=None, visible=False, info="")
         prior = bars.add_task("prior pictures", total=None, visible=False, info="")
         steps = bars.add_task("steps", total=config.max_train_steps, info="")
+        seconds = waited = 0.0
         for event in run(config, output, resume=resume, dry_run=dry_run, offline=offline):
             if isinstance(event, Step):
+                seconds, waited = seconds + event.seconds, waited + event.waited
                 info = f"loss {event.loss:.4f}  rate {event.learning_rate:.2g}"
                 bars.update(steps, completed=event.step, info=info)
             elif isinstance(event, Encoding):
@@ -77,6 +79,16 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
                 )  # fmt: skip
             elif isinstance(event, Written):
                 if event.final:
-                    render.result(str(event.path), {"path": str(event.path)})
+                    idle = waited / seconds if seconds else 0.0
+                    _tell_idle(idle)
+                    render.result(
+                        str(event.path), {"path": str(event.path), "idle": round(idle, 3)}
+                    )
                 else:
                     render.note(f"wrote {event.path}")
+
+
+def _tell_idle(share: float) -> None:
+    """How long the device had nothing to do, and what helps where that was long."""
+    helps = "; raise data.num_workers, or set data.cache_folder" if share > 0.1 else ""
+    render.note(f"{share:.0%} of the time was spent waiting for data{helps}")

@@ -1,8 +1,10 @@
 """Training: real steps on real and drawn videos, exact resume, honest errors."""
 
+import json
 import random
 import shutil
 from dataclasses import replace
+from time import sleep
 
 import numpy as np
 import pytest
@@ -219,6 +221,24 @@ def test_settings_of_another_stage_are_refused(drawn, tmp_path):
         config(drawn, tmp_path, stage="image", max_frames=8)
     with pytest.raises(TrainingError, match="lora_rank belongs to stage lora"):
         config(drawn, tmp_path, lora_rank=8)
+
+
+def test_time_spent_waiting_for_data_is_told(drawn, tmp_path, asked, monkeypatch):
+    config(drawn, tmp_path, max_train_steps=2)
+    read = Clips.__getitem__
+
+    def slowly(self, index):
+        sleep(1)
+        return read(self, index)
+
+    shares = []
+    for folder in ("quick", "slow"):
+        done = asked("train", "train.yaml", "-o", folder, "--json")
+        assert done.exit_code == 0, done.stderr
+        shares.append(json.loads(done.stdout)["idle"])
+        monkeypatch.setattr(Clips, "__getitem__", slowly)
+    assert 0 <= shares[0] < shares[1] < 1
+    assert shares[1] > 0.5
 
 
 def test_cached_latents_train_like_decoded_videos(drawn, tmp_path):

@@ -7,6 +7,7 @@ Legend: b batch, f frames, c channels, h w latent size.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ class Step:
     learning_rate: float
     gradient_norm: float
     """Before clipping."""
+    seconds: float
+    waited: float
+    """Seconds of those in which nothing but the next samples was waited for."""
     bad: tuple[str, ...] = ()
     """Reasons why files were skipped, each told once."""
 
@@ -86,17 +90,23 @@ class Loop:
         samples = iter(self._loader())
         while self.step < self.config.max_train_steps:
             losses, new_bad = [], []
+            begun, waited = time.perf_counter(), 0.0
             for micro in range(self.config.gradient_accumulation_steps):
+                asked = time.perf_counter()
                 batch: list[Sample] = next(samples)
+                waited += time.perf_counter() - asked
                 new_bad += self._note_bad(batch)
                 with self._sync(micro):
                     losses.append(self._backward(batch, micro))
             norm = self._update()
+            loss = float(self.accelerator.gather(torch.stack(losses)).mean())
             yield Step(
                 step=self.step,
-                loss=float(self.accelerator.gather(torch.stack(losses)).mean()),
+                loss=loss,
                 learning_rate=self.optimizer.param_groups[0]["lr"],
                 gradient_norm=float(norm),
+                seconds=time.perf_counter() - begun,
+                waited=waited,
                 bad=tuple(new_bad),
             )
 
