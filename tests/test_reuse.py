@@ -36,12 +36,15 @@ def clip(animated, fast, scheduler="ddim", kind="epsilon", steps=16):
     return out, model.calls
 
 
-def test_the_first_and_the_last_step_always_run_and_higher_levels_run_less():
+def test_the_first_step_and_one_of_the_last_two_run_and_higher_levels_run_less():
     for steps in (1, 2, 4, 16, 25, 50):
         counts = [sum(runs(level, i, steps) for i in range(steps)) for level in (0, *LEVELS)]
         assert counts[0] == steps
         assert counts == sorted(counts, reverse=True)
-        assert all(runs(level, i, steps) for level in LEVELS for i in (0, steps - 1))
+        assert all(runs(level, 0, steps) for level in LEVELS)
+        last = [[runs(level, i, steps) for i in (steps - 1, steps - 2)] for level in LEVELS]
+        assert all(ends[0] for ends in last[:2])
+        assert last[2][0] or (last[2][1] and steps > 8)
     assert [sum(runs(level, i, 25) for i in range(25)) for level in LEVELS] == [22, 19, 12]
 
 

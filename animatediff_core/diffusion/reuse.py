@@ -2,7 +2,7 @@
 
 From one step to the next the noisy clip changes much, the clean clip that the model sees in it
 little. So what is used again is that clip, turned into what the scheduler expects of this step. In
-the first steps, which decide what moves where, and in the last ones the model always runs.
+the first steps, which decide what moves where, the model always runs, and in one of the last two.
 
 Legend: b batch, f frames, c channels, h w latent size.
 """
@@ -16,11 +16,14 @@ from torch import Tensor
 _SPANS = {
     1: ((0.6, 0.85, 2),),
     2: ((0.375, 0.8, 2),),
-    3: ((0.18, 0.3, 2), (0.3, 0.95, 3)),
+    3: ((0.25, 0.375, 2), (0.375, 1.0, 3)),
 }
 """By level: from which share of the steps to which one only one of so many runs, the last of them.
 Chosen on the bundled model at 16 steps, by the distance from the exact clip."""
 LEVELS = tuple(_SPANS)
+_ALWAYS = 2
+"""First steps in which the model runs, however few there are."""
+_FEW = 8
 
 
 def runs(level: int, step: int, steps: int) -> bool:
@@ -28,10 +31,16 @@ def runs(level: int, step: int, steps: int) -> bool:
     if level == 0:
         return True
     for first, last, every in _SPANS[level]:
-        begin, end = max(round(first * steps), 1), min(round(last * steps), steps - 1)
-        if begin <= step < end:
-            return (step - begin) % every == every - 1
+        begin = max(round(first * steps), _ALWAYS)
+        if begin <= step < round(last * steps):
+            due = (step - begin) % every == every - 1
+            return due or (step == steps - 1 and not (last == 1 and _can_end(level, steps)))
     return True
+
+
+def _can_end(level: int, steps: int) -> bool:
+    """Whether the last step can do with the clean clip of the one before."""
+    return steps > _FEW and runs(level, steps - 2, steps)
 
 
 class Reuse:
