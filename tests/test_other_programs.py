@@ -145,7 +145,7 @@ def test_enabled_control_maps_become_typed_fields(tmp_path):
            "control_guidance_end": 0.6}  # fmt: skip
     (job,) = jobs({
         **TRAVEL,
-        "controlnet_map": {"input_image_dir": "c", "controlnet_canny": net},
+        "controlnet_map": {"input_image_dir": "no-such-maps", "controlnet_canny": net},
         "ip_adapter_map": {"enable": True, "input_image_dir": str(images), "is_plus": True},
         "img2img_map": {"enable": True, "init_img_dir": "i", "denoising_strength": 0.4},
         "region_map": {"0": {"enable": True, "mask_dir": "m",
@@ -154,7 +154,7 @@ def test_enabled_control_maps_become_typed_fields(tmp_path):
     (control,) = job.controlnets
     assert (control.path, control.canny is None) == ("lllyasviel/control_v11p_sd15_canny", False)
     assert (control.strength, control.end) == (0.8, 0.6)
-    assert control.pictures.path == "./c/controlnet_canny"
+    assert control.pictures.path == "./no-such-maps/controlnet_canny"
     (adapter,) = job.ip_adapters
     assert adapter.path == "h94/IP-Adapter/models/ip-adapter-plus_sd15.safetensors"
     assert {frame: Path(path).stem for frame, path in adapter.pictures.items()} == {
