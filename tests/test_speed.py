@@ -88,9 +88,14 @@ def test_linear_projections_and_several_blocks_as_in_sdxl():
     assert farthest(sides[0], ad.optimize(sides[1]), *inputs()) < NEAR
 
 
-def test_bf16_is_no_further_from_fp32_than_the_plain_path():
-    exact, _ = pair()
-    plain, fast = pair(dtype=torch.bfloat16)
+@pytest.mark.parametrize(
+    ("channels", "tiles"), [((32, 64), False), ((32, 256), False), ((32, 256), True)]
+)
+def test_bf16_is_no_further_from_fp32_than_the_plain_path(channels, tiles, monkeypatch):
+    """Also with wide heads, whose attention over frames is in bf16 where the CPU has tiles."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: tiles)
+    exact, _ = pair(channels)
+    plain, fast = pair(channels, dtype=torch.bfloat16)
     given = inputs(dtype=torch.bfloat16)
     with torch.no_grad():
         wanted = exact(given[0].float(), given[1], given[2].float())

@@ -24,6 +24,7 @@ LEVELS = tuple(_SPANS)
 _ALWAYS = 2
 """First steps in which the model runs, however few there are."""
 _FEW = 8
+"""With more steps the last one may do without the model."""
 
 
 def runs(level: int, step: int, steps: int) -> bool:

@@ -117,7 +117,8 @@ def pictures(bench: Bench, count: int, folder: Path) -> list[Row]:
         verdict = judge(one.scene, bench.clip("", number, ip_adapters=[adapter]))
         for name, right in rights.items():
             right.append(getattr(verdict, name))
-    return [_share(f"IP-Adapter: {name}", right) for name, right in rights.items()]
+    wanted = {"background": "0.90", "color": "0.90", "shape": "0.70"}
+    return [_share(f"IP-Adapter: {name}", right, wanted[name]) for name, right in rights.items()]
 
 
 def first_frames(bench: Bench, count: int, folder: Path) -> list[Row]:

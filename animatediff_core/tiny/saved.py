@@ -1,7 +1,7 @@
 """State of an unfinished stage on disk: a cut costs at most one interval."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write beside and rename, so that a killed run never leaves half a file."""
+def save_parts(path: Path, parts: Mapping[str, Any], step: int) -> None:
+    """The states of models, optimizer and schedule after so many steps.
+
+    Written beside and renamed, so that a killed run never leaves half a file.
+    """
+    state = {name: part.state_dict() for name, part in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    torch.save(state, beside)
+    torch.save({**state, "step": step}, beside)
     os.replace(beside, path)
 
 
@@ -23,6 +27,16 @@ def load_state(path: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, weights_only=True)
     return state
+
+
+def resume_parts(path: Path, parts: Mapping[str, Any]) -> int:
+    """Bring the parts to where `save_parts` left them; returns the steps done, 0 without a file."""
+    state = load_state(path)
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
 
 
 def train_naming(
@@ -39,21 +53,15 @@ def train_naming(
     """
     optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
-    parts: dict[str, Any] = {"both": both, "optimizer": optimizer, "schedule": schedule}
-    start = 0
-    if state := load_state(state_file):
-        start = state["step"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    for step in range(start, steps):
+    parts = {"both": both, "optimizer": optimizer, "schedule": schedule}
+    for step in range(resume_parts(state_file, parts), steps):
         loss, right = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if (step + 1) % every == 0 or step + 1 == steps:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            save_state(state_file, {**state, "step": step + 1})
+            save_parts(state_file, parts, step + 1)
             yield step + 1, right
 
 

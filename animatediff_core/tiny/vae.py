@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .renderer import render_batch
-from .saved import load_state, save_state
+from .saved import load_state, resume_parts, save_parts
 from .world import draw_scene, poses
 
 CROPPED_STEPS = 3000
@@ -68,12 +68,7 @@ def train_vae(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, fl
         optimizer, 2e-3, total_steps=steps + 1, pct_start=0.05
     )
     parts = {"vae": vae, "average": average, "optimizer": optimizer, "schedule": schedule}
-    start = 0
-    if state := load_state(state_file):
-        start = state["step"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    for step in range(start, steps):
+    for step in range(resume_parts(state_file, parts), steps):
         batch = _training_batch(step)
         noise = torch.Generator().manual_seed(step)
         with torch.autocast("cpu", torch.bfloat16):
@@ -89,8 +84,7 @@ def train_vae(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, fl
         schedule.step()
         average.update_parameters(vae)
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            save_state(state_file, {**state, "step": step + 1})
+            save_parts(state_file, parts, step + 1)
             yield step + 1, psnr(average.module)
 
 
