@@ -16,7 +16,6 @@ from animatediff_core.motion import Conditions
 
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform")
 FUSES = ("flat", "pyramid", "overlap_linear")
-CPU = torch.device("cpu")
 
 
 def settings(count: int = 400):
@@ -46,7 +45,7 @@ def test_windows_cover_every_frame_in_every_step_and_never_one_twice():
 def test_weights_are_positive_and_sum_to_one_in_every_frame():
     for window, frames in settings(200):
         total = torch.zeros(frames)
-        for part in parts_at(window, frames, 5, CPU):
+        for part in parts_at(window, frames, 5):
             assert (part.weights > 0).all()
             total[part.frames] += part.weights
         torch.testing.assert_close(total, torch.ones(frames), msg=str((window, frames)))
@@ -89,7 +88,7 @@ def test_static_windows_stay_and_uniform_ones_move_with_the_step():
 def test_fuse_weights():
     def shares(fuse: str, frames: int = 6) -> list[list[float]]:
         window = Window(length=4, overlap=2, fuse=fuse)
-        return [part.weights.tolist() for part in parts_at(window, frames, 0, CPU)]
+        return [part.weights.tolist() for part in parts_at(window, frames, 0)]
 
     assert shares("flat") == [[1, 1, 0.5, 0.5], [0.5, 0.5, 1, 1]]
     first, second = shares("pyramid")  # 1 2 2 1 and 1 2 2 1

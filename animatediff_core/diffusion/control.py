@@ -57,7 +57,7 @@ class Moment:
     """0 for the first."""
     steps: int
     frames: Tensor | None
-    """Numbers of the clip's frames in the call, k: a window's; None is all."""
+    """Numbers of the clip's frames in the call, k, on the CPU: a window's; None is all."""
     away: bool = False
     """Whether the call is that of the negative prompt."""
 
@@ -133,7 +133,7 @@ def _inner_residuals(control: Control, moment: Moment, sample: Tensor) -> tuple[
     adapter: Any = control.model
     picked = _picked(control, moment, sample).transpose(1, 2).flatten(0, 1)  # (b f) 3 H W
     if adapter.config.in_channels == 1:
-        luma = picked.new_tensor(_LUMA).view(1, 3, 1, 1)
+        luma = torch.tensor(_LUMA).view(1, 3, 1, 1).to(picked, non_blocking=True)
         picked = (picked * luma).sum(1, keepdim=True)
     scale = _scale(control, moment, sample)
     return tuple(one * scale for one in adapter(picked))
@@ -145,13 +145,13 @@ _LUMA = (0.299, 0.587, 0.114)
 
 def _numbers(moment: Moment, sample: Tensor) -> Tensor:
     """Of the clip's frames in the call, on the CPU."""
-    return torch.arange(sample.shape[2]) if moment.frames is None else moment.frames.cpu()
+    return torch.arange(sample.shape[2]) if moment.frames is None else moment.frames
 
 
 def _picked(control: Control, moment: Moment, sample: Tensor) -> Tensor:
     """The condition of the call's frames, b c f h w."""
-    numbers = _numbers(moment, sample).to(control.condition.device)
-    picked = control.condition.index_select(2, numbers).to(sample)
+    numbers = _numbers(moment, sample).to(control.condition.device, non_blocking=True)
+    picked = control.condition.index_select(2, numbers).to(sample, non_blocking=True)
     return picked.expand(sample.shape[0], -1, -1, -1, -1)
 
 
@@ -159,5 +159,5 @@ def _scale(control: Control, moment: Moment, sample: Tensor) -> Tensor:
     """Strength by frame, (b f) 1 1 1."""
     numbers = _numbers(moment, sample).tolist()
     weights = [control.weights[i] for i in numbers] if control.weights else [1.0] * len(numbers)
-    scale = torch.tensor(weights, device=sample.device) * control.strength
-    return scale.to(sample.dtype).repeat(sample.shape[0]).view(-1, 1, 1, 1)
+    scale = (torch.tensor(weights) * control.strength).to(sample, non_blocking=True)
+    return scale.repeat(sample.shape[0]).view(-1, 1, 1, 1)

@@ -24,7 +24,8 @@ from .still import StillUNet
 from .windows import Part, divides, parts_at
 
 FrameText = Callable[[Tensor], Tensor]
-"""From frame numbers, k, to their text, b k n d: what a long clip does not hold for all frames."""
+"""From frame numbers, k, on the CPU, to their text, b k n d: what a long clip does not hold for all
+frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +132,15 @@ def denoise_steps(
 ) -> Iterator[Progress]:
     """The same step by step, and within a step window by window.
 
-    The schedule runs in the latents' dtype, the model in its own.
+    The schedule runs in the latents' dtype, the model in its own. The scheduler's timesteps stay on
+    the CPU, where it looks up its numbers: a GPU would be waited for at every look.
     """
-    timesteps = _timesteps(scheduler, steps, start, latents.device)
+    timesteps = _timesteps(scheduler, steps, start)
+    whole = not timesteps.is_floating_point()
+    times = (timesteps if whole else timesteps.float()).to(latents.device)  # MPS has no fp64
     x = _begin(scheduler, timesteps, latents, source)
     if kept is not None:
-        x = kept.blend(x, latents, scheduler, timesteps[0])
+        x = kept.blend(x, latents, scheduler, times[0])
     extra = step_noise(scheduler, x, generator)
     divided = windows if divides(windows, x.shape[2]) else None
     before, total = len(scheduler.timesteps) - len(timesteps), len(scheduler.timesteps)
@@ -148,13 +152,14 @@ def denoise_steps(
         predicted = reuse.predict(given, timestep, index, len(timesteps))
         if predicted is None:
             if divided is not None:
-                parts = parts_at(divided, x.shape[2], index, x.device)
+                parts = parts_at(divided, x.shape[2], index)
             here = Progress(index, len(timesteps), 0, len(parts) or 1, x)
-            predicted = yield from _modelled(animated, given, timestep, guided, moment, parts, here)
+            time = times[index]
+            predicted = yield from _modelled(animated, given, time, guided, moment, parts, here)
             reuse.keep(given, predicted, timestep)
         x = scheduler.step(predicted, timestep, x, **extra, return_dict=False)[0]
         if kept is not None:
-            after = timesteps[index + 1] if index + 1 < len(timesteps) else None
+            after = times[index + 1] if index + 1 < len(times) else None
             x = kept.blend(x, latents, scheduler, after)
         yield Progress(index + 1, len(timesteps), 0, len(parts) or 1, x)
 
@@ -189,7 +194,8 @@ def _predict(
     moment: Moment,
 ) -> Tensor:
     """The guided prediction, b c f h w, for the whole clip or for a window's frames of it."""
-    total, frames = given.shape[2], moment.frames
+    total, numbers = given.shape[2], moment.frames
+    frames = None if numbers is None else numbers.to(given.device, non_blocking=True)
     part = given if frames is None else given.index_select(2, frames)
     part = part.to(next(animated.unet.parameters()).dtype)
 
@@ -198,7 +204,7 @@ def _predict(
     ) -> Tensor:
         if frames is not None and conditions is not None:
             conditions = conditions.at(frames, total)
-        states = _text_at(text, frames, total)
+        states = _text_at(text, numbers, total)
         here = replace(moment, away=away)
         conditions = controlled(guided.controls, here, part, timestep, states, conditions)
         predicted: Tensor = animated(part, timestep, states, conditions)
@@ -220,18 +226,20 @@ def _text_at(text: Tensor | FrameText, frames: Tensor | None, total: int) -> Ten
     """b n d where all frames have one text, else b k n d."""
     if callable(text):
         return text(torch.arange(total) if frames is None else frames)
-    return text if frames is None or text.ndim == 3 else text.index_select(1, frames)
+    if frames is None or text.ndim == 3:
+        return text
+    return text.index_select(1, frames.to(text.device, non_blocking=True))
 
 
 def num_steps(scheduler: SchedulerMixin, steps: int, start: int = 0) -> int:
     """How many `Progress.steps` a loop has: some schedulers take more than asked, in halves."""
-    return len(_timesteps(scheduler, steps, start, torch.device("cpu")))
+    return len(_timesteps(scheduler, steps, start))
 
 
-def _timesteps(scheduler: SchedulerMixin, steps: int, start: int, device: torch.device) -> Tensor:
+def _timesteps(scheduler: SchedulerMixin, steps: int, start: int) -> Tensor:
     if not 0 <= start < steps:
         raise ValueError(f"start must be 0 up to steps - 1 = {steps - 1}, got {start}")
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps)
     first = start * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)  # else looked up by timestep: wrong where two are alike

@@ -86,7 +86,7 @@ def _states(
     _check_skip(base, clip_skip)
     if len(base.text_encoders) == 1:
         encoder = base.text_encoders[0]
-        ids = rows[0].to(encoder.device)
+        ids = rows[0].to(encoder.device, non_blocking=True)
         if clip_skip == 1:
             return [encoder(ids).last_hidden_state], None
         layers = encoder(ids, output_hidden_states=True).hidden_states
@@ -94,7 +94,7 @@ def _states(
         return [getattr(encoder, "text_model", encoder).final_layer_norm(layers[-clip_skip])], None
     states, pooled = [], None
     for tokenizer, encoder, ids in zip(base.tokenizers, base.text_encoders, rows, strict=True):
-        ids = ids.to(encoder.device)
+        ids = ids.to(encoder.device, non_blocking=True)
         out = encoder(ids, output_hidden_states=True)
         states.append(out.hidden_states[-1 - clip_skip])
         if hasattr(encoder, "text_projection"):

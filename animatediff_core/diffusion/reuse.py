@@ -49,13 +49,14 @@ class Reuse:
 
     def __init__(self, level: int, scheduler: SchedulerMixin) -> None:
         self.level = level
-        self.alphas: Tensor = scheduler.alphas_cumprod
+        self.alphas: Tensor = scheduler.alphas_cumprod.cpu()
         self.kind = str(scheduler.config.prediction_type)
         self.clean: Tensor | None = None
         """b c f h w."""
 
     def predict(self, given: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor | None:
-        """The prediction for what the model would be given, or None where it must run."""
+        """The prediction for what the model would be given, or None where it must run. The
+        timestep is on the CPU, here and below."""
         if self.clean is None or runs(self.level, step, steps):
             return None
         return _prediction(self.kind)(given, self.clean, *self._shares(timestep))
@@ -68,10 +69,10 @@ class Reuse:
     def _shares(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Of the clean clip and of noise in the model's input; between two timesteps linear."""
         last = len(self.alphas) - 1
-        time = timestep.detach().float().cpu().clamp(0, last)
+        time = timestep.detach().float().clamp(0, last)
         below = int(time)
         kept = torch.lerp(self.alphas[below], self.alphas[min(below + 1, last)], time - below)
-        kept = kept.to(timestep.device).clamp(1e-8, 1 - 1e-8)
+        kept = kept.clamp(1e-8, 1 - 1e-8)
         return kept.sqrt(), (1 - kept).sqrt()
 
 

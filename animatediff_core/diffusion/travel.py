@@ -24,8 +24,10 @@ def travelled(
     embedding is that prompt's own, bit for bit. A frame does not depend on the others asked for.
     """
     places = [_place(keys, frame) for frame in frames]
-    before, after = (torch.tensor(one) for one in zip(*[p[:2] for p in places], strict=True))
-    share = torch.tensor([p[2] for p in places], device=embeddings.device)
+    before, after, share = (
+        torch.tensor(one).to(embeddings.device, non_blocking=True)
+        for one in zip(*places, strict=True)
+    )
     share = share.view(-1, *[1] * (embeddings.ndim - 1))  # f 1 ... 1
     return (slerp if way == "slerp" else _straight)(embeddings[before], embeddings[after], share)
 

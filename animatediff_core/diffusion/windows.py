@@ -19,14 +19,15 @@ class Part:
     """One window of one step."""
 
     frames: Tensor
-    """Numbers of its frames in their order, k; a window around the clip's end wraps."""
+    """Numbers of its frames in their order, k, on the CPU; a window around the clip's end wraps."""
     weights: Tensor
-    """Its share in the prediction of each of them, k, above 0 up to 1."""
+    """Its share in the prediction of each of them, k, above 0 up to 1, on the CPU."""
 
     def add_to(self, whole: Tensor, predicted: Tensor) -> None:
         """Add its weighted prediction, b c k h w, to the clip's, b c f h w, in place."""
-        share = predicted * self.weights.view(-1, 1, 1).to(predicted)
-        whole[:, :, self.frames] += share  # no frame is in a window twice
+        weights = self.weights.view(-1, 1, 1).to(predicted, non_blocking=True)
+        frames = self.frames.to(whole.device, non_blocking=True)
+        whole[:, :, frames] += predicted * weights  # no frame is in a window twice
 
 
 def divides(window: Window | None, frames: int) -> bool:
@@ -50,7 +51,7 @@ def most_scales(window: Window, frames: int) -> int:
     return scales
 
 
-def parts_at(window: Window, frames: int, step: int, device: torch.device) -> list[Part]:
+def parts_at(window: Window, frames: int, step: int) -> list[Part]:
     """All windows of a step, counted from 0, with weights that sum to 1 in every frame."""
     places = windows_at(window, frames, step)
     raw = [_weights(window, frames, place) for place in places]
@@ -59,7 +60,7 @@ def parts_at(window: Window, frames: int, step: int, device: torch.device) -> li
     for number, weights in zip(numbers, raw, strict=True):
         total[number] += weights
     return [
-        Part(number.to(device), (weights / total[number]).float().to(device))
+        Part(number, (weights / total[number]).float())
         for number, weights in zip(numbers, raw, strict=True)
     ]
 

@@ -133,9 +133,9 @@ def sinusoids(frames: int, channels: int, like: Tensor, at: Positions = AS_TRAIN
     if at != AS_TRAINED:
         table = sinusoids(int(at.last(frames)) + 2, channels, like.new_empty(0).float())
         places = [at.last(number) for number in range(1, frames + 1)]
-        rows = torch.tensor([int(place) for place in places], device=like.device)
-        shares = torch.tensor([place % 1 for place in places], device=like.device).unsqueeze(1)
-        return torch.lerp(table[rows], table[rows + 1], shares.to(table)).to(like.dtype)
+        rows = torch.tensor([int(place) for place in places]).to(table.device, non_blocking=True)
+        shares = torch.tensor([place % 1 for place in places]).to(table, non_blocking=True)
+        return torch.lerp(table[rows], table[rows + 1], shares.unsqueeze(1)).to(like.dtype)
     position = torch.arange(frames, device=like.device, dtype=torch.float32).unsqueeze(1)
     even = torch.arange(0, channels, 2, device=like.device, dtype=torch.float32)
     angle = position * torch.exp(even * (-math.log(10000.0) / channels))

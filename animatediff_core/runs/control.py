@@ -16,6 +16,7 @@ from ..checkpoints.base import BaseModel
 from ..checkpoints.sparse_control import load_sparse_control
 from ..diffusion.control import Control
 from ..diffusion.kept import Kept, between, encode, first_step_of, keep_frames, latent_mask
+from ..diffusion.windows import divides
 from ..jobs import Job
 from ..jobs.control import ControlNet, Fit, Pictures, SparseControl, T2IAdapter
 from ..media.edges import canny
@@ -59,8 +60,10 @@ class Lead:
 
 def lead(job: Job, models: ControlModels, size: tuple[int, int]) -> Lead:
     """All that leads a pass of this width and height in pixels."""
-    controls = [_control(net, controlnet_of(net, models), job, size) for net in job.controlnets]
-    controls += [_control(net, t2i_adapter_of(net, models), job, size)
+    device = torch.device("cpu") if divides(job.window, job.frames) else models.device
+    controls = [_control(net, controlnet_of(net, models), job, size, device)
+                for net in job.controlnets]  # fmt: skip
+    controls += [_control(net, t2i_adapter_of(net, models), job, size, device)
                  for net in job.t2i_adapters]  # fmt: skip
     controls += [_sparse(net, job, models, size) for net in job.sparse_controls]
     given: dict[int, Tensor] = {}
@@ -125,7 +128,9 @@ def _control(
     model: "ControlNetModel | LoadedT2IAdapter",
     job: Job,
     size: tuple[int, int],
+    device: torch.device,
 ) -> Control:
+    """Its pictures lie on `device`; those of a long clip come from the CPU window by window."""
     pictures = read_source(pictures_of(net.pictures, job))
     if net.canny is not None:
         edges = [canny(one, net.canny.low, net.canny.high) for one in pictures]
@@ -133,7 +138,7 @@ def _control(
     pictures = np.stack([fitted(one, size, "stretch") for one in pictures])
     condition = torch.from_numpy(pictures.copy()).permute(3, 0, 1, 2).unsqueeze(0).float() / 255
     return Control(
-        model=model, condition=condition,
+        model=model, condition=condition.to(device),
         strength=net.strength, start=net.start, end=net.end,
         weights=by_frame(net.weights, job.frames, "weights"),
     )  # fmt: skip

@@ -53,7 +53,7 @@ class LatentCache:
 
 def encode_moments(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """pixels: f 3 h w in [-1, 1] -> mean and log-variance, f 2c h/8 w/8, not scaled."""
-    pixels = pixels.to(vae.device, vae.dtype)
+    pixels = pixels.to(vae.device, vae.dtype, non_blocking=True)
     with torch.no_grad():
         moments = [vae.encode(part).latent_dist.parameters for part in pixels.split(16)]
     return torch.cat(moments).float()
@@ -66,7 +66,7 @@ def sample_latents(moments: Tensor, scaling_factor: float, generator: torch.Gene
     GroupNorm whose weights are frozen (on the CPU), so they are laid out plainly here.
     """
     mean, log_variance = moments.contiguous().chunk(2, dim=1)
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device, non_blocking=True)
     return (mean + log_variance.clamp(-30, 20).mul(0.5).exp() * noise) * scaling_factor
 
 

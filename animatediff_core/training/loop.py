@@ -121,11 +121,12 @@ class Loop:
         seed = (self.config.seed * 1_000_003 + number) * accelerator.num_processes
         generator = torch.Generator().manual_seed(seed + accelerator.process_index)
         latents = self._latents(batch, generator)  # b c f h w
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        timesteps = self.draw_timesteps(len(batch), generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
+        timesteps = self.draw_timesteps(len(batch), generator)
+        timesteps = timesteps.to(latents.device, non_blocking=True)
         text, conditions = self.encoders.embed([sample.caption for sample in batch])
         seen = [s.condition for s in batch if s.condition is not None]
-        given = (torch.stack(seen).to(latents.device),) if seen else ()
+        given = (torch.stack(seen).to(latents.device, non_blocking=True),) if seen else ()
         with accelerator.autocast():
             loss = self.loss(latents, noise, timesteps, text, conditions, *given)
         accelerator.backward(loss / self.config.gradient_accumulation_steps)
@@ -133,7 +134,8 @@ class Loop:
         return detached
 
     def _latents(self, batch: Sequence[Sample], generator: torch.Generator) -> Tensor:
-        frames = torch.cat([sample.frames for sample in batch]).to(self.accelerator.device)
+        frames = torch.cat([sample.frames for sample in batch])
+        frames = frames.to(self.accelerator.device, non_blocking=True)
         if self.clips.cache is None:
             frames = encode_moments(self.encoders.vae, frames)  # (b f) 2c h w
         latents = sample_latents(frames, self.encoders.scaling_factor, generator)
