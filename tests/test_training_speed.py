@@ -5,8 +5,16 @@ import torch
 from conftest import new_motion, new_unet
 
 import animatediff_core as ad
+from animatediff_core.speed import training, winograd
 from animatediff_core.speed.checkpointing import recompute_blocks
 from animatediff_core.speed.training import quicken_training
+
+
+@pytest.fixture(params=["mkl", "onednn"], autouse=True)
+def library(request, monkeypatch):
+    """What multiplies matrices, whichever processor this is."""
+    monkeypatch.setattr(training, "_suits_mkl", lambda: request.param == "mkl")
+    return request.param
 
 
 def animated_model():
@@ -56,13 +64,36 @@ def test_an_image_model_learns_the_same():
     agree(gradients(unet, list(unet.parameters()), *given), wanted)
 
 
-def test_the_text_of_all_frames_is_projected_once():
+def test_wide_convolutions_and_their_gradients_are_filtered(monkeypatch):
+    animated = animated_model()
+    parameters = list(animated.motion.parameters())
+    wanted = gradients(animated, parameters, *inputs())
+    for name in ("_CHANNELS", "_TILES", "_WORK"):
+        monkeypatch.setattr(winograd, name, 1)
+    ways, convolve = [], winograd.convolve
+
+    def noted(*given, transposed=False):
+        ways.append(transposed)
+        return convolve(*given, transposed=transposed)
+
+    monkeypatch.setattr(winograd, "convolve", noted)
+    quicken_training(animated)
+    agree(gradients(animated, parameters, *inputs()), wanted)
+    assert ways.count(False) > ways.count(True) > 0  # none before the first that learns
+    plain = ways.count(False)
+    recompute_blocks(animated)
+    agree(gradients(animated, parameters, *inputs()), wanted)
+    assert ways.count(False) > 2 * plain
+
+
+def test_the_text_of_all_frames_is_projected_once(library):
     animated = animated_model()
     quicken_training(animated)
     with torch.profiler.profile(record_shapes=True) as profile:
         animated(*inputs())
-    products = [e.input_shapes[:2] for e in profile.events() if "_linear_pointwise" in e.name]
-    rows = {tuple(x) for x, weight in products if weight[1] == 16}  # 16 features has the text alone
+    kernel, features = ("aten::mm", 0) if library == "mkl" else ("mkldnn::_linear_pointwise", 1)
+    products = [event.input_shapes[:2] for event in profile.events() if event.name == kernel]
+    rows = {tuple(x) for x, weight in products if weight[features] == 16}  # the text's alone
     assert rows == {(2 * 5, 16)}
 
 

@@ -55,6 +55,19 @@ def test_every_shape_is_convolved(
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert (found - wanted).abs().max() < NEAR
     assert torch.equal(found, winograd.convolve(x, weight, bias, other))
+    swapped = weight.flip(2, 3).transpose(0, 1)  # of the convolution whose gradient this one is
+    again = winograd.convolve(x, swapped.contiguous(), bias, other, transposed=True)
+    assert (again - wanted).abs().max() < NEAR
+
+
+def test_what_inference_left_behind_serves_calls_with_gradients(monkeypatch):
+    monkeypatch.setattr(winograd, "_ROOMS", winograd._Rooms())
+    x, weight = torch.ones(1, 8, 8, 8), torch.ones(8, 8, 3, 3)
+    with torch.inference_mode():
+        wanted = winograd.convolve(x, weight, None)
+    room = winograd._ROOMS.kept.data_ptr()
+    assert torch.equal(winograd.convolve(x, weight, None), wanted)
+    assert winograd._ROOMS.kept.data_ptr() == room
 
 
 def test_shapes_decide_which_calls_take_it():
@@ -63,7 +76,7 @@ def test_shapes_decide_which_calls_take_it():
     assert winograd.pays(wide, clip[:, :, :2, :1]) is False
     assert winograd.pays(wide, clip.bfloat16()) is False
     others = [
-        nn.Conv2d(320, 128, 3, padding=1), nn.Conv2d(320, 320, 3, padding=1, stride=2),
+        nn.Conv2d(320, 96, 3, padding=1), nn.Conv2d(320, 320, 3, padding=1, stride=2),
         nn.Conv2d(320, 320, 3), nn.Conv2d(320, 320, 5, padding=1),
         nn.Conv2d(320, 320, 3, padding=2, dilation=2),
     ]  # fmt: skip

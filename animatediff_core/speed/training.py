@@ -1,14 +1,16 @@
 """The training step on the CPU: the same gradients from kernels that suit it.
 
-Matrix products go to oneDNN, gated units hold one tensor for their backward and fill one in it, and
-the text, which all frames of a clip share, is projected once for all of them. Frozen layers hold
-nothing for their backward, so that a block that is recomputed ends at the last layer that does.
+Matrix products go to the library that suits the processor, wide frozen convolutions and their
+gradients to Winograd's filtering, and the text, which all frames of a clip share, is projected once
+for all of them. Frozen layers hold nothing for their backward, so that a block that is recomputed
+ends at the last layer that does.
 
 Legend: b batch, f frames, n tokens, d features.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from ..motion import AnimatedUNet
 from ..motion.module import _GatedLinear
+from . import winograd
 from .packing import can_pack
 
 
@@ -85,8 +88,11 @@ class _FrozenConvolution:
         """As the layer's own."""
         kept = self.layer
         fits = kept.padding_mode == "zeros" and not isinstance(kept.padding, str)
-        if not (fits and x.requires_grad and x.dtype == kept.weight.dtype == torch.float32):
+        exact = x.dtype == kept.weight.dtype == torch.float32
+        if not (fits and exact) or torch.is_autocast_enabled("cpu"):
             return type(kept).forward(kept, x)
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return _convolve(kept, x)
         out: Tensor = _Convolve.apply(x, kept)
         return out
 
@@ -120,9 +126,17 @@ class _Gated:
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias, of two matrices."""
+    """x @ weight.T + bias, of two matrices: by MKL on the processors that it is made for, those
+    with tiles, and by oneDNN on others."""
+    if _suits_mkl():
+        return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+@cache
+def _suits_mkl() -> bool:
+    return torch.backends.mkl.is_available() and torch.cpu._is_amx_tile_supported()
 
 
 class _Product(torch.autograd.Function):
@@ -143,8 +157,18 @@ class _Product(torch.autograd.Function):
         to_weight = None
         if x is not None:
             wide = gradient.shape[1] > x.shape[1]  # oneDNN is the faster one for wide results only
+            wide = wide and not _suits_mkl()
             to_weight = _multiply(x.t(), gradient.t()).t() if wide else gradient.t() @ x
         return to_x, to_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def _convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """What the layer makes of x, laid out plainly as x is: torch 2.13 crashes in the backward of a
+    frozen GroupNorm of channels-last features."""
+    if not winograd.pays(layer, x):
+        return type(layer).forward(layer, x)
+    given = x.contiguous(memory_format=torch.channels_last)
+    return winograd.convolve(given, layer.weight, layer.bias).contiguous()
 
 
 class _Convolve(torch.autograd.Function):
@@ -153,12 +177,16 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: nn.Conv2d) -> Tensor:
         ctx.layer, ctx.shape = layer, x.shape
-        return type(layer).forward(layer, x)
+        return _convolve(layer, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
         kept = ctx.layer
+        if winograd.pays(kept, gradient):
+            given = gradient.contiguous(memory_format=torch.channels_last)
+            moved = winograd.convolve(given, kept.weight, None, transposed=True)
+            return moved.contiguous(), None
         stand_in = gradient.new_empty(1).expand(ctx.shape)  # of the input only the shape is read
         to_x, _, _ = torch.ops.aten.convolution_backward(
             gradient, stand_in, kept.weight, None, kept.stride, kept.padding, kept.dilation,
@@ -172,17 +200,18 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
         value, gate = both.chunk(2, -1)
-        return F.gelu(gate).mul_(value)
+        active = F.gelu(gate)
+        ctx.save_for_backward(both, active)
+        return active * value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
-        (both,) = ctx.saved_tensors
+        both, active = ctx.saved_tensors
         value, gate = both.chunk(2, -1)
         out = torch.empty_like(both)
         to_value, to_gate = out.chunk(2, -1)
-        torch.mul(gradient, F.gelu(gate), out=to_value)
+        torch.mul(gradient, active, out=to_value)
         torch.ops.aten.gelu_backward(gradient * value, gate, grad_input=to_gate)
         return out

@@ -4,7 +4,7 @@ F(4 x 4, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Net
 (arXiv 1509.09308): y = A' ((G g G') * (B' d B)) A, where d are overlapping tiles of 6 x 6 pixels,
 g the kernels and y the 4 x 4 outputs of a tile. Each transform is linear in all pixels of a tile
 at once, hence one matrix product; so is *, over the channels, at each of the 36 places. Kernels
-are transformed in every call, some at a time, so that nothing is kept.
+are transformed in every call, some at a time, so that no weight is kept twice.
 
 The transforms are made of the points 0, 3/4, -3/4, 3/2, -3/2 and infinity, which round a third as
 much as 0, 1, -1, 2, -2 and infinity do.
@@ -12,6 +12,7 @@ much as 0, 1, -1, 2, -2 and infinity do.
 Legend: n pictures, h w size, c channels in, k channels out, t tiles, u v tiles down and across.
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -33,11 +34,11 @@ _GROUP = 32 * _MEGABYTE
 """Tiles times channels that are multiplied together."""
 _KERNELS = 32 * _MEGABYTE
 """Channels in times channels out that they are multiplied by at a time."""
-_CHANNELS = 192
+_CHANNELS = 128
 """With fewer, in or out, the transforms cost what the products save."""
 _TILES = 64
 """With fewer the kernels' transform does."""
-_WORK = 64 * 320
+_WORK = 64 * 192
 """Tiles times channels, the fewer of in and out, from which on it was measured to pay."""
 
 
@@ -56,12 +57,21 @@ def pays(layer: nn.Conv2d, x: Tensor) -> bool:
     return fits and large
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None = None) -> Tensor:
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    other: Tensor | None = None,
+    *,
+    transposed: bool = False,
+) -> Tensor:
     """A convolution by 3 x 3 with padding 1, plus `other`, in fp32.
 
-    x: n c h w, best channels-last; weight: k c 3 3; other: n k h w -> n k h w, channels-last.
-    Beside them it takes about 100 MB at most.
+    x: n c h w, best channels-last; weight: k c 3 3, or c k 3 3 of the convolution whose gradient
+    `transposed` makes, from that of its outputs to that of its inputs; other: n k h w -> n k h w,
+    channels-last. Beside them it takes about 100 MB at most.
     """
+    weight = weight.transpose(0, 1) if transposed else weight
     features, channels = weight.shape[:2]
     pixels = x.permute(0, 2, 3, 1)
     added = None if other is None else other.permute(0, 2, 3, 1)
@@ -70,9 +80,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | Non
     chunks = list(_chunks(x.shape, _CHUNK // widest))
     groups = list(_groups(chunks, _GROUP // widest))
     most = max(map(_num_tiles, groups))
-    kernel_room = x.new_empty(_PLACES * step * channels)
-    tile_room = x.new_empty(_PLACES * most * channels)
-    sum_room = x.new_empty((_PLACES + 1) * most * step)
+    kernel_room, tile_room, sum_room = _ROOMS.of(
+        _PLACES * step * channels, _PLACES * most * channels, (_PLACES + 1) * most * step
+    )
     out = x.new_empty(x.shape[0], *x.shape[2:], features)
     for group in groups:
         tiles = _cut(tile_room, _PLACES, _num_tiles(group), channels)
@@ -81,7 +91,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | Non
         for first in range(0, features, step):
             some = slice(first, first + step)
             if group is groups[0] or step < features:
-                kernels = _move_kernels(weight[some], kernel_room)
+                kernels = _move_kernels(weight[some], kernel_room, transposed)
             sums = _multiply(tiles, kernels, None if bias is None else bias[some], sum_room)
             for chunk, place in _places(group):
                 other_some = None if added is None else added[..., some]
@@ -170,10 +180,16 @@ def _even(total: int, most: int) -> int:
     return ceil(total / ceil(total / max(1, most)))
 
 
-def _move_kernels(weight: Tensor, room: Tensor) -> Tensor:
-    """k c 3 3 -> 36 c k."""
+def _move_kernels(weight: Tensor, room: Tensor, transposed: bool) -> Tensor:
+    """k c 3 3 -> 36 c k; of a transposed convolution taps count from the other end."""
+    move = _transforms()[1]
+    if transposed:
+        given = weight.transpose(0, 1)  # c k 3 3, as it lies
+        kernels = given.reshape(-1, _TAPS * _TAPS).t()
+        moved = torch.mm(move.flip(1), kernels, out=_cut(room, _PLACES, kernels.shape[1]))
+        return moved.view(_PLACES, *given.shape[:2])
     kernels = weight.reshape(-1, _TAPS * _TAPS).t()
-    moved = torch.mm(_transforms()[1], kernels, out=_cut(room, _PLACES, kernels.shape[1]))
+    moved = torch.mm(move, kernels, out=_cut(room, _PLACES, kernels.shape[1]))
     return moved.view(_PLACES, *weight.shape[:2]).transpose(1, 2)
 
 
@@ -183,6 +199,23 @@ def _multiply(tiles: Tensor, kernels: Tensor, bias: Tensor | None, room: Tensor)
     sums[-1] = 0 if bias is None else bias
     torch.bmm(tiles, kernels, out=sums[:-1])
     return sums
+
+
+class _Rooms(threading.local):
+    """Where calls work, of each thread: kept, for fresh memory costs more than what it is for."""
+
+    def __init__(self) -> None:
+        self.kept = torch.empty(0)
+
+    def of(self, *sizes: int) -> tuple[Tensor, ...]:
+        """Rooms of so many numbers; what lay there is lost."""
+        if self.kept.numel() < sum(sizes):
+            with torch.inference_mode(False):  # also for calls with gradients
+                self.kept = torch.empty(sum(sizes))
+        return self.kept[: sum(sizes)].split(sizes)
+
+
+_ROOMS = _Rooms()
 
 
 def _cut(room: Tensor, *shape: int) -> Tensor:
