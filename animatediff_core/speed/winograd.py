@@ -212,7 +212,8 @@ class _Rooms(threading.local):
         if self.kept.numel() < sum(sizes):
             with torch.inference_mode(False):  # also for calls with gradients
                 self.kept = torch.empty(sum(sizes))
-        return self.kept[: sum(sizes)].split(sizes)
+        parts: tuple[Tensor, ...] = self.kept[: sum(sizes)].split(sizes)
+        return parts
 
 
 _ROOMS = _Rooms()
