@@ -135,13 +135,17 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     there = any(isinstance(one, OnGPU) for one in given)
     if asked is not None:
-        there = torch.device(asked).type == "cuda"
+        there = _there(asked)
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if function is aten._to_copy.default:
-        kwargs = {**kwargs, "non_blocking": False, "pin_memory": None}
+        kwargs = {**kwargs, "non_blocking": False}
+    pinned = kwargs.get("pin_memory")
+    kwargs = {name: one for name, one in kwargs.items() if name != "pin_memory"}
     held = {name: _each(on_cpu, one) for name, one in kwargs.items()}
     out = function(*_each(on_cpu, args), **held)
     if not there:
+        if pinned:
+            out.pinned = True
         return out
     shown = _each(OnGPU, out)
     if function._schema.is_mutable:
@@ -189,11 +193,17 @@ def _waits(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     if function is aten._to_copy.default or function is aten.copy_.default:
         to = kwargs.get("device") or args[0].device
         given = args[-1] if function is aten._to_copy.default else args[1]
-        return torch.device(to).type != given.device.type and not kwargs.get("non_blocking")
+        freely = kwargs.get("non_blocking") or True in args[2:3]
+        follows = freely and (_there(to) or hasattr(args[0], "pinned"))
+        return _there(to) != isinstance(given, OnGPU) and not follows
     if function in _TAKE_INDICES:
         there = isinstance(args[0], OnGPU)
         return there and any(_stops(one) for one in args[1] if one is not None)
     return function in _READS and isinstance(args[0], OnGPU)
+
+
+def _there(device: Any) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def _stops(index: Tensor) -> bool:

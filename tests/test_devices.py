@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor
 from animatediff_core import denoise, inflate, make_scheduler, save_motion_module
 from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.motion_modules import load_motion_module
+from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.noise import seeded
 from animatediff_core.diffusion.schedules import training_scheduler
@@ -28,7 +30,7 @@ from animatediff_core.runs.placing import Placed, Placing
 from animatediff_core.runs.planning import plan
 from animatediff_core.runs.sampling import Step, sample
 from animatediff_core.speed.checkpointing import recompute_blocks
-from animatediff_core.training.clips import Sample
+from animatediff_core.training.clips import Sample, collated
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
 from animatediff_core.training.loop import Encoders, Loop
@@ -155,6 +157,31 @@ def test_a_sampler_gives_the_numbers_of_the_cpu_and_waits_for_noise_alone(name):
     torch.testing.assert_close(there, sampled(CPU), rtol=1e-4, atol=1e-4)
 
 
+def test_decoding_waits_once_and_again_for_a_chunk_that_overflows(monkeypatch):
+    vae = load_base("bundled:tiny").vae
+    latents = torch.randn(1, 4, 5, 4, 4, generator=seeded(1))
+    wanted = decode(vae, latents)
+    plain = type(vae).decode
+
+    def overflowing(self: Any, part: Tensor, **named: Any) -> Any:
+        (pixels,) = plain(self, part, **named)
+        return (pixels * torch.nan if len(part) == 1 and part.dtype != torch.float32 else pixels,)
+
+    told: list[int] = []
+    with pretended_gpu() as gpu:
+        latents = latents.to(GPU)
+        vae.to(GPU, torch.float16)
+        gpu.waits.clear()
+        decode(vae, latents, chunk=2)
+        assert len(gpu.waits) == 1
+        monkeypatch.setattr(type(vae), "decode", overflowing)
+        frames = decode(vae, latents, chunk=2, on_overflow=lambda: told.append(1))
+        assert len(gpu.waits) == 3
+    assert told == [1]
+    assert np.abs(frames.astype(int) - wanted).max() <= 2
+
+
+@pytest.mark.filterwarnings("ignore:.pin_memory. argument")  # which needs a GPU
 def test_training_steps_stay_on_the_gpu(tmp_path, monkeypatch):
     """All of a step but the way from the loss back, which torch's engine does not go here; what is
     computed again for it is."""
@@ -181,6 +208,18 @@ def test_training_steps_stay_on_the_gpu(tmp_path, monkeypatch):
     assert second.loss == pytest.approx(first.loss, rel=1)
     assert not torch.equal(before, on_cpu(trained[0]))
     assert len(gpu.waits) == 2  # for the loss and the norm that the step tells
+
+
+def test_a_batch_is_pinned_whole(monkeypatch):
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self + 1)  # needs a GPU
+    some = [
+        Sample(torch.full((2, 3, 4, 4), float(k)), f"{k}", ((k, "bad"),), torch.ones(3))
+        for k in (5, 6)
+    ]
+    batch = collated(some).pin_memory()
+    assert batch.frames.mean((1, 2, 3)).tolist() == [6, 6, 7, 7]
+    assert batch.conditions.tolist() == [[2, 2, 2]] * 2
+    assert (batch.captions, batch.bad) == (["5", "6"], ((5, "bad"), (6, "bad")))
 
 
 class Stills(torch.utils.data.Dataset):

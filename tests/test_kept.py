@@ -11,7 +11,7 @@ from diffusers.pipelines.animatediff import AnimateDiffVideoToVideoPipeline
 
 from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.checkpoints.export import motion_adapter
-from animatediff_core.diffusion.denoise import decode
+from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.kept import (
     Kept,
     between,

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from animatediff_core import inflate
 from animatediff_core.checkpoints.base import load_base
 from animatediff_core.checkpoints.motion_modules import load_motion_module
-from animatediff_core.diffusion.denoise import decode, denoise
+from animatediff_core.diffusion.decoding import decode
+from animatediff_core.diffusion.denoise import denoise
 from animatediff_core.diffusion.noise import draw_noise
 from animatediff_core.diffusion.schedules import make_scheduler
 from animatediff_core.diffusion.text import embed_prompt

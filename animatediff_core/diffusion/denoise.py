@@ -1,4 +1,4 @@
-"""From noise to latents to frames.
+"""From noise to latents.
 
 Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
 """
@@ -6,13 +6,10 @@ Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
-from diffusers.models import AutoencoderKL
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import ClipError
 from ..jobs import Window
 from ..motion import AnimatedUNet, Conditions
 from .control import Control, Moment, controlled
@@ -256,46 +253,3 @@ def _begin(
     else:
         first = scheduler.add_noise(source, noise, timesteps[:1])
     return first
-
-
-@torch.no_grad()
-def decode(
-    vae: AutoencoderKL,
-    latents: Tensor,
-    *,
-    chunk: int = 8,
-    on_overflow: Callable[[], None] | None = None,
-) -> np.ndarray:
-    """One clip's latents, 1 c f h w, to f h w 3 uint8, `chunk` frames at a time.
-
-    What overflows a VAE in half precision is decoded again in fp32, and `on_overflow` is told.
-    ClipError where the VAE gives no numbers in fp32 either.
-    """
-    frames = latents[0].transpose(0, 1) / vae.config.scaling_factor  # f c h w
-    pictures = []
-    for part in frames.split(chunk):
-        pixels = _pixels(vae, part)
-        if vae.dtype != torch.float32 and not torch.isfinite(pixels).all():
-            if on_overflow is not None:
-                on_overflow()
-            pixels = _pixels_in_fp32(vae, part)
-        if not torch.isfinite(pixels).all():
-            raise ClipError("the VAE gives values that are no numbers; use another one (vae)")
-        pictures.append(((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().cpu())
-    return torch.cat(pictures).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """f c h w in fp32, -1..1 and a little beyond."""
-    pixels: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    return pixels.float()
-
-
-def _pixels_in_fp32(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The same, the VAE in fp32 for this once: its weights are then what they were before."""
-    half = vae.dtype
-    nn.Module.to(vae, dtype=torch.float32)
-    try:
-        return _pixels(vae, latents)
-    finally:
-        nn.Module.to(vae, dtype=half)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode
+from ..diffusion.decoding import decode
 from ..errors import ClipError
 from ..jobs import Job
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base import BaseModel
-from ..diffusion.denoise import decode, denoise
+from ..diffusion.decoding import decode
+from ..diffusion.denoise import denoise
 from ..diffusion.noise import draw_noise
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.sizes import size_conditions

@@ -9,7 +9,7 @@ Legend: f frames, h w pixels.
 import csv
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,35 @@ def _captioned(folder: Path, stage: str) -> list[ClipFile]:
             f"{' and others' if len(without) > 5 else ''}; write one line into NAME.txt beside each"
         )
     return [ClipFile(p, p.with_suffix(".txt").read_text("utf-8").strip()) for p in paths]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples as one; the loader pins it where a GPU reads from main memory."""
+
+    frames: Tensor
+    """(b f) 3 h w, or their moments."""
+    captions: list[str]
+    bad: tuple[tuple[int, str], ...]
+    """As a sample's, of all of them."""
+    conditions: Tensor | None
+    """b ..., where samples have one."""
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU copies from by itself."""
+        seen = None if self.conditions is None else self.conditions.pin_memory()
+        return replace(self, frames=self.frames.pin_memory(), conditions=seen)
+
+
+def collated(samples: Sequence[Sample]) -> Batch:
+    """One batch of samples of one length."""
+    seen = [one.condition for one in samples if one.condition is not None]
+    return Batch(
+        frames=torch.cat([one.frames for one in samples]),
+        captions=[one.caption for one in samples],
+        bad=tuple(bad for one in samples for bad in one.bad),
+        conditions=torch.stack(seen) if seen else None,
+    )
 
 
 class Clips(Dataset[Sample]):

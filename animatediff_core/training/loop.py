@@ -24,7 +24,7 @@ from ..errors import TrainingError
 from ..media import replacing
 from ..motion import Conditions
 from .cache import encode_moments, sample_latents
-from .clips import Clips, Sample, bad_files_message
+from .clips import Batch, Clips, bad_files_message, collated
 from .config import TrainConfig
 from .stages import Trainee, timestep_draw
 
@@ -93,7 +93,7 @@ class Loop:
             begun, waited = time.perf_counter(), 0.0
             for micro in range(self.config.gradient_accumulation_steps):
                 asked = time.perf_counter()
-                batch: list[Sample] = next(samples)
+                batch: Batch = next(samples)
                 waited += time.perf_counter() - asked
                 new_bad += self._note_bad(batch)
                 with self._sync(micro):
@@ -115,31 +115,30 @@ class Loop:
         last = micro + 1 == self.config.gradient_accumulation_steps
         return nullcontext() if last else self.accelerator.no_sync(self.loss)
 
-    def _backward(self, batch: Sequence[Sample], micro: int) -> Tensor:
+    def _backward(self, batch: Batch, micro: int) -> Tensor:
         accelerator = self.accelerator
         number = self.step * self.config.gradient_accumulation_steps + micro
         seed = (self.config.seed * 1_000_003 + number) * accelerator.num_processes
         generator = torch.Generator().manual_seed(seed + accelerator.process_index)
         latents = self._latents(batch, generator)  # b c f h w
         noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
-        timesteps = self.draw_timesteps(len(batch), generator)
+        timesteps = self.draw_timesteps(len(batch.captions), generator)
         timesteps = timesteps.to(latents.device, non_blocking=True)
-        text, conditions = self.encoders.embed([sample.caption for sample in batch])
-        seen = [s.condition for s in batch if s.condition is not None]
-        given = (torch.stack(seen).to(latents.device, non_blocking=True),) if seen else ()
+        text, conditions = self.encoders.embed(batch.captions)
+        seen = batch.conditions
+        given = () if seen is None else (seen.to(latents.device, non_blocking=True),)
         with accelerator.autocast():
             loss = self.loss(latents, noise, timesteps, text, conditions, *given)
         accelerator.backward(loss / self.config.gradient_accumulation_steps)
         detached: Tensor = loss.detach()
         return detached
 
-    def _latents(self, batch: Sequence[Sample], generator: torch.Generator) -> Tensor:
-        frames = torch.cat([sample.frames for sample in batch])
-        frames = frames.to(self.accelerator.device, non_blocking=True)
+    def _latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        frames = batch.frames.to(self.accelerator.device, non_blocking=True)
         if self.clips.cache is None:
             frames = encode_moments(self.encoders.vae, frames)  # (b f) 2c h w
         latents = sample_latents(frames, self.encoders.scaling_factor, generator)
-        clips: Tensor = latents.unflatten(0, (len(batch), -1)).transpose(1, 2)
+        clips: Tensor = latents.unflatten(0, (len(batch.captions), -1)).transpose(1, 2)
         return clips
 
     def _update(self) -> Tensor:
@@ -156,9 +155,9 @@ class Loop:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
         return torch.as_tensor(norm)
 
-    def _note_bad(self, batch: Sequence[Sample]) -> list[str]:
+    def _note_bad(self, batch: Batch) -> list[str]:
         """Tell each unreadable file once; too many end the run."""
-        found = {i: reason for sample in batch for i, reason in sample.bad}
+        found = dict(batch.bad)
         new = [reason for i, reason in found.items() if i not in self.skipped]
         self.skipped |= found
         if len(self.skipped) > self.config.data.max_bad_files:
@@ -170,7 +169,8 @@ class Loop:
             self.clips,
             batch_sampler=_Numbers(self),
             num_workers=self.config.data.num_workers,
-            collate_fn=list,
+            collate_fn=collated,
+            pin_memory=self.accelerator.device.type == "cuda",
         )
 
     def weights(self) -> dict[str, Tensor]:
