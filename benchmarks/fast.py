@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from place import Place
 from turns import alternate
 
 from animatediff_core.diffusion.reuse import LEVELS
@@ -23,13 +24,13 @@ from animatediff_core.runs.sampling import sample
 from animatediff_core.tiny.report import held_out_scenes
 
 
-def compare_levels(clips: int, rounds: int) -> Iterator[dict[str, Any]]:
+def compare_levels(place: Place, clips: int, rounds: int) -> Iterator[dict[str, Any]]:
     """One row a level."""
     jobs = [
         job_from_options({"prompt": scene.caption(), "seed": seed})[0]
         for seed, scene in enumerate(held_out_scenes(clips))
     ]
-    exact, quick = (_placed(jobs[0], fast=fast) for fast in (False, True))
+    exact, quick = (_placed(place, jobs[0], fast=fast) for fast in (False, True))
     wanted = [_frames(job, exact) for job in jobs]
     for level in LEVELS:
         asked = [replace(job, fast=level) for job in jobs]
@@ -37,6 +38,7 @@ def compare_levels(clips: int, rounds: int) -> Iterator[dict[str, Any]]:
             _decibel(_frames(job, quick), one) for job, one in zip(asked, wanted, strict=True)
         ]
         times = alternate(
+            place,
             {
                 "ours": partial(_frames, asked[0], quick),
                 "exact": partial(_frames, jobs[0], exact),
@@ -51,10 +53,10 @@ def compare_levels(clips: int, rounds: int) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def _placed(job: Job, *, fast: bool) -> Placed:
-    """The model as `generate` runs it for exact or for fast jobs on the CPU."""
+def _placed(place: Place, job: Job, *, fast: bool) -> Placed:
+    """The model as `generate` runs it there for exact or for fast jobs."""
     (planned,) = plan([job], offline=True)
-    device, dtype = choose("cpu", None, fast=fast)
+    device, dtype = choose(place.device.type, None, fast=fast)
     return Placed(*load(planned.found, offline=True), Placing(device, dtype))
 
 

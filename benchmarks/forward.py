@@ -2,49 +2,69 @@
 
 diffusers runs channels-last and SDPA, both halves of the guidance as one batch and the text
 repeated for each frame, as its pipeline gives it; ours runs the halves one after the other.
+Compiled, each side has torch.compile make its own ResNets and transformers.
 """
 
 from typing import Any
 
 import torch
 from diffusers.models import UNetMotionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from models import model
+from place import Place
 from torch import Tensor, nn
 from turns import alternate
 
 import animatediff_core as ad
 from animatediff_core.checkpoints.export import motion_adapter
 
+_THEIR_BLOCKS = (ResnetBlock2D, BasicTransformerBlock, AnimateDiffTransformer3D)
+
 
 @torch.no_grad()
-def compare_forwards(size: str, frames: int, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
+def compare_forwards(
+    place: Place,
+    size: str,
+    frames: int,
+    dtype: torch.dtype,
+    rounds: int,
+    *,
+    compiled: bool = False,
+) -> dict[str, Any]:
     """(fastest, median, slowest) seconds of both sides and their medians' ratio.
 
-    `error`: in fp32 the farthest that our optimised output is from our plain one; in bf16 how far
-    each side is from itself in fp32, root mean squares by those of the output, ours first.
+    `error`: in fp32 the farthest that our optimised output is from our plain one; in half precision
+    how far each side is from itself in fp32, root mean squares by those of the output, ours first.
     """
     width, tokens = (128, 32) if size == "bundled" else (768, 77)
     side = 32 if size == "full" else 16
     torch.manual_seed(1)
-    x = torch.randn(1, 4, frames, side, side)
-    texts = [torch.randn(1, tokens, width) for _ in range(2)]
+    x = torch.randn(1, 4, frames, side, side).to(place.device)
+    texts = [torch.randn(1, tokens, width).to(place.device) for _ in range(2)]
     unet, motion = model(size, frames)
-    theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion)).eval()
+    theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion)).eval().to(place.device)
+    unet, motion = unet.to(place.device), motion.to(place.device)
     theirs = nn.Module.to(theirs, memory_format=torch.channels_last)
     ours = ad.inflate(unet, motion)
+    backend = "inductor" if compiled else None
     plain = ours(x, 500, texts[0])
     if dtype == torch.float32:
-        error = float((plain - ad.optimize(ours)(x, 500, texts[0])).abs().max())
+        error = float((plain - ad.optimize(ours, backend=backend)(x, 500, texts[0])).abs().max())
         errors = {"error": (error,)}
     else:
         exact = theirs(x, 500, texts[0].repeat_interleave(frames, 0)).sample
         ours, theirs = (nn.Module.to(one, dtype) for one in (ours, theirs))
         x, texts = x.to(dtype), [text.to(dtype) for text in texts]
-        near = ad.optimize(ours)(x, 500, texts[0])
+        near = ad.optimize(ours, backend=backend)(x, 500, texts[0])
+        if compiled:
+            _compile(theirs)
         other = theirs(x, 500, texts[0].repeat_interleave(frames, 0)).sample
         errors = {"error": (_distance(near, plain), _distance(other, exact))}
     pair, states = torch.cat([x, x]), torch.cat(texts).repeat_interleave(frames, 0)
     times = alternate(
+        place,
         {
             "ours": lambda: [ours(x, 500, text) for text in texts],
             "diffusers": lambda: theirs(pair, 500, states),
@@ -52,6 +72,13 @@ def compare_forwards(size: str, frames: int, dtype: torch.dtype, rounds: int) ->
         rounds,
     )
     return {**times, "ratio": times["diffusers"][1] / times["ours"][1], **errors}
+
+
+def _compile(theirs: nn.Module) -> None:
+    """diffusers names no repeated blocks of this model, so those that we compile."""
+    for module in theirs.modules():
+        if type(module) in _THEIR_BLOCKS:
+            module.compile(dynamic=False)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

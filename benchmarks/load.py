@@ -1,20 +1,21 @@
 """From files to a model that is ready to sample, ours against diffusers' AnimateDiffPipeline.
 
-Each load is a process of its own, which take turns: seconds of CPU, and what the process's memory
-rises by at its peak, counted from after the imports. Pages of mapped files count as well.
+Each load is a process of its own, which take turns: seconds by the place's clock, and what its
+memory rises by at its peak, counted from after the imports. On the CPU that is the process's, where
+pages of mapped files count as well.
 """
 
 import json
-import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from place import Place, place_of
 
 SIDES = ("ours", "diffusers")
 
 
-def compare_loading(size: str, rounds: int) -> list[dict[str, Any]]:
+def compare_loading(place: Place, size: str, rounds: int) -> list[dict[str, Any]]:
     """Two rows: seconds, and megabytes at the peak."""
     from models import write_model  # a child must not import what its side does not use
     from turns import run_child, spread
@@ -25,7 +26,8 @@ def compare_loading(size: str, rounds: int) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side in SIDES:
-            found[side].append(json.loads(run_child([__file__, side, folder]).output))
+            child = run_child([__file__, side, folder, place.device.type])
+            found[side].append(json.loads(child.output))
     rows = []
     for what, unit, name in (("seconds", "s", "load to ready"), ("peak", "MB", "loading, peak")):
         sides = {side: spread([one[what] for one in runs]) for side, runs in found.items()}
@@ -35,52 +37,42 @@ def compare_loading(size: str, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _main(side: str, folder: Path) -> None:
+def _main(side: str, folder: Path, place: Place) -> None:
     """The child: load, and tell on stdout what it took."""
     ready = _ours if side == "ours" else _theirs
-    load = ready(folder)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, after the imports
-    before, start = _megabytes("VmRSS"), time.process_time()
+    load = ready(folder, place)
+    place.forget_peak()  # after the imports
+    before, start = place.memory(), place.process_seconds()
     loaded = load()
-    seconds = time.process_time() - start
-    told = {"seconds": seconds, "peak": _megabytes("VmHWM") - before}
+    seconds = place.process_seconds() - start
+    told = {"seconds": seconds, "peak": place.peak() - before}
     assert loaded is not None
     sys.stdout.write(json.dumps(told))
 
 
-def _megabytes(what: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    match = re.search(rf"{what}:\s+(\d+) kB", status)
-    assert match is not None
-    return int(match[1]) * 1024 / 1e6
-
-
-def _ours(folder: Path) -> Any:
-    import torch
-
+def _ours(folder: Path, place: Place) -> Any:
     from animatediff_core.runs.model import Parts, find, load
     from animatediff_core.runs.placing import Placed, Placing
 
     def ready() -> Placed:
         parts = Parts(base=str(folder / "base"), motion=str(folder / "motion"))
-        placing = Placing(torch.device("cpu"), torch.float32)
+        placing = Placing(place.device, place.dtypes[0])
         return Placed(*load(find(parts, offline=True), offline=True), placing)
 
     return ready
 
 
-def _theirs(folder: Path) -> Any:
-    import torch
+def _theirs(folder: Path, place: Place) -> Any:
     from diffusers import AnimateDiffPipeline, MotionAdapter
 
     def ready() -> AnimateDiffPipeline:
         adapter = MotionAdapter.from_pretrained(folder / "motion")
         return AnimateDiffPipeline.from_pretrained(
-            folder / "base", motion_adapter=adapter, torch_dtype=torch.float32
-        )
+            folder / "base", motion_adapter=adapter, torch_dtype=place.dtypes[0]
+        ).to(place.device)
 
     return ready
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]))
+    _main(sys.argv[1], Path(sys.argv[2]), place_of(sys.argv[3]))

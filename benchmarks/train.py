@@ -12,6 +12,7 @@ import torch
 from diffusers.models import UNetMotionModel
 from diffusers.schedulers import DDPMScheduler
 from models import random_model
+from place import Place
 from torch import Tensor, nn
 from turns import alternate
 
@@ -24,11 +25,12 @@ from animatediff_core.training.stages import motion_trainee
 FRAMES, SIDE = 16, 16
 
 
-def compare_training(*, checkpointing: bool, rounds: int = 3) -> dict[str, Any]:
+def compare_training(place: Place, *, checkpointing: bool, rounds: int = 3) -> dict[str, Any]:
     """(fastest, median, slowest) seconds of both sides, the ratio of the medians, the bytes that
     each graph keeps, and how far the losses of their first steps are apart."""
     unet, motion = random_model("small", FRAMES)
-    theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion))
+    theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion)).to(place.device)
+    unet, motion = unet.to(place.device), motion.to(place.device)
     theirs.requires_grad_(False).train()
     learned = [p for name, p in theirs.named_parameters() if "motion_modules" in name]
     for parameter in learned:
@@ -45,7 +47,7 @@ def compare_training(*, checkpointing: bool, rounds: int = 3) -> dict[str, Any]:
         learned,
         lambda x, time, text: theirs(x, time, text.repeat_interleave(FRAMES, 0)).sample,
     )
-    times = alternate({"ours": ours, "diffusers": other}, rounds)
+    times = alternate(place, {"ours": ours, "diffusers": other}, rounds)
     return {
         **times, "ratio": times["diffusers"][1] / times["ours"][1],
         "kept": (our_kept, their_kept), "error": (abs(our_loss - their_loss),),
@@ -59,6 +61,8 @@ def _step(
     generator = torch.Generator().manual_seed(1)
     x, noise = (torch.randn(1, 4, FRAMES, SIDE, SIDE, generator=generator) for _ in range(2))
     text, time = torch.randn(1, 77, 768, generator=generator), torch.tensor([500])
+    device = next(model.parameters()).device
+    x, noise, text, time = (one.to(device) for one in (x, noise, text, time))
     optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
 
     def step() -> float:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from place import Place
+
 Times = tuple[float, float, float]
 """Fastest, median, slowest."""
 
@@ -16,17 +18,19 @@ Times = tuple[float, float, float]
 Sides = dict[str, Callable[[], object]]
 
 
-def alternate(sides: Sides, rounds: int, warm: Sides | None = None) -> dict[str, Times]:
-    """Fastest, median and slowest CPU seconds of each side, which take turns after one run of each
-    to warm up: its own, or what `warm` says."""
+def alternate(
+    place: Place, sides: Sides, rounds: int, warm: Sides | None = None
+) -> dict[str, Times]:
+    """Fastest, median and slowest seconds of each side by the place's clock. They take turns after
+    one run of each to warm up: its own, or what `warm` says."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for side in (warm or sides).values():
         side()
     for _ in range(rounds):
         for name, side in sides.items():
-            start = time.thread_time()
+            start = place.thread_seconds()
             side()
-            times[name].append(time.thread_time() - start)
+            times[name].append(place.thread_seconds() - start)
     return {name: spread(values) for name, values in times.items()}
 
 

@@ -18,6 +18,7 @@ import torch
 from diffusers import AnimateDiffPipeline, EulerAncestralDiscreteScheduler, MotionAdapter
 from diffusers.utils import export_to_gif
 from models import write_adapter, write_model
+from place import Place
 from turns import Times, alternate, run_child, spread
 
 from animatediff_core.checkpoints.base import resolve_bundled
@@ -40,11 +41,11 @@ import torch
 from diffusers import AnimateDiffPipeline, EulerAncestralDiscreteScheduler, MotionAdapter
 from diffusers.utils import export_to_gif
 
-base, motion, prompt, steps, guidance, path = sys.argv[1:]
+base, motion, prompt, steps, guidance, path, device, dtype = sys.argv[1:]
 adapter = MotionAdapter.from_pretrained(motion)
 pipe = AnimateDiffPipeline.from_pretrained(
-    base, motion_adapter=adapter, torch_dtype=torch.float32
-)
+    base, motion_adapter=adapter, torch_dtype=getattr(torch, dtype)
+).to(device)
 pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(
     pipe.scheduler.config, beta_schedule="linear", steps_offset=1
 )
@@ -58,28 +59,31 @@ export_to_gif(frames, path)
 """
 
 
-def compare_clips(size: str, steps: int, rounds: int) -> dict[str, Any]:
+def compare_clips(place: Place, size: str, steps: int, rounds: int) -> dict[str, Any]:
     """From loaded weights to the written GIF. The model of full size is warmed up by one step."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        place = _place(size, folder)
-        sides = {"ours": _ours(place, folder), "diffusers": _theirs(place, folder)}
+        files = _files(size, folder)
+        sides = {
+            "ours": _ours(place, files, folder), "diffusers": _theirs(place, files, folder)
+        }  # fmt: skip
         warm = {name: partial(make, 1 if size == "full" else steps) for name, make in sides.items()}
         whole = {name: partial(make, steps) for name, make in sides.items()}
-        times = alternate(whole, rounds, warm)
+        times = alternate(place, whole, rounds, warm)
     return _row(f"from loaded weights to a GIF, {size}, {steps} steps", times)
 
 
-def compare_commands(rounds: int) -> list[dict[str, Any]]:
+def compare_commands(place: Place, rounds: int) -> list[dict[str, Any]]:
     """Two rows: CPU seconds and wall seconds of the whole processes."""
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "script.py").write_text(SCRIPT)
         write_adapter(load_motion_module(resolve_bundled(MOTION)), folder / "motion")
         ours = ["-m", "cli.app", "generate", "--prompt", PROMPT, "--seed", "1",
-                "-o", folder / "clips"]  # fmt: skip
+                "-d", place.device.type, "-o", folder / "clips"]  # fmt: skip
         theirs = [folder / "script.py", resolve_bundled(f"{BASE}/base"), folder / "motion", PROMPT,
-                  str(STEPS), str(GUIDANCE), folder / "theirs.gif"]  # fmt: skip
+                  str(STEPS), str(GUIDANCE), folder / "theirs.gif", place.device.type,
+                  str(place.dtypes[0]).removeprefix("torch.")]  # fmt: skip
         sides = {"ours": ours, "diffusers": theirs}
         runs = {name: [run_child(one)] for name, one in sides.items()}  # files are read once
         for _ in range(rounds):
@@ -97,7 +101,7 @@ def _row(case: str, times: dict[str, Times]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Files:
     """A model's folders, and the pixels of its clips."""
 
     base: Path
@@ -105,25 +109,25 @@ class _Place:
     side: int
 
 
-def _place(size: str, scratch: Path) -> _Place:
+def _files(size: str, scratch: Path) -> _Files:
     if size == "bundled":
         write_adapter(load_motion_module(resolve_bundled(MOTION)), scratch / "motion")
-        return _Place(resolve_bundled(f"{BASE}/base"), scratch / "motion", 64)
+        return _Files(resolve_bundled(f"{BASE}/base"), scratch / "motion", 64)
     folder = Path("build") / f"bench-{size}"
     write_model(size, folder)
-    return _Place(folder / "base", folder / "motion", 256)
+    return _Files(folder / "base", folder / "motion", 256)
 
 
-def _ours(place: _Place, folder: Path) -> Callable[[int], Path]:
-    base, motion = str(place.base), str(place.motion)
+def _ours(place: Place, files: _Files, folder: Path) -> Callable[[int], Path]:
+    base, motion = str(files.base), str(files.motion)
     found = find(Parts(base=base, motion=motion), offline=True)
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype = place.device, place.dtypes[0]
     placed = Placed(*load(found, offline=True), Placing(device, dtype))
     models = ControlModels(base=placed.base, device=device, dtype=dtype, offline=True)
 
     def make(steps: int) -> Path:
         job = Job(name="clip", prompt={0: PROMPT}, seed=1, base=base, motion=motion, frames=16,
-                  width=place.side, height=place.side, steps=steps, guidance_scale=GUIDANCE,
+                  width=files.side, height=files.side, steps=steps, guidance_scale=GUIDANCE,
                   scheduler="euler_a")  # fmt: skip
         events = sample(job, placed.base, placed.animated, folder=folder, models=models)
         (frames,) = (event for event in events if not isinstance(event, Step))
@@ -135,11 +139,11 @@ def _ours(place: _Place, folder: Path) -> Callable[[int], Path]:
     return make
 
 
-def _theirs(place: _Place, folder: Path) -> Callable[[int], Any]:
-    adapter = MotionAdapter.from_pretrained(place.motion)
+def _theirs(place: Place, files: _Files, folder: Path) -> Callable[[int], Any]:
+    adapter = MotionAdapter.from_pretrained(files.motion)
     pipe = AnimateDiffPipeline.from_pretrained(
-        place.base, motion_adapter=adapter, torch_dtype=torch.float32
-    )
+        files.base, motion_adapter=adapter, torch_dtype=place.dtypes[0]
+    ).to(place.device)
     pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(
         pipe.scheduler.config, beta_schedule="linear", steps_offset=1
     )
@@ -149,7 +153,7 @@ def _theirs(place: _Place, folder: Path) -> Callable[[int], Any]:
 
     def make(steps: int) -> Any:
         frames = pipe(
-            PROMPT, num_frames=16, width=place.side, height=place.side,
+            PROMPT, num_frames=16, width=files.side, height=files.side,
             num_inference_steps=steps, guidance_scale=GUIDANCE,
             generator=torch.Generator().manual_seed(1),
         ).frames[0]  # fmt: skip
