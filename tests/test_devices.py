@@ -30,6 +30,7 @@ from animatediff_core.runs.placing import Placed, Placing
 from animatediff_core.runs.planning import plan
 from animatediff_core.runs.sampling import Step, sample
 from animatediff_core.speed.checkpointing import recompute_blocks
+from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.clips import Sample, collated
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
@@ -196,6 +197,7 @@ def test_training_steps_stay_on_the_gpu(tmp_path, monkeypatch):
         base.to(GPU, torch.float32)
         trainee = motion_trainee(inflate(base.unet, motion.to(GPU)), scheduler)
         trained = list(trainee.parameters.values())
+        quicken_training(trainee.loss.animated)
         recompute_blocks(trainee.loss.animated)
         before = on_cpu(trained[0]).clone()
         encoders = Encoders(base.vae, 0.2, lambda captions: (encode(base, captions)[0], None))
