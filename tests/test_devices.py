@@ -79,7 +79,8 @@ JOBS = {
         "regions": [{"prompt": "a blue star", "mask": "right.png"}],
         "motion_positions": {"stretch": 0.5, "offset": 2},
         "motion_strength": {"frames": {0: 1.0, -1: 0.5}},
-        "guidance_rescale": 0.5, "width": 64, "height": 64, **TRAVELS, **IN_WINDOWS,
+        "guidance_rescale": 0.5, "width": 64, "height": 64, **TRAVELS,
+        "window": {"length": 2, "overlap": 1, "schedule": "standard_static"},
     },
     "keyframes, FreeInit, arcs": {
         "keyframes": {"pictures": {0: "film/0.png", 2: "film/2.png"}, "fit": "stretch"},
@@ -103,7 +104,7 @@ def test_a_job_stays_on_the_gpu_and_no_step_after_the_first_waits_for_it(things,
     assert isinstance(frames, np.ndarray)
     assert frames.std() > 0
     if name == "everything that leads":
-        assert waits[1:-1] == [[]] * 5  # two steps of three windows
+        assert waits[1:-1] == [[]] * 3  # two steps of two windows
 
 
 def test_numbers_are_those_of_the_cpu(things):
