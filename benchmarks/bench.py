@@ -6,10 +6,9 @@ is the thread's own CPU time; loads and whole commands are processes of their ow
 and what counts is their user and system time. Other work on the machine makes wall times lie.
 Medians and the ratio diffusers/ours are printed, fastest and slowest runs are in the file.
 The full size, SD1.5 and v2 of random weights, takes about 16 GB of memory; `--full`, and any GPU,
-measures it at 16 frames instead of 4, loads it and makes a clip with it (6 GB in build/), and
-`--full` takes more rounds;
-names (forward, train, load, whole, fast) choose parts. The other side of `fast` is our own exact
-clip.
+measures it at 16 frames instead of 4, trains it, loads it and makes a clip with it (6 GB in
+build/), and `--full` takes more rounds; names (forward, train, load, whole, fast) choose parts. The
+other side of `fast` is our own exact clip.
 """
 
 import argparse
@@ -81,12 +80,20 @@ def _rows(place: Place, part: str, full: bool) -> Iterator[dict[str, Any]]:
     elif part == "fast":
         yield from compare_levels(place, clips=8 if full else 3, rounds=3 if full else 1)
     elif part == "train":
-        for checkpointing in (False, True):
-            case = f"training step{', checkpointing' * checkpointing}, small, 16 frames"
-            row = compare_training(place, checkpointing=checkpointing, rounds=7 if full else 3)
-            yield {"case": case, "unit": "s", **row}
+        yield from _training(place, full)
     else:
         yield from _forwards(place, full)
+
+
+def _training(place: Place, full: bool) -> Iterator[dict[str, Any]]:
+    rounds = 7 if full else 3
+    cases = [("small", 16, False, rounds), ("small", 16, True, rounds)]
+    if full or place.roomy:
+        cases += [("full", 4, False, 3), ("full", 8, True, 3)]
+    for size, frames, checkpointing, count in cases:
+        case = f"training step{', checkpointing' * checkpointing}, {size}, {frames} frames"
+        row = compare_training(place, size, frames, checkpointing=checkpointing, rounds=count)
+        yield {"case": case, "unit": "s", **row}
 
 
 def _forwards(place: Place, full: bool) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """One training step, ours against diffusers' UNetMotionModel: the motion module over a frozen base.
 
-The random small model (64, 128, 256 channels) on one clip of 16 frames of 16 x 16 latents, one
-thread, in turns, by the thread's own CPU time; each step is forward, loss, backward and AdamW. Once
-plain, and once with each side's own gradient checkpointing, with what its graph then keeps.
+Random models, small (64, 128, 256 channels) or of SD1.5's size with a v2 module, on one clip of
+latents of 16 x 16 or 32 x 32, in turns; each step is forward, loss, backward and AdamW. Plain, or
+with each side's own gradient checkpointing, with what its graph then keeps. Both sides train the
+same parameters in memory, so that the full size fits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,60 +20,73 @@ from turns import alternate
 
 import animatediff_core as ad
 from animatediff_core.checkpoints.export import motion_adapter
+from animatediff_core.checkpoints.motion_keys import site_name
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
 from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.stages import motion_trainee
 
-FRAMES, SIDE = 16, 16
+SIDES = {"small": 16, "full": 32}
+"""Height and width of the latents."""
 
 
-def compare_training(place: Place, *, checkpointing: bool, rounds: int = 3) -> dict[str, Any]:
+def compare_training(
+    place: Place, size: str, frames: int, *, checkpointing: bool, rounds: int = 3
+) -> dict[str, Any]:
     """(fastest, median, slowest) seconds of both sides, the ratio of the medians, the bytes that
-    each graph keeps, and how far the losses of their first steps are apart."""
-    unet, motion = random_model("small", FRAMES)
-    theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion)).to(place.device)
-    unet, motion = unet.to(place.device), motion.to(place.device)
-    theirs.requires_grad_(False).train()
-    learned = [p for name, p in theirs.named_parameters() if "motion_modules" in name]
-    for parameter in learned:
-        parameter.requires_grad_(True)
+    each graph keeps, and how far the losses of their first forwards are apart."""
+    unet, motion = random_model(size, frames)
+    theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion))
+    _share(theirs, {**dict(unet.named_parameters()), **dict(motion.named_parameters())})
+    unet, motion, theirs = (one.to(place.device) for one in (unet, motion, theirs))
     animated = ad.inflate(unet, motion)
-    trainee = motion_trainee(animated, DDPMScheduler())
+    learned = list(motion_trainee(animated, DDPMScheduler()).parameters.values())
+    theirs.train()
     quicken_training(animated)
     if checkpointing:
         theirs.enable_gradient_checkpointing()
         recompute_blocks(animated)
-    ours, our_kept, our_loss = _step(animated, list(trainee.parameters.values()), animated)
-    other, their_kept, their_loss = _step(
-        theirs,
-        learned,
-        lambda x, time, text: theirs(x, time, text.repeat_interleave(FRAMES, 0)).sample,
-    )
-    times = alternate(place, {"ours": ours, "diffusers": other}, rounds)
+    predict: dict[str, Callable[..., Tensor]] = {
+        "ours": animated,
+        "diffusers": lambda x, time, text: (
+            theirs(x, time, text.repeat_interleave(frames, 0)).sample
+        ),
+    }
+    loss = partial(_loss, place.device, (1, 4, frames, SIDES[size], SIDES[size]))
+    firsts = [_first(theirs.parameters(), partial(loss, one)) for one in predict.values()]
+    kept, losses = zip(*firsts, strict=True)
+    optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
+    sides = {name: partial(_step, optimizer, partial(loss, one)) for name, one in predict.items()}
+    times = alternate(place, sides, rounds)
     return {
         **times, "ratio": times["diffusers"][1] / times["ours"][1],
-        "kept": (our_kept, their_kept), "error": (abs(our_loss - their_loss),),
+        "kept": kept, "error": (abs(losses[0] - losses[1]),),
     }  # fmt: skip
 
 
-def _step(
-    model: nn.Module, learned: list[nn.Parameter], predict: Callable[..., Tensor]
-) -> tuple[Callable[[], float], int, float]:
-    """One step of a model as a function, the bytes that it keeps, and its first loss."""
+def _share(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Give diffusers' model ours for its own, by their names."""
+    for path, module in model.named_modules():
+        for name in list(module._parameters):
+            key = f"{path}.{name}".lstrip(".")
+            if module._parameters[name] is not None:
+                module._parameters[name] = parameters[site_name(key) or key]
+
+
+def _loss(device: torch.device, shape: tuple[int, ...], predict: Callable[..., Tensor]) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    x, noise = (torch.randn(1, 4, FRAMES, SIDE, SIDE, generator=generator) for _ in range(2))
+    x, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     text, time = torch.randn(1, 77, 768, generator=generator), torch.tensor([500])
-    device = next(model.parameters()).device
-    x, noise, text, time = (one.to(device) for one in (x, noise, text, time))
-    optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
+    return nn.functional.mse_loss(predict(x, time.to(device), text.to(device)), noise)
 
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(predict(x, time, text), noise)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return float(loss.detach())
 
-    with counting_kept(model.parameters()) as kept:
-        first = step()
-    return step, kept.num_bytes, first
+def _first(weights: Iterable[Tensor], loss: Callable[[], Tensor]) -> tuple[int, float]:
+    """The bytes that a side keeps for its backward, and its loss."""
+    with counting_kept(weights) as kept:
+        value = loss()
+    return kept.num_bytes, float(value.detach())
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
+    loss().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
