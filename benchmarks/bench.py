@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fast import compare_levels
+from fast import compare_latents, compare_levels
 from forward import compare_forwards
 from load import compare_loading
 from place import PLACES, Place, place_of
@@ -79,6 +79,8 @@ def _rows(place: Place, part: str, full: bool) -> Iterator[dict[str, Any]]:
             yield compare_clips(place, "full", steps=4, rounds=1)
     elif part == "fast":
         yield from compare_levels(place, clips=8 if full else 3, rounds=3 if full else 1)
+        if full or place.roomy:
+            yield from compare_latents(place, frames=4, scheduler="ddim")
     elif part == "train":
         yield from _training(place, full)
     else:
