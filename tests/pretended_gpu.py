@@ -112,7 +112,10 @@ def _tensors_move_visibly() -> Iterator[None]:
 def _cuda_guard() -> Iterator[None]:
     """What torch's C++ part switches devices with: a build for the CPU alone has none for CUDA, so
     the CPU's, which does nothing, stands in its place."""
-    guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(_C10), _GUARDS)
+    try:
+        guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(_C10), _GUARDS)
+    except (OSError, ValueError):
+        pytest.skip("this build of torch keeps its device guards in another place")
     cpu, before = guards
     guards[1] = before or cpu
     try:

@@ -148,7 +148,7 @@ def test_a_sampler_gives_the_numbers_of_the_cpu_and_waits_for_noise_alone(name):
                 gpu.waits.clear()
 
         out = denoise(
-            animated, make_scheduler(name, motion.config), noise, text, text, steps=4,
+            animated, make_scheduler(name, motion.config), noise, text, text, steps=3,
             guidance_scale=1, generator=seeded(2), on_step=on_step, fast=3,
         )  # fmt: skip
         assert all(one <= WAITS.get(name, 1) for one in waits[1:])
