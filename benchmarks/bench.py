@@ -26,6 +26,9 @@ from place import PLACES, Place, place_of
 from train import compare_training
 from whole import compare_clips, compare_commands
 
+from animatediff_core.errors import AnimateDiffError
+from animatediff_core.runs.device import choose
+
 RESULTS = Path("build") / "bench.json"
 PARTS = ("load", "whole", "fast", "train", "forward")
 
@@ -64,6 +67,10 @@ def _asked() -> argparse.Namespace:
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    try:
+        choose(asked.device, None)
+    except AnimateDiffError as error:
+        parser.error(str(error))
     return asked
 
 

@@ -1,5 +1,6 @@
 """What `make bench` measures with, here and on a pretended GPU."""
 
+import subprocess
 import sys
 import time
 
@@ -43,3 +44,11 @@ def test_a_forward_of_both_sides_on_a_gpu(monkeypatch):
         row = compare_forwards(OnGPU(), "bundled", 2, torch.float16, rounds=1)
     assert 0 < max(row["error"]) < 0.05
     assert row["ratio"] == row["diffusers"][1] / row["ours"][1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_ends_in_one_sentence():
+    asked = [sys.executable, ROOT / "benchmarks" / "bench.py", "train", "--device", "cuda"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert "no CUDA device on this machine" in done.stderr.splitlines()[-1]
