@@ -26,6 +26,7 @@ from animatediff_core.checkpoints.motion_modules import load_motion_module
 from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job
 from animatediff_core.runs.control import ControlModels
+from animatediff_core.runs.device import made_with
 from animatediff_core.runs.model import Parts, find, load
 from animatediff_core.runs.placing import Placed, Placing
 from animatediff_core.runs.sampling import Step, sample
@@ -132,7 +133,7 @@ def _ours(place: Place, files: _Files, folder: Path) -> Callable[[int], Path]:
         events = sample(job, placed.base, placed.animated, folder=folder, models=models)
         (frames,) = (event for event in events if not isinstance(event, Step))
         try:
-            return write(job, frames, placed.base, folder)
+            return write(job, frames, made_with(placed.base.unet), folder)
         except ClipError:  # random weights make noise, which is kept and refused
             return folder
 

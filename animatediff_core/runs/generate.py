@@ -2,20 +2,21 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
+from ..media import Frames
 from ..speed.compiling import compiling_explained
 from ..speed.memory import PLENTY, Thrift, described, ladder
 from .control import ControlModels
 from .control_sources import control_sources
-from .device import choose
+from .device import choose, made_with
 from .model import Parts, load
 from .placing import Placed, Placing, check_compiling
 from .planning import Planned, plan
@@ -41,9 +42,19 @@ class Result:
     job: Job
     path: Path | None
     """The clip, where it was written."""
-    frames: np.ndarray | None
+    frames: Frames | None
     """f h w 3 uint8."""
     error: AnimateDiffError | None
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """One job's frames are there, to be written."""
+
+    job: Job
+    frames: Frames
+    made: dict[str, Any]
+    """What the sidecar says that they were made with."""
 
 
 def generate(
@@ -55,6 +66,7 @@ def generate(
 ) -> Iterator[Result]:
     """Make the clips of all jobs; one failing job does not end the others.
 
+    While a clip is written the next one is begun; results come in the order of their clips.
     Raises before anything runs where a job cannot work (see `plan`).
     """
     for event in run(jobs, output_dir=output_dir, device=device, dtype=dtype):
@@ -81,8 +93,12 @@ def run(
     for one in planned:
         kind = choose(device, dtype, fast=one.job.fast > 0)[1]
         groups.setdefault((one.found.parts, kind), []).append(one)
-    for (_, kind), members in groups.items():
-        yield from _run_group(members, folder, Placing(where, kind, thrift, compiled), offline)
+    events = (
+        event
+        for (_, kind), members in groups.items()
+        for event in _run_group(members, folder, Placing(where, kind, thrift, compiled), offline)
+    )
+    yield from _written_behind(events, folder)
 
 
 def check_machine(
@@ -96,9 +112,58 @@ def check_machine(
     return where, thrift
 
 
+def _written_behind(
+    events: Iterator[Loading | Step | _Finished | Result], folder: Path
+) -> Iterator[Loading | Step | Result]:
+    """Finished clips are written in a thread, one at a time, while the next one is made.
+
+    An interruption lets the clip in work be written to its end, and told.
+    """
+    writing: Future[Result] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="writing") as thread:
+        try:
+            for event in events:
+                if writing is not None and (
+                    writing.done() or isinstance(event, _Finished | Result)
+                ):
+                    done, writing = writing.result(), None
+                    yield done
+                if isinstance(event, _Finished):
+                    writing = thread.submit(_written, event, folder)
+                else:
+                    yield event
+            if writing is not None:
+                done, writing = writing.result(), None
+                yield done
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or ended by the system
+            if writing is not None:
+                yield writing.result()
+            raise
+
+
+def _written(clip: _Finished, folder: Path) -> Result:
+    """Its result once it lies on the disk, or why it does not."""
+    job = clip.job
+    try:
+        return Result(job, write(job, clip.frames, clip.made, folder), clip.frames, None)
+    except AnimateDiffError as error:
+        return Result(job, None, None, error)
+    except OSError as error:
+        return Result(job, None, None, _unwritable(folder, error))
+    except MemoryError:
+        message = f"{job.name}: not enough memory to write it; lower the size or the frames"
+        return Result(job, None, None, SurroundingsError(message))
+
+
+def _unwritable(folder: Path, error: OSError) -> SurroundingsError:
+    return SurroundingsError(
+        f"{folder}: cannot be written to ({error.strerror or error}); choose another folder"
+    )
+
+
 def _run_group(
     members: Sequence[Planned], folder: Path, placing: Placing, offline: bool
-) -> Iterator[Loading | Step | Result]:
+) -> Iterator[Loading | Step | _Finished | Result]:
     """All jobs of one model, which is loaded for them and gone after them."""
     found = members[0].found
     yield Loading(found.parts.base, len(members))
@@ -121,7 +186,7 @@ def _run_group(
 
 def _run_job(
     job: Job, placed: Placed, folder: Path, models: ControlModels
-) -> Iterator[Step | Result]:
+) -> Iterator[Step | _Finished | Result]:
     """One job, again and again with less memory while there is a leaner way."""
     while True:
         try:
@@ -140,9 +205,9 @@ def _run_job(
 
 def _attempt(
     job: Job, placed: Placed, folder: Path, models: ControlModels
-) -> Iterator[Step | Result]:
+) -> Iterator[Step | _Finished | Result]:
     try:
-        frames, notes = None, dict[str, Any]()
+        notes = dict[str, Any]()
         thrift = placed.placing.thrift
         if thrift != PLENTY:
             notes["memory"] = asdict(thrift)
@@ -157,15 +222,8 @@ def _attempt(
                 if isinstance(event, Step):
                     yield event
                 else:
-                    frames = event
-        assert frames is not None
-        path = write(job, frames, placed.base, folder, notes=notes)
+                    yield _Finished(job, event, {**made_with(placed.base.unet), **notes})
     except AnimateDiffError as error:
         yield Result(job, None, None, error)
     except OSError as error:
-        message = (
-            f"{folder}: cannot be written to ({error.strerror or error}); choose another folder"
-        )
-        yield Result(job, None, None, SurroundingsError(message))
-    else:
-        yield Result(job, path, frames, None)
+        yield Result(job, None, None, _unwritable(folder, error))

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.base import BaseModel
 from ..errors import ClipError
 from ..jobs import Job, Output, dump_job, output_name
 from ..media import (
@@ -26,26 +25,17 @@ from ..media import (
     write_text,
 )
 from .checks import judge
-from .device import made_with
 
 log = logging.getLogger(__name__)
 
 
-def write(
-    job: Job,
-    frames: Frames,
-    base: BaseModel,
-    folder: Path,
-    *,
-    notes: Mapping[str, Any] | None = None,
-) -> Path:
+def write(job: Job, frames: Frames, made: dict[str, Any], folder: Path) -> Path:
     """The clip and, beside it, the sidecar that makes it again; returns the clip's path.
 
-    `notes` are added to what the sidecar says that the clip was made with. A clip that is
-    certainly broken raises ClipError; it is kept under a name that says so, to look at.
+    `made` is what the sidecar says that the clip was made with. A clip that is certainly broken
+    raises ClipError; it is kept under a name that says so, to look at.
     """
     verdict = judge(frames, job.frames)
-    made = {**made_with(base.unet), **(notes or {})}
     stem = output_name(job)
     if verdict.fault is not None:
         kept = _write(job, frames, made, folder, f"{stem}.failed")
