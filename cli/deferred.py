@@ -1,15 +1,18 @@
-"""Modules that libraries import at their start and hardly a run uses: executed when first used.
+"""A quick start: modules that libraries import and hardly a run uses are executed when first used.
 
-A command starts a second sooner for it. Only this program's own process does so, never one that
+A command starts two seconds sooner for it. Only this program's own process does so, never one that
 uses the core as a library.
 """
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +30,7 @@ class _Deferral:
 
 
 MODULES = {
+    "av": _Deferral(),
     "diffusers.models.transformers": _Deferral(parts=None),
     "scipy.integrate": _Deferral(),
     "scipy.optimize": _Deferral(functions=("linear_sum_assignment",)),
@@ -35,7 +39,10 @@ MODULES = {
         parts=("_trace_wrapped_higher_order_op",),
         marks=("allow_in_graph", "assume_constant_result", "disable"),
     ),
+    "transformers.models": _Deferral(parts=None),
 }
+_LOCK = RLock()
+"""Held while a module is executed; other threads that want it wait."""
 
 
 class _Deferred(ModuleType):
@@ -49,26 +56,43 @@ class _Deferred(ModuleType):
             return _unmarked
         if name in known.functions:
             return partial(_call, self, name)
-        _load(self)
-        return getattr(self, name)
+        return getattr(_loaded(self), name)
 
 
-def _load(module: ModuleType) -> None:
-    """Execute a module that has waited."""
+class _Begun(ModuleType):
+    """A module while it is executed, or that has put another in its place."""
+
+    def __getattr__(self, name: str) -> Any:
+        with _LOCK:
+            whole = sys.modules[self.__name__]
+        if whole is self and type(self) is _Begun:
+            raise AttributeError(f"module {self.__name__!r} has no {name!r} yet")
+        return getattr(whole, name)
+
+
+def _loaded(module: ModuleType) -> ModuleType:
+    """The module that one which has waited stands for, executed now unless it has been."""
+    with _LOCK:
+        if type(module) is _Deferred:
+            _execute(module)
+        return sys.modules[module.__name__]
+
+
+def _execute(module: ModuleType) -> None:
     assert module.__spec__ is not None
     assert module.__spec__.loader is not None
-    module.__class__ = ModuleType
+    module.__class__ = _Begun
     try:
         module.__spec__.loader.exec_module(module)
     except BaseException:
         module.__class__ = _Deferred
         raise
+    if sys.modules[module.__name__] is module:
+        module.__class__ = ModuleType
 
 
 def _call(module: ModuleType, name: str, *arguments: Any, **named: Any) -> Any:
-    if isinstance(module, _Deferred):
-        _load(module)
-    return getattr(module, name)(*arguments, **named)
+    return getattr(_loaded(module), name)(*arguments, **named)
 
 
 def _unmarked(function: Any = None, *_: object, **__: object) -> Any:
@@ -100,7 +124,7 @@ class _Finder(MetaPathFinder):
         if isinstance(whole, _Deferred) and above in MODULES:
             parts = MODULES[above].parts
             if parts is not None and part not in parts:
-                _load(whole)
+                _loaded(whole)
         if name not in MODULES:
             return None
         spec = PathFinder.find_spec(name, path, target)
@@ -118,3 +142,14 @@ def defer_imports() -> None:
     """From now on, in this process, these modules wait until something of them is used."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Imports leave no garbage: Python looks for none meanwhile, nor later among what they made."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -7,6 +7,7 @@ import typer
 from animatediff_core.errors import AnimateDiffError
 
 from . import options, render
+from .deferred import importing
 
 
 def download(
@@ -23,7 +24,8 @@ def download(
     """
     render.configure(quiet=quiet, as_json=json, debug=debug)
     options.go_offline(offline)
-    from animatediff_core.runs.download import Missing, run
+    with importing():
+        from animatediff_core.runs.download import Missing, run
 
     failed: list[AnimateDiffError] = []
     for one in run(presets, variant=variant, offline=offline):

@@ -17,7 +17,7 @@ from animatediff_core.jobs import (
 )
 
 from . import options, render
-from .deferred import will_compile
+from .deferred import importing, will_compile
 
 if TYPE_CHECKING:
     from animatediff_core.runs.generate import Result
@@ -132,10 +132,11 @@ def generate(
     jobs = _jobs(prompt_file, prompt, preset, said, repeats, root)
     options.go_offline(offline)
     if dry_run:
-        from animatediff_core.runs.device import choose
-        from animatediff_core.runs.generate import check_machine
-        from animatediff_core.runs.needs import need_of
-        from animatediff_core.runs.planning import plan
+        with importing():
+            from animatediff_core.runs.device import choose
+            from animatediff_core.runs.generate import check_machine
+            from animatediff_core.runs.needs import need_of
+            from animatediff_core.runs.planning import plan
 
         check_machine(device, dtype, low_vram=low_vram, compiled=compile_)
         planned = plan(jobs, offline=offline)
@@ -219,8 +220,9 @@ def _run(
     dtype: str | None,
     how: dict[str, bool],
 ) -> None:
-    from animatediff_core.runs.generate import Loading, Result, run
-    from animatediff_core.runs.sampling import Step
+    with importing():
+        from animatediff_core.runs.generate import Loading, Result, run
+        from animatediff_core.runs.sampling import Step
 
     errors: list[AnimateDiffError] = []
     with render.progress() as bars:

@@ -8,6 +8,7 @@ import typer
 from animatediff_core.errors import AnimateDiffError
 
 from . import options, render
+from .deferred import importing
 
 
 def inject(
@@ -64,8 +65,9 @@ def inject(
     if base is None:
         raise AnimateDiffError("--base is missing: which model should be made to move?")
     options.go_offline(offline)
-    from animatediff_core.runs import inject as use
-    from animatediff_core.runs.model import Found, Parts
+    with importing():
+        from animatediff_core.runs import inject as use
+        from animatediff_core.runs.model import Found, Parts
 
     parts = Parts(
         base=base,

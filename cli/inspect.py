@@ -10,6 +10,7 @@ from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_preset, preset_names, prompt_schema
 
 from . import options, render
+from .deferred import importing
 
 if TYPE_CHECKING:
     from animatediff_core.checkpoints.file_report import FileReport
@@ -39,7 +40,8 @@ def inspect(
         if presets or schema:
             return
         raise AnimateDiffError("nothing to do; name a weight file, or ask for --presets")
-    from animatediff_core.runs.inspect import run
+    with importing():
+        from animatediff_core.runs.inspect import run
 
     failed: list[AnimateDiffError] = []
     for file, report in run(files):

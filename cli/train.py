@@ -8,6 +8,7 @@ import typer
 from animatediff_core.errors import AnimateDiffError
 
 from . import options, render
+from .deferred import importing
 
 if TYPE_CHECKING:
     from animatediff_core.training.config import TrainConfig
@@ -49,7 +50,8 @@ def train(
 
 
 def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offline: bool) -> None:
-    from animatediff_core.runs.train import Checked, Encoding, Prior, Skipped, Written, run
+    with importing():
+        from animatediff_core.runs.train import Checked, Encoding, Prior, Skipped, Written, run
     from animatediff_core.training.loop import Step
 
     with render.progress() as bars:

@@ -81,7 +81,7 @@ def _filtered(frames: Frames, fps: float, target: float) -> Iterator[np.ndarray]
     yield from _ready(graph)
 
 
-def _ready(graph: av.filter.Graph) -> Iterator[np.ndarray]:
+def _ready(graph: "av.filter.Graph") -> Iterator[np.ndarray]:
     while True:
         try:
             frame = graph.vpull()
