@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -300,8 +301,11 @@ def test_a_missing_encoder_is_told_with_what_works(tmp_path, monkeypatch):
         check_encoder(Encoding(format="webm", codec="av1"), 64, 68)
 
 
-class Killing:
-    """A clip whose fifth frame ends the encoder that asks for it."""
+class Watching:
+    """A clip whose fifth frame does something to the encoder that asks for it."""
+
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self.act = act
 
     def __len__(self) -> int:
         return 400
@@ -309,16 +313,26 @@ class Killing:
     def __getitem__(self, index: int, /) -> np.ndarray:
         if index == 5:
             children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
-            os.kill(int(children.split()[-1]), signal.SIGKILL)
+            self.act(int(children.split()[-1]))
             time.sleep(0.1)
         return moving(1, 256, 256)[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_a_killed_encoder_fails_the_clip_and_leaves_nothing(tmp_path):
+    clip = Watching(lambda encoder: os.kill(encoder, signal.SIGKILL))
     with pytest.raises(MediaError, match="it was ended by signal 9"):
-        write_clip(Killing(), tmp_path / "c.mp4", Encoding(format="mp4"))
+        write_clip(clip, tmp_path / "c.mp4", Encoding(format="mp4"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_an_encoder_is_out_of_reach_of_the_terminal_s_interruptions(tmp_path):
+    groups = []
+    clip = Watching(lambda encoder: groups.append((encoder, os.getpgid(encoder))))
+    write_clip(clip, tmp_path / "c.mp4", Encoding(format="mp4"))
+    ((encoder, group),) = groups
+    assert encoder == group != os.getpgid(0)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -113,11 +113,15 @@ def _quality(encoding: Encoding, encoder: str) -> list[str]:
 def _running(
     command: list[str], log: IO[bytes]
 ) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
-    """A program and its standard input; it is ended whatever happens here."""
+    """A program and its standard input; it is ended whatever happens here.
+
+    Ctrl-C at a terminal does not reach it: a clip in work is written to its end.
+    """
     environment = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 prints by itself: errors alone
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment
-    )
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
     assert process.stdin is not None
     try:
         yield process, process.stdin
