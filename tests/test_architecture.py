@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from setuptools.config.pyprojecttoml import read_configuration
 
 ROOT = Path(__file__).parent.parent
 BELOW = {
@@ -94,3 +95,10 @@ def test_a_command_leaves_alone_what_it_does_not_use_and_others_still_can():
         "assert all(one in sys.modules for one in inner)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_wheel_has_every_package():
+    settings = read_configuration(ROOT / "pyproject.toml")["tool"]["setuptools"]
+    files = [file for top in ("cli", "animatediff_core") for file in (ROOT / top).rglob("*.py")]
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in files}
+    assert set(settings["packages"]) == folders
