@@ -12,6 +12,7 @@ other side of `fast` is our own exact clip.
 """
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def main() -> None:
                 f"{row['unit']:2} {row['ratio']:6.2f}  {error}{more}\n"
             )
             sys.stdout.flush()
+            gc.collect()  # models are cycles: they go before the next ones come
     RESULTS.parent.mkdir(exist_ok=True)
     found = {"torch": torch.__version__, "device": place.name(), "rows": rows}
     RESULTS.write_text(json.dumps(found, indent=1))

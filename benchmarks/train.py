@@ -6,7 +6,7 @@ with each side's own gradient checkpointing, with what its graph then keeps. Bot
 same parameters in memory, so that the full size fits.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,8 @@ def compare_training(
         ),
     }
     loss = partial(_loss, place.device, (1, 4, frames, SIDES[size], SIDES[size]))
-    firsts = [_first(theirs.parameters(), partial(loss, one)) for one in predict.values()]
+    weights = list(theirs.parameters())
+    firsts = [_first(weights, partial(loss, one)) for one in predict.values()]
     kept, losses = zip(*firsts, strict=True)
     optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
     sides = {name: partial(_step, optimizer, partial(loss, one)) for name, one in predict.items()}
@@ -79,10 +80,13 @@ def _loss(device: torch.device, shape: tuple[int, ...], predict: Callable[..., T
     return nn.functional.mse_loss(predict(x, time.to(device), text.to(device)), noise)
 
 
-def _first(weights: Iterable[Tensor], loss: Callable[[], Tensor]) -> tuple[int, float]:
+def _first(weights: Sequence[Tensor], loss: Callable[[], Tensor]) -> tuple[int, float]:
     """The bytes that a side keeps for its backward, and its loss."""
     with counting_kept(weights) as kept:
         value = loss()
+    value.backward()  # type: ignore[no-untyped-call]
+    for weight in weights:
+        weight.grad = None
     return kept.num_bytes, float(value.detach())
 
 

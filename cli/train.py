@@ -39,7 +39,8 @@ def train(
     """Train a motion module on videos, or the image model on pictures; prints the result."""
     render.configure(quiet=quiet, as_json=json, debug=debug)
     options.go_offline(offline)
-    from animatediff_core.training.config_file import load_train_config, parse_override
+    with importing():
+        from animatediff_core.training.config_file import load_train_config, parse_override
 
     given = dict(parse_override(text) for text in set_ or [])
     told = load_train_config(config, given)

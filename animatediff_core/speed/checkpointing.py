@@ -126,7 +126,10 @@ class Kept:
 
 @contextmanager
 def counting_kept(weights: Iterable[Tensor]) -> Iterator[Kept]:
-    """Counts what forwards within it keep for their backward, besides these weights."""
+    """Counts what forwards within it keep for their backward, besides these weights.
+
+    The backward must follow: it alone sets free what the hooks of torch hold.
+    """
     kept = Kept()
     own = {_place(weight) for weight in weights}
 
