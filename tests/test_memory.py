@@ -151,6 +151,31 @@ def test_a_job_that_fits_nowhere_fails_and_the_next_one_is_tried(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_is_gone_before_the_next_one_is_loaded(tmp_path, monkeypatch):
+    """Also where its job failed, and whoever keeps the results."""
+    models = []
+
+    def watched(found, *, offline):
+        assert [one() for one in models] == [None] * len(models)
+        base, motion = load(found, offline=offline)
+        models.append(weakref.ref(base.unet))
+        if len(models) == 1:
+            base.unet.conv_in.register_forward_hook(_no_number)
+        return base, motion
+
+    monkeypatch.setattr("animatediff_core.runs.generate.load", watched)
+    settings = {"prompt": "x", "steps": 1, "frames": 2, "seed": 1}
+    presets = ("tiny", "tiny-slanted", "tiny-slim")
+    jobs = [job for one in presets for job in job_from_options({"preset": one, **settings})]
+    results = [e for e in run(jobs, output_dir=tmp_path) if isinstance(e, Result)]
+    assert ["no numbers" in str(r.error) for r in results] == [True, False, False]
+    assert len(models) == 3
+
+
+def _no_number(layer, inputs, output):
+    return output * torch.nan
+
+
 def _none_at_all(layer, inputs):
     raise torch.OutOfMemoryError
 

@@ -1,5 +1,6 @@
 """The use case `generate`: jobs in, clips out, one result a job, models loaded once."""
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -147,12 +148,21 @@ def _written(clip: _Finished, folder: Path) -> Result:
     try:
         return Result(job, write(job, clip.frames, clip.made, folder), clip.frames, None)
     except AnimateDiffError as error:
-        return Result(job, None, None, error)
+        return _failed(job, error)
     except OSError as error:
-        return Result(job, None, None, _unwritable(folder, error))
+        return _failed(job, _unwritable(folder, error))
     except MemoryError:
         message = f"{job.name}: not enough memory to write it; lower the size or the frames"
         return Result(job, None, None, SurroundingsError(message))
+
+
+def _failed(job: Job, error: AnimateDiffError) -> Result:
+    """Its result, without the trace of what went wrong, which holds the model."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return Result(job, None, None, error)
 
 
 def _unwritable(folder: Path, error: OSError) -> SurroundingsError:
@@ -170,7 +180,7 @@ def _run_group(
     try:
         placed = Placed(*load(found, offline=offline), placing)
     except AnimateDiffError as error:
-        yield from (Result(one.job, None, None, error) for one in members)
+        yield from (_failed(one.job, error) for one in members)
         return
     except (torch.OutOfMemoryError, MemoryError):
         message = f"{found.parts.base}: not enough memory on {placing.device} to load it"
@@ -182,6 +192,8 @@ def _run_group(
     )
     for one in members:
         yield from _run_job(one.job, placed, folder, models)
+    del placed, models
+    gc.collect()  # a model is a cycle, and the next one needs its memory
 
 
 def _run_job(
@@ -224,6 +236,6 @@ def _attempt(
                 else:
                     yield _Finished(job, event, {**made_with(placed.base.unet), **notes})
     except AnimateDiffError as error:
-        yield Result(job, None, None, error)
+        yield _failed(job, error)
     except OSError as error:
-        yield Result(job, None, None, _unwritable(folder, error))
+        yield _failed(job, _unwritable(folder, error))
