@@ -110,14 +110,14 @@ def _tensors_move_visibly() -> Iterator[None]:
 
 @contextmanager
 def _cuda_guard() -> Iterator[None]:
-    """What torch's C++ part switches devices with: a build for the CPU alone has none for CUDA, so
-    the CPU's, which does nothing, stands in its place."""
+    """What torch's C++ part switches devices with: a build for the CPU alone has none for CUDA, one
+    for CUDA asks its driver. The CPU's, which does nothing, stands in its place."""
     try:
         guards = (ctypes.c_void_p * 2).in_dll(ctypes.CDLL(_C10), _GUARDS)
     except (OSError, ValueError):
         pytest.skip("this build of torch keeps its device guards in another place")
     cpu, before = guards
-    guards[1] = before or cpu
+    guards[1] = cpu
     try:
         yield
     finally:
