@@ -147,9 +147,11 @@ def defer_imports() -> None:
 @contextmanager
 def importing() -> Iterator[None]:
     """Imports leave no garbage: Python looks for none meanwhile, nor later among what they made."""
+    before = len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > before:  # else all that would be kept for ever is older
+            gc.freeze()
         gc.enable()

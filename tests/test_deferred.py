@@ -67,11 +67,13 @@ def test_a_module_that_fails_can_be_tried_again(deferred):
         _ = module.absent
 
 
-def test_imports_are_made_without_looking_for_garbage_and_that_goes_on_after_them():
-    before = gc.get_freeze_count()
-    states = []
+def test_imports_are_made_without_looking_for_garbage_and_that_goes_on_after_them(deferred):
+    before, states = gc.get_freeze_count(), []
     with importing():
         states.append(gc.isenabled())
-    assert (states, gc.isenabled()) == ([False], True)
+    assert (states, gc.isenabled(), gc.get_freeze_count()) == ([False], True, before)
+    with importing():
+        deferred("new_here", "")
+    assert gc.isenabled()
     assert gc.get_freeze_count() > before
     gc.unfreeze()
