@@ -152,6 +152,6 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        if len(sys.modules) > before:  # else all that would be kept for ever is older
+        if len(sys.modules) > before:  # without a new module there is nothing to keep
             gc.freeze()
         gc.enable()
