@@ -53,7 +53,7 @@ def train(
 def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offline: bool) -> None:
     with importing():
         from animatediff_core.runs.train import Checked, Encoding, Prior, Skipped, Written, run
-    from animatediff_core.training.loop import Step
+        from animatediff_core.training.loop import Step
 
     with render.progress() as bars:
         encoding = bars.add_task("latents", total=None, visible=False, info="")

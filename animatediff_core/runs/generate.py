@@ -174,9 +174,10 @@ def _unwritable(folder: Path, error: OSError) -> SurroundingsError:
 def _run_group(
     members: Sequence[Planned], folder: Path, placing: Placing, offline: bool
 ) -> Iterator[Loading | Step | _Finished | Result]:
-    """All jobs of one model, which is loaded for them and gone after them."""
+    """All jobs of one model, which is loaded for them and gone before the next one comes."""
     found = members[0].found
     yield Loading(found.parts.base, len(members))
+    gc.collect()  # what is left of the last one, whole or not, is a cycle
     try:
         placed = Placed(*load(found, offline=offline), placing)
     except AnimateDiffError as error:
@@ -192,8 +193,6 @@ def _run_group(
     )
     for one in members:
         yield from _run_job(one.job, placed, folder, models)
-    del placed, models
-    gc.collect()  # a model is a cycle, and the next one needs its memory
 
 
 def _run_job(
