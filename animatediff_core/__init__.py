@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checkpoints.lora import apply_lora, apply_motion_lora
-    from .checkpoints.motion_modules import load_motion_module, save_motion_module
+    from .adapters.lora import apply_lora, apply_motion_lora
+    from .checkpoints.motion_module import load_motion_module, save_motion_module
     from .diffusion.denoise import denoise
     from .diffusion.loss import motion_loss
     from .diffusion.schedules import make_scheduler
@@ -27,17 +27,17 @@ _HOMES = {
     "MotionModule": "motion",
     "Positions": "motion",
     "Result": "runs.generate",
-    "apply_lora": "checkpoints.lora",
-    "apply_motion_lora": "checkpoints.lora",
+    "apply_lora": "adapters.lora",
+    "apply_motion_lora": "adapters.lora",
     "denoise": "diffusion.denoise",
     "generate": "runs.generate",
     "inflate": "motion",
-    "load_motion_module": "checkpoints.motion_modules",
+    "load_motion_module": "checkpoints.motion_module",
     "load_prompt_file": "jobs",
     "make_scheduler": "diffusion.schedules",
     "motion_loss": "diffusion.loss",
     "optimize": "speed",
-    "save_motion_module": "checkpoints.motion_modules",
+    "save_motion_module": "checkpoints.motion_module",
 }
 
 __all__ = [

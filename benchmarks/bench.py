@@ -28,7 +28,7 @@ from train import compare_training
 from whole import compare_clips, compare_commands
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.runs.device import choose
+from animatediff_core.sampling.device import choose
 
 RESULTS = Path("build") / "bench.json"
 PARTS = ("load", "whole", "fast", "train", "forward")

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from turns import alternate, spread
 
 import animatediff_core as ad
-from animatediff_core.diffusion.reuse import LEVELS
+from animatediff_core.diffusion.x0_cache import LEVELS
 from animatediff_core.jobs import Job, job_from_options
 from animatediff_core.motion import AnimatedUNet
-from animatediff_core.runs.device import choose
-from animatediff_core.runs.model import load
-from animatediff_core.runs.placing import Placed, Placing
-from animatediff_core.runs.planning import plan
-from animatediff_core.runs.sampling import sample
+from animatediff_core.planning.jobs import plan
+from animatediff_core.planning.models import load
+from animatediff_core.sampling.device import choose
+from animatediff_core.sampling.placement import Placed, Placing
+from animatediff_core.sampling.sample import sample
 from animatediff_core.speed import restore
 from animatediff_core.tiny.report import held_out_scenes
 

@@ -51,8 +51,8 @@ def _main(side: str, folder: Path, place: Place) -> None:
 
 
 def _ours(folder: Path, place: Place) -> Any:
-    from animatediff_core.runs.model import Parts, find, load
-    from animatediff_core.runs.placing import Placed, Placing
+    from animatediff_core.planning.models import Parts, find, load
+    from animatediff_core.sampling.placement import Placed, Placing
 
     def ready() -> Placed:
         parts = Parts(base=str(folder / "base"), motion=str(folder / "motion"))

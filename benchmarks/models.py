@@ -10,10 +10,10 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.base import resolve_bundled
+from animatediff_core.checkpoints.base_model import resolve_bundled
 from animatediff_core.checkpoints.families import CONFIGS
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
-from animatediff_core.runs.model import Parts, find, load
+from animatediff_core.planning.models import Parts, find, load
 
 LEVELS = {
     "small": (64, 128, 256),

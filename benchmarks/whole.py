@@ -21,16 +21,16 @@ from models import write_adapter, write_model
 from place import Place
 from turns import Times, alternate, run_child, spread
 
-from animatediff_core.checkpoints.base import resolve_bundled
-from animatediff_core.checkpoints.motion_modules import load_motion_module
+from animatediff_core.checkpoints.base_model import resolve_bundled
+from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job
-from animatediff_core.runs.control import ControlModels
-from animatediff_core.runs.device import made_with
-from animatediff_core.runs.model import Parts, find, load
-from animatediff_core.runs.placing import Placed, Placing
-from animatediff_core.runs.sampling import Step, sample
-from animatediff_core.runs.writing import write
+from animatediff_core.planning.models import Parts, find, load
+from animatediff_core.sampling.conditions import ControlModels
+from animatediff_core.sampling.device import made_with
+from animatediff_core.sampling.output import write
+from animatediff_core.sampling.placement import Placed, Placing
+from animatediff_core.sampling.sample import Step, sample
 
 PROMPT = "a red circle moving right on a blue background"
 BASE, MOTION = "bundled:tiny", "bundled:tiny/motion_module.safetensors"

@@ -20,8 +20,8 @@ from . import options, render
 from .deferred import importing, will_compile
 
 if TYPE_CHECKING:
+    from animatediff_core.planning.jobs import Planned
     from animatediff_core.runs.generate import Result
-    from animatediff_core.runs.planning import Planned
 
 
 def generate(
@@ -133,10 +133,10 @@ def generate(
     options.go_offline(offline)
     if dry_run:
         with importing():
-            from animatediff_core.runs.device import choose
+            from animatediff_core.planning.jobs import plan
+            from animatediff_core.planning.memory import need_of
             from animatediff_core.runs.generate import check_machine
-            from animatediff_core.runs.needs import need_of
-            from animatediff_core.runs.planning import plan
+            from animatediff_core.sampling.device import choose
 
         check_machine(device, dtype, low_vram=low_vram, compiled=compile_)
         planned = plan(jobs, offline=offline)
@@ -222,7 +222,7 @@ def _run(
 ) -> None:
     with importing():
         from animatediff_core.runs.generate import Loading, Result, run
-        from animatediff_core.runs.sampling import Step
+        from animatediff_core.sampling.sample import Step
 
     errors: list[AnimateDiffError] = []
     with render.progress() as bars:

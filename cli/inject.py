@@ -66,8 +66,8 @@ def inject(
         raise AnimateDiffError("--base is missing: which model should be made to move?")
     options.go_offline(offline)
     with importing():
+        from animatediff_core.planning.models import Found, Parts
         from animatediff_core.runs import inject as use
-        from animatediff_core.runs.model import Found, Parts
 
     parts = Parts(
         base=base,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from animatediff_core.motion import MotionConfig
-from animatediff_core.motion.sparse_control import SparseControlNet
+from animatediff_core.motion.sparse_ctrl import SparseControlNet
 from animatediff_core.tiny.renderer import render
 from animatediff_core.tiny.world import draw_scene, poses
 

@@ -9,43 +9,72 @@ import pytest
 from setuptools.config.pyprojecttoml import read_configuration
 
 ROOT = Path(__file__).parent.parent
-BELOW = {
-    "cli": {"runs", "checkpoints", "training", "jobs", "errors", "media"},
-    "tiny": {"runs", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
-    "runs": {"speed", "training", "diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
-    "speed": {"diffusion", "checkpoints", "motion", "errors"},
-    "training": {"diffusion", "checkpoints", "motion", "media", "jobs", "errors"},
-    "diffusion": {"checkpoints", "motion", "jobs", "errors"},
-    "checkpoints": {"motion", "media", "jobs", "errors"},
-    "motion": {"errors"},
-    "media": {"errors"},
-    "jobs": {"errors"},
-}
-"""For each room, the rooms that it may import."""
+ORDER = (
+    ("cli", "tiny"),
+    ("runs",),
+    ("training",),
+    ("sampling",),
+    ("planning",),
+    ("speed",),
+    ("diffusion",),
+    ("adapters",),
+    ("checkpoints",),
+    ("weights",),
+    ("motion",),
+    ("media", "jobs"),
+    ("errors",),
+)
+"""The rooms of the core, top to bottom: a file imports its own room and those below it."""
+FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
 LIGHT = ("jobs", "media/atomic.py", "errors.py")
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for top in ("cli", "animatediff_core")
+    for path in sorted((ROOT / top).rglob("*.py"))
+}
 
 
-def imports(path: Path) -> set[str]:
-    """Rooms of the core that a file imports, besides its own."""
-    rooms = set()
-    depth = len(path.relative_to(ROOT / "animatediff_core").parts) if "cli" not in path.parts else 0
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 2 and depth == 2:
-            rooms |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-            "animatediff_core."
-        ):
-            rooms.add(node.module.split(".")[1])
-    return rooms
+def room_of(module: str) -> str:
+    return module.split(".")[1 if module.startswith("animatediff_core.") else 0]
 
 
-@pytest.mark.parametrize("room", BELOW)
-def test_imports_run_in_one_direction(room):
-    folder = ROOT / room if room == "cli" else ROOT / "animatediff_core" / room
-    files = sorted(folder.rglob("*.py"))
-    assert files
-    for file in files:
-        assert imports(file) - {room} <= BELOW[room], file
+def imports(module: str, *, in_functions: bool = True) -> set[str]:
+    """Modules of the project that a file imports."""
+    path, found = FILES[module], set()
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if in_functions else tree.body
+    package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+    for node in nodes:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = package[: len(package) - node.level + 1] if node.level else []
+        target = ".".join([*base, *([node.module] if node.module else [])])
+        found |= {f"{target}.{one.name}" for one in node.names} & FILES.keys()
+        if target in FILES and not {f"{target}.{one.name}" for one in node.names} <= FILES.keys():
+            found.add(target)
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", sorted(FILES.keys() - {"animatediff_core"}))
+def test_imports_run_in_one_direction(module):
+    for other in imports(module):
+        above, below = FLOOR[room_of(module)], FLOOR[room_of(other)]
+        assert room_of(module) == room_of(other) or above < below, other
+
+
+@pytest.mark.xfail(strict=True, reason="two circles inside checkpoints")
+def test_no_imports_run_in_a_circle():
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, (*path, module)
+        if module not in done:
+            for other in imports(module) - {"animatediff_core"}:
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in FILES.keys() - {"animatediff_core"}:
+        visit(module, ())
 
 
 @pytest.mark.parametrize("name", ["torch", "diffusers", "typer", "rich"])

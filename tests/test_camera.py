@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
 from animatediff_core.jobs import load_prompt_file
-from animatediff_core.runs.model import find
-from animatediff_core.runs.planning import parts_of
+from animatediff_core.planning.jobs import parts_of
+from animatediff_core.planning.models import find
 
 FAST = ("--steps", 1, "-L", 2, "-W", 16, "-H", 16, "--seed", 1)
 

@@ -12,7 +12,7 @@ from conftest import new_motion, new_unet
 import animatediff_core as ad
 from animatediff_core import Conditions
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.runs.placing import check_compiling
+from animatediff_core.sampling.placement import check_compiling
 from animatediff_core.speed import kernels_of, restore
 from animatediff_core.speed.compiling import compiling_explained
 from animatediff_core.speed.memory import PLENTY, Thrift

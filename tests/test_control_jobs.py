@@ -12,11 +12,11 @@ from control_things import FRAMES, write_things
 from PIL import Image
 
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
-from animatediff_core.diffusion.picture_likeness import picture_likeness
+from animatediff_core.diffusion.pia_mask import picture_likeness
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_prompt_file
+from animatediff_core.planning.jobs import plan
 from animatediff_core.runs.generate import Loading, Result, run
-from animatediff_core.runs.planning import plan
 
 
 @pytest.fixture(scope="module")

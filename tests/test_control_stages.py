@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from animatediff_core.training.stages.stage.control import edge_condition, paired_condition
 from conftest import TINY
 from safetensors.torch import load_file
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.controlnet import load_controlnet
-from animatediff_core.checkpoints.ip_adapter import attach_ip_adapters, read_ip_adapter
+from animatediff_core.adapters.controlnet import load_controlnet
+from animatediff_core.adapters.ip_adapter import attach_ip_adapters, read_ip_adapter
+from animatediff_core.checkpoints.base_model import load_base
 from animatediff_core.errors import TrainingError
-from animatediff_core.jobs.control import Canny
+from animatediff_core.jobs.conditions import Canny
 from animatediff_core.media import write_picture
 from animatediff_core.media.edges import canny
 from animatediff_core.runs.train import Step, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, list_clips
 from animatediff_core.training.config_file import load_train_config
-from animatediff_core.training.control import edge_condition, paired_condition
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from animatediff_core.training.stages.stage.stage import motion_trainee
 from conftest import TINY, new_motion, new_unet
 from control_things import write_things
 from pretended_gpu import GPU, PretendedGPU, on_cpu, pretended_gpu
@@ -17,25 +18,24 @@ from test_schedules import HERE
 from torch import Tensor
 
 from animatediff_core import denoise, inflate, make_scheduler, save_motion_module
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.motion_modules import load_motion_module
+from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.noise import seeded
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.jobs import Job, load_prompt_file
-from animatediff_core.runs.control import ControlModels
-from animatediff_core.runs.model import load
-from animatediff_core.runs.placing import Placed, Placing
-from animatediff_core.runs.planning import plan
-from animatediff_core.runs.sampling import Step, sample
+from animatediff_core.planning.jobs import plan
+from animatediff_core.planning.models import load
+from animatediff_core.sampling.conditions import ControlModels
+from animatediff_core.sampling.placement import Placed, Placing
+from animatediff_core.sampling.sample import Step, sample
 from animatediff_core.speed.checkpointing import recompute_blocks
 from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.clips import Sample, collated
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
 from animatediff_core.training.loop import Encoders, Loop
-from animatediff_core.training.stages import motion_trainee
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 CPU = torch.device("cpu")

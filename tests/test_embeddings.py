@@ -5,10 +5,10 @@ import torch
 from conftest import TINY
 from safetensors.torch import save_file
 
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.embeddings import apply_embedding, read_embedding, spelled_out
-from animatediff_core.checkpoints.export import write_base_folder
-from animatediff_core.checkpoints.identify import identify
+from animatediff_core.adapters.identify import identify
+from animatediff_core.adapters.textual_inversion import apply_embedding, read_embedding, spelled_out
+from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.write import write_base_folder
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import CheckpointError

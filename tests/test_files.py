@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from animatediff_core.checkpoints.files import (
+from animatediff_core.errors import CheckpointError
+from animatediff_core.weights.files import (
     check_weight_file,
     printable,
     read_config_json,
@@ -26,7 +27,6 @@ from animatediff_core.checkpoints.files import (
     read_shapes,
     read_tensors,
 )
-from animatediff_core.errors import CheckpointError
 
 F4 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
@@ -357,7 +357,7 @@ def test_refusals_take_no_memory(tmp_path):
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from animatediff_core.checkpoints.files import read_tensors\n"
+        "from animatediff_core.weights.files import read_tensors\n"
         "from animatediff_core.errors import CheckpointError\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from small_model import LEVELS, write_half, write_model
 
-from animatediff_core.checkpoints.base import (
+from animatediff_core.checkpoints.base_model import (
     base_place,
     load_base,
     looks_local,
@@ -29,12 +29,12 @@ from animatediff_core.checkpoints.base import (
     resolve_file,
     vae_place,
 )
-from animatediff_core.checkpoints.export import motion_adapter
-from animatediff_core.checkpoints.hub import HubId, hub_id
+from animatediff_core.checkpoints.write import motion_adapter
 from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
-from animatediff_core.runs.control_plan import control_place, encoder_place
-from animatediff_core.runs.planning import parts_of
+from animatediff_core.planning.conditions import control_place, encoder_place
+from animatediff_core.planning.jobs import parts_of
+from animatediff_core.weights.hub import HubId, hub_id
 
 
 @pytest.fixture(scope="session")

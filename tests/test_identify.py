@@ -16,7 +16,7 @@ from transformers.models.clip import CLIPTextConfig, CLIPTextModel
 from typer.testing import CliRunner
 
 from animatediff_core import load_motion_module, save_motion_module
-from animatediff_core.checkpoints.identify import identify
+from animatediff_core.adapters.identify import identify
 from animatediff_core.errors import CheckpointError
 from cli.app import app
 

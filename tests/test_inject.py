@@ -15,14 +15,14 @@ from diffusers.models import MotionAdapter, UNetMotionModel
 from safetensors.torch import load_file, save_file
 
 from animatediff_core import inflate, load_motion_module, save_motion_module
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.export import motion_adapter, together, write_motion_file
+from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.write import motion_adapter, together, write_motion_file
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.jobs import Adapter, defaults_of, kept_adapters
+from animatediff_core.planning.models import Parts, find, load
 from animatediff_core.runs import inject
 from animatediff_core.runs.difference import one_step_difference
-from animatediff_core.runs.model import Parts, find, load
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT_LAYER = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"

@@ -14,15 +14,15 @@ from transformers import CLIPImageProcessor
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
-from animatediff_core.checkpoints.export import motion_adapter
-from animatediff_core.checkpoints.ip_adapter import (
+from animatediff_core.adapters.ip_adapter import (
     IPAdapterWeights,
     attach_ip_adapters,
     encoder_width,
     load_image_encoder,
     read_ip_adapter,
 )
-from animatediff_core.diffusion.image_prompt import embed_pictures
+from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.diffusion.image_embeddings import embed_pictures
 from animatediff_core.errors import CheckpointError
 
 FRAMES, STEPS, SCALE = 3, 2, 0.6

@@ -10,9 +10,9 @@ from diffusers.models import AutoencoderKL, UNetMotionModel
 from diffusers.pipelines.animatediff import AnimateDiffVideoToVideoPipeline
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.checkpoints.export import motion_adapter
+from animatediff_core.checkpoints.write import motion_adapter
 from animatediff_core.diffusion.decoding import decode
-from animatediff_core.diffusion.kept import (
+from animatediff_core.diffusion.known_region import (
     Kept,
     between,
     encode,

@@ -13,9 +13,9 @@ from conftest import ROOT, THREADS
 from animatediff_core import generate, load_prompt_file
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import FreeInit, Job, Noise, Upscale, Window
+from animatediff_core.planning.jobs import plan
 from animatediff_core.runs.generate import run
-from animatediff_core.runs.planning import plan
-from animatediff_core.runs.sampling import Step
+from animatediff_core.sampling.sample import Step
 
 MOTION = "bundled:tiny/motion_module.safetensors"
 SMALL = Job(

@@ -12,7 +12,7 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.models import UNet2DConditionModel
 from test_single_file import unet_key
 
-from animatediff_core.checkpoints.lora_names import from_original, plain_name
+from animatediff_core.adapters.lora_names import from_original, plain_name
 
 CONFIGS = ROOT / "animatediff_core" / "models" / "configs"
 

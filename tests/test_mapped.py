@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from small_model import write_model
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.files import read_tensors
+from animatediff_core.checkpoints.base_model import load_base
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import MotionModule
+from animatediff_core.weights.files import read_tensors
 
 KINDS = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8,

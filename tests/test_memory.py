@@ -12,16 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from animatediff_core import inflate
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.motion_modules import load_motion_module
+from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.denoise import denoise
 from animatediff_core.diffusion.noise import draw_noise
 from animatediff_core.diffusion.schedules import make_scheduler
 from animatediff_core.diffusion.text import embed_prompt
 from animatediff_core.jobs import job_from_options
+from animatediff_core.planning.models import load
 from animatediff_core.runs.generate import Result, run
-from animatediff_core.runs.model import load
 from animatediff_core.speed.memory import PLENTY, Thrift, ladder, leaner, needed, place
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -11,13 +11,13 @@ from diffusers.models import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from animatediff_core import Job, inflate, load_motion_module, save_motion_module
-from animatediff_core.checkpoints.identify import identify
+from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints.motion_config import CONFIG_KEY, read_config
 from animatediff_core.checkpoints.motion_files import MotionContent
-from animatediff_core.checkpoints.motion_keys import dialect_of, is_position, official_keys
+from animatediff_core.checkpoints.motion_names import dialect_of, is_position, official_keys
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
-from animatediff_core.runs.planning import plan
+from animatediff_core.planning.jobs import plan
 
 SD15, SDXL = (320, 640, 1280, 1280), (320, 640, 1280)
 

@@ -7,8 +7,8 @@ from diffusers.models import MotionAdapter
 from safetensors.torch import load_file, save_file
 
 from animatediff_core import load_motion_module, save_motion_module
-from animatediff_core.checkpoints.export import motion_adapter
-from animatediff_core.checkpoints.identify import identify
+from animatediff_core.adapters.identify import identify
+from animatediff_core.checkpoints.write import motion_adapter
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion.module import sinusoids
 

@@ -8,7 +8,7 @@ from conftest import new_motion
 from safetensors.torch import save_file
 
 from animatediff_core import apply_motion_lora
-from animatediff_core.checkpoints.identify import identify
+from animatediff_core.adapters.identify import identify
 from animatediff_core.errors import CheckpointError
 
 

@@ -19,8 +19,8 @@ from animatediff_core.diffusion.decoding import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
 from animatediff_core.media import free_path, read_settings
-from animatediff_core.runs.checks import judge
-from animatediff_core.runs.planning import plan
+from animatediff_core.planning.jobs import plan
+from animatediff_core.sampling.clip_checks import judge
 from cli.app import app
 
 QUICK = {"steps": 1, "frames": 4, "width": 32, "height": 32, "seed": 1}
@@ -203,7 +203,7 @@ def test_a_clip_that_cannot_fit_leaves_nothing(tmp_path):
 
 
 def test_a_failed_write_frees_the_name(tmp_path, monkeypatch):
-    from animatediff_core.runs import writing
+    from animatediff_core.sampling import output as writing
 
     def full(*_: object, **__: object) -> None:
         raise ClipError("no")

@@ -9,8 +9,8 @@ import torch
 from conftest import new_unet
 from small_model import LEVELS, write_half, write_model
 
-from animatediff_core.checkpoints.base import load_base
-from animatediff_core.checkpoints.parts import folder_shape, open_vae
+from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.diffusers_folder import folder_shape, open_vae
 from animatediff_core.errors import CheckpointError
 
 

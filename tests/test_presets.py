@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from animatediff_core import load_motion_module
-from animatediff_core.checkpoints.base import resolve_bundled
+from animatediff_core.checkpoints.base_model import resolve_bundled
 from animatediff_core.diffusion.schedules import make_scheduler, scheduler_names
 from animatediff_core.errors import PromptFileError
 from animatediff_core.jobs import (

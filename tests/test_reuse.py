@@ -5,7 +5,7 @@ import torch
 from conftest import new_motion, new_unet
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.diffusion.reuse import LEVELS, Reuse, runs
+from animatediff_core.diffusion.x0_cache import LEVELS, Reuse, runs
 
 
 class Counted:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from animatediff_core.diffusion.second_pass import enlarge, first_step
+from animatediff_core.diffusion.upscale import enlarge, first_step
 from animatediff_core.jobs import Upscale
 
 

@@ -25,18 +25,19 @@ from transformers.models.clip import (
 )
 
 from animatediff_core import generate, save_motion_module
+from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints import families
-from animatediff_core.checkpoints.base import BaseModel, load_base
-from animatediff_core.checkpoints.export import write_base_folder, write_single_file
+from animatediff_core.checkpoints.base_model import BaseModel, load_base
 from animatediff_core.checkpoints.families import CONFIGS, FOLDERS, single_file_of
-from animatediff_core.checkpoints.identify import identify
-from animatediff_core.checkpoints.ldm_layout import single_file_tensors, unet_names
+from animatediff_core.checkpoints.sd_names import single_file_tensors, unet_names
 from animatediff_core.checkpoints.single_file import clip_tokenizer, load_single_vae
+from animatediff_core.checkpoints.write import write_base_folder, write_single_file
 from animatediff_core.errors import CheckpointError
 from animatediff_core.jobs import Adapter, Job
 from animatediff_core.motion import VERSIONS
-from animatediff_core.runs import inject, model
-from animatediff_core.runs.model import Parts, files_of, find, load
+from animatediff_core.planning import models as model
+from animatediff_core.planning.models import Parts, files_of, find, load
+from animatediff_core.runs import inject
 
 
 def test_the_word_pieces_are_clips_own():

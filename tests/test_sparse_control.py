@@ -8,12 +8,12 @@ from conftest import new_unet
 from diffusers.models import ControlNetModel, SparseControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from animatediff_core.adapters.sparse_ctrl import load_sparse_control
 from animatediff_core.checkpoints.families import CONFIGS
-from animatediff_core.checkpoints.sparse_control import load_sparse_control
-from animatediff_core.diffusion.control import Control, Moment, controlled
+from animatediff_core.diffusion.residuals import Control, Moment, controlled
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS
-from animatediff_core.motion.sparse_control import SparseControlNet, sparse_condition
+from animatediff_core.motion.sparse_ctrl import SparseControlNet, sparse_condition
 
 FRAMES = 3
 

@@ -9,7 +9,7 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.lora import apply_lora
+from animatediff_core.adapters.lora import apply_lora
 from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.motion import Conditions, Positions
 from animatediff_core.speed import optimize_vae, restore

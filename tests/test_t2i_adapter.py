@@ -9,9 +9,9 @@ from diffusers.models.adapter import T2IAdapter
 from safetensors.torch import save_file
 
 from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
-from animatediff_core.checkpoints.identify import identify
-from animatediff_core.checkpoints.t2i_adapter import load_t2i_adapter
-from animatediff_core.diffusion.control import Control, Moment, controlled
+from animatediff_core.adapters.identify import identify
+from animatediff_core.adapters.t2i_adapter import load_t2i_adapter
+from animatediff_core.diffusion.residuals import Control, Moment, controlled
 from animatediff_core.errors import CheckpointError
 
 FRAMES, SIZE, FACTOR = 3, 64, 8

@@ -6,18 +6,18 @@ from conftest import new_unet
 from safetensors.torch import save_file
 from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from animatediff_core.checkpoints.base import BaseModel, load_base
-from animatediff_core.checkpoints.embeddings import apply_embedding, teach_word
+from animatediff_core.adapters.textual_inversion import apply_embedding, teach_word
+from animatediff_core.checkpoints.base_model import BaseModel, load_base
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.prompt_syntax import check_prompt, parse_prompt
-from animatediff_core.diffusion.sizes import size_conditions
+from animatediff_core.diffusion.prompt_travel import slerp, travelled
+from animatediff_core.diffusion.size_conditions import size_conditions
 from animatediff_core.diffusion.text import embed_pair, embed_prompt
-from animatediff_core.diffusion.travel import slerp, travelled
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
 from animatediff_core.jobs import Job
 from animatediff_core.motion.conditions import added_conditions
+from animatediff_core.planning.jobs import plan
 from animatediff_core.runs.generate import generate
-from animatediff_core.runs.planning import plan
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 

@@ -9,7 +9,7 @@ from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job, job_from_options
 from animatediff_core.runs import generate as generating
 from animatediff_core.runs.generate import Loading, Result, run
-from animatediff_core.runs.sampling import Step
+from animatediff_core.sampling.sample import Step
 
 written = generating.write
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..motion import VERSIONS, MotionConfig
 from .motion_files import MotionContent
-from .motion_keys import SITE, is_position
+from .motion_names import SITE, is_position
 
 CONFIG_KEY = "animatediff_config"
 """Metadata entry of our own files: the MotionConfig as JSON."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .files import check_weight_file, read_metadata, read_shapes, read_tensors
-from .motion_keys import Dialect, dialect_of, official_keys
+from ..weights.files import check_weight_file, read_metadata, read_shapes, read_tensors
+from .motion_names import Dialect, dialect_of, official_keys
 
 _WEIGHTS = "diffusion_pytorch_model"
 _LARGEST_JSON = 1 << 20

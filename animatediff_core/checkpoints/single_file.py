@@ -26,12 +26,12 @@ from transformers.models.clip import (
 )
 
 from ..errors import CheckpointError
+from ..weights.files import TensorFile, is_safetensors, read_pickle, read_shapes, read_tensors
 from . import families
-from .base import BaseModel
+from .base_model import BaseModel
+from .diffusers_folder import placed, without_weights
 from .families import EMA, FOLDERS, UNET, VAE, SingleFile, check_single_file, family_of
-from .files import TensorFile, is_safetensors, read_pickle, read_shapes, read_tensors
-from .ldm_layout import unet_names
-from .parts import placed, without_weights
+from .sd_names import unet_names
 
 log = logging.getLogger(__name__)
 

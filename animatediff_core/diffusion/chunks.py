@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoints.embeddings import spelled_out
+from ..adapters.textual_inversion import spelled_out
 from .prompt_syntax import parse_prompt
 
 

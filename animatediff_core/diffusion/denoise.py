@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ..jobs import Window
 from ..motion import AnimatedUNet, Conditions
-from .control import Control, Moment, controlled
 from .guidance import Guidance, guide
-from .kept import Kept
+from .image_unet import StillUNet
+from .known_region import Kept
 from .noise import step_noise
-from .reuse import Reuse
-from .still import StillUNet
+from .residuals import Control, Moment, controlled
 from .windows import Part, divides, parts_at
+from .x0_cache import Reuse
 
 FrameText = Callable[[Tensor], Tensor]
 """From frame numbers, k, on the CPU, to their text, b k n d: what a long clip does not hold for all

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.base import BaseModel
-from ..checkpoints.embeddings import spelled_out
+from ..adapters.textual_inversion import spelled_out
+from ..checkpoints.base_model import BaseModel
 from ..errors import CheckpointError
 from .chunks import Chunk
 

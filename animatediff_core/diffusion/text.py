@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checkpoints.base import BaseModel
+from ..checkpoints.base_model import BaseModel
 from ..jobs.records import Travel
 from .chunks import Chunk, chunks_of
 from .encoders import encode_chunks
-from .travel import travelled
+from .prompt_travel import travelled
 
 Prompt = Mapping[int, str]
 """Texts by the frame from which they hold."""

@@ -17,10 +17,10 @@ from .layers import laid_over, merged, nested
 from .native import native_entries
 from .official import is_oldest, official_entries, oldest_entries
 from .presets import preset_settings
+from .prompt_travel import is_travel_json, travel_entries
 from .reader import check_path, expand, hints_of
 from .records import Job
 from .sampling import Window
-from .travel_json import is_travel_json, travel_entries
 
 
 def load_prompt_file(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from .camera import Camera
 from .choices import one_of
-from .control import (
+from .conditions import (
     Animate,
     ControlNet,
     IPAdapter,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ..checkpoints.base import BaseModel
+from ..checkpoints.base_model import BaseModel
 from ..diffusion.noise import draw_noise
 from ..diffusion.text import embed_prompt
 from ..errors import CheckpointError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import AnimateDiffError
 from ..jobs import job_from_options
-from .model import files_of, find
-from .planning import parts_of
+from ..planning.jobs import parts_of
+from ..planning.models import files_of, find
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ import torch
 from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
 from ..media import Frames
+from ..planning.jobs import Planned, plan
+from ..planning.models import Parts, load
+from ..sampling.conditions import ControlModels
+from ..sampling.device import choose, made_with
+from ..sampling.output import write
+from ..sampling.placement import Placed, Placing, check_compiling
+from ..sampling.provenance import control_sources
+from ..sampling.sample import Step, sample
 from ..speed.compiling import compiling_explained
 from ..speed.memory import PLENTY, Thrift, described, ladder
-from .control import ControlModels
-from .control_sources import control_sources
-from .device import choose, made_with
-from .model import Parts, load
-from .placing import Placed, Placing, check_compiling
-from .planning import Planned, plan
-from .sampling import Step, sample
-from .writing import write
 
 log = logging.getLogger(__name__)
 

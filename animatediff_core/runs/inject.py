@@ -12,22 +12,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checkpoints.base import BaseModel, resolve_file
-from ..checkpoints.export import (
+from ..checkpoints.base_model import BaseModel, resolve_file
+from ..checkpoints.families import FOLDERS
+from ..checkpoints.write import (
     check_free,
     together,
     write_motion_file,
     write_pipeline_folder,
     write_single_file,
 )
-from ..checkpoints.families import FOLDERS
-from ..checkpoints.files import digest
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, defaults_of
 from ..motion import inflate
-from .device import DTYPES
+from ..planning.models import Found, FoundImage, Parts, files_of, find, find_image, load, load_image
+from ..sampling.device import DTYPES
+from ..weights.files import digest
 from .difference import one_step_difference
-from .model import Found, FoundImage, Parts, files_of, find, find_image, load, load_image
 
 log = logging.getLogger(__name__)
 

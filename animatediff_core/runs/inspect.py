@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..checkpoints.identify import FileReport, identify
+from ..adapters.identify import FileReport, identify
 from ..errors import AnimateDiffError
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.base import BaseModel, load_base
+from ..checkpoints.base_model import BaseModel, load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
 from ..media import open_video
 from ..speed.checkpointing import counting_kept, recompute_blocks
@@ -28,11 +28,11 @@ from ..training.clips import (
 )
 from ..training.config import TrainConfig
 from ..training.loop import Encoders, Loop, Step
+from ..training.prior import make_prior, prior_files
 from ..training.record import LossRecord
-from ..training.stages import StageModel
-from .prior import make_prior, prior_files
-from .stage_model import open_stage
-from .validation import validate
+from ..training.stages.model import open_stage
+from ..training.stages.stage import StageModel
+from ..training.validation import validate
 
 STATE_FILE = "state.pt"
 

@@ -11,7 +11,7 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers.models import AutoencoderKL
 from torch import nn
 
-from ..checkpoints.base import BaseModel
+from ..checkpoints.base_model import BaseModel
 from ..motion import MotionModule
 from ..motion.module import TemporalTransformer
 

@@ -11,15 +11,15 @@ import torch
 from diffusers.models import UNet2DConditionModel
 from torch import nn
 
-from ..checkpoints.base import MODELS, BaseModel, load_base
-from ..checkpoints.export import MOTION_FILE, write_base_folder
-from ..checkpoints.files import read_tensors, write_tensors
-from ..checkpoints.motion_modules import load_motion_module, save_motion_module
+from ..checkpoints.base_model import MODELS, BaseModel, load_base
+from ..checkpoints.motion_module import load_motion_module, save_motion_module
+from ..checkpoints.write import MOTION_FILE, write_base_folder
 from ..motion import LINEAR_BETAS
-from ..runs.stage_model import LORA_FILE, WORD_FILE
 from ..runs.train import Event, Skipped, run
 from ..training.config_file import load_train_config
-from . import control
+from ..training.stages.model import LORA_FILE, WORD_FILE
+from ..weights.files import read_tensors, write_tensors
+from . import control_members
 from .clips import write_clips
 from .members import MEMBERS, Member, write_pictures
 from .text import finished_text_encoder, new_tokenizer, train_text_encoder
@@ -62,12 +62,12 @@ def build_member(member: Member, folder: Path) -> Iterator[str]:
 
 def build_control(folder: Path) -> Iterator[str]:
     """Train and publish the models that lead the family's clips."""
-    yield from control.prepare(folder)
-    for stage in control.STAGES:
+    yield from control_members.prepare(folder)
+    for stage in control_members.STAGES:
         if not (folder / stage / ".done").exists():
             yield from _train(folder, stage)
             (folder / stage / ".done").touch()
-    for path in control.publish_control(folder):
+    for path in control_members.publish_control(folder):
         yield f"published: {path}"
 
 

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from ..jobs import job_from_options
 from ..media import write_picture
 from ..media.edges import canny
-from ..runs.control import ControlModels
-from ..runs.model import load
-from ..runs.placing import Placed, Placing
-from ..runs.planning import plan
-from ..runs.sampling import sample
+from ..planning.jobs import plan
+from ..planning.models import load
+from ..sampling.conditions import ControlModels
+from ..sampling.placement import Placed, Placing
+from ..sampling.sample import sample
 from .measure import judge, observe
 from .renderer import coverage, render
 from .report import Row, held_out_scenes, table

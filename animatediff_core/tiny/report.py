@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.base import BaseModel
+from ..checkpoints.base_model import BaseModel
 from ..diffusion.decoding import decode
 from ..diffusion.denoise import denoise
+from ..diffusion.image_unet import StillUNet
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
-from ..diffusion.still import StillUNet
 from ..diffusion.text import embed_prompt
 from ..jobs import Job, job_from_options
 from ..media import contact_sheet, write_picture
 from ..motion import AnimatedUNet
-from ..runs.model import load
-from ..runs.placing import Placed, Placing
-from ..runs.planning import parts_of, plan
-from ..runs.sampling import sample
+from ..planning.jobs import parts_of, plan
+from ..planning.models import load
+from ..sampling.placement import Placed, Placing
+from ..sampling.sample import sample
 from .measure import Verdict, judge
 from .members import MEMBERS, PLAIN_MEMBER, Member, member_named
 from .world import DIRECTIONS, MOTIONS, Scene, draw_scene

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..diffusion.image_prompt import as_clip_sees
+from ..diffusion.image_embeddings import as_clip_sees
 from .renderer import render_batch
 from .saved import load_named, train_naming
 from .text import ATTRIBUTES

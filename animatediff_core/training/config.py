@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from ..errors import TrainingError
-from ..jobs.control import Canny
+from ..jobs.conditions import Canny
 from ..motion import Betas
 
 

@@ -26,7 +26,7 @@ from ..motion import Conditions
 from .cache import encode_moments, sample_latents
 from .clips import Batch, Clips, bad_files_message, collated
 from .config import TrainConfig
-from .stages import Trainee, timestep_draw
+from .stages.stage import Trainee, timestep_draw
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""Adapters merged into weights: `W += scale * change`, in fp32, whatever the file's dialect.
+
+Several add up, and their order does not matter beyond rounding; DoRA alone sets the length of the
+weight that it finds, so its place among others does.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoints.families import FOLDERS, family_of, unet_shape
+from ..errors import CheckpointError
+from ..motion import MotionModule
+from ..weights.files import read_tensors
+from .lora_files import LoraFile, read_lora
+from .lora_math import Delta, changed_weight, product
+from .lora_names import from_original
+
+log = logging.getLogger(__name__)
+
+Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
+Layers = Mapping[str, Layer]
+
+
+def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
+    """Merge a LoRA into a UNet, a BaseModel or a diffusers pipeline; returns the layers changed.
+
+    CheckpointError where it changes nothing, is of another family, or where some of its layers
+    fit nothing: named. At scale 0 the file is checked and the model left as it is.
+    """
+    path = Path(path)
+    file = _read(path, motion=False)
+    unet = target if isinstance(target, nn.Module) else target.unet
+    _check_family(file, unet, path)
+    count = getattr(unet.config, "layers_per_block", 2)
+    layers_per_block = count if isinstance(count, int) else count[0]
+    deltas = {from_original(name, layers_per_block): d for name, d in file.deltas.items()}
+    layers = _targets(target)
+    if isinstance(target, nn.Module) and any(n.startswith(("te1_", "te2_")) for n in deltas):
+        raise CheckpointError(
+            f"{path}: changes the text encoder too, which a UNet alone lacks; "
+            "give the whole pipeline"
+        )
+    return _merge(layers, deltas, path, scale, "use a LoRA of the base model's family")
+
+
+def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0) -> int:
+    """Merge a MotionLoRA into a motion module; returns the layers changed (a full v2 file: 168).
+
+    Layers for a mid block that the module lacks are left out, with a warning that says so.
+    """
+    path = Path(path)
+    deltas = _read(path, motion=True).deltas
+    mid = [name for name in deltas if name.startswith("mid_block")]
+    if motion.mid_block is None and mid:
+        log.warning("%s: %d layers for a mid block, which this module lacks, are left out",
+                    path, len(mid))  # fmt: skip
+        deltas = {k: d for k, d in deltas.items() if k not in mid}
+        if not deltas:
+            raise CheckpointError(
+                f"{path}: changes only the mid block, which this {motion.config.version} module "
+                "lacks; use it with a v2 module"
+            )
+    hint = "use a MotionLoRA made for a module of the same family"
+    return _merge(_layers_of(motion, ""), deltas, path, scale, hint)
+
+
+def _read(path: Path, *, motion: bool) -> LoraFile:
+    """The file, which must be of the kind that is wanted."""
+    content = read_tensors(path)
+    keys = content.tensors.keys()
+    in_motion = any("motion_modules" in key for key in keys)
+    is_lora = any(mark in key for key in keys
+                  for mark in ("lora", "hada_w1", "lokr_w", ".diff", ".w_norm"))  # fmt: skip
+    if not motion and in_motion:
+        what = "MotionLoRA, which goes into motion_loras (--motion-lora)"
+        if not is_lora:
+            what = "motion module, which goes into motion (--motion)"
+        raise CheckpointError(f"{path}: is no LoRA for the image model but a {what}")
+    if motion and not (in_motion and is_lora):
+        what = "a LoRA for the image model, which goes into loras (--lora)"
+        if in_motion:
+            what = "a motion module, which goes into motion (--motion)"
+        elif not is_lora:
+            what = "something else; `animatediff inspect` says what"
+        raise CheckpointError(f"{path}: is no MotionLoRA but {what}")
+    return read_lora(content.tensors, content.metadata, path)
+
+
+def _check_family(file: LoraFile, unet: Any, path: Path) -> None:
+    """Refuse what was made for another family; where the file does not tell, shapes decide."""
+    width = unet.config.cross_attention_dim
+    if file.family is None or not isinstance(width, int):
+        return
+    family = family_of(unet.config.block_out_channels, width)
+    own_size = family not in FOLDERS and file.family in FOLDERS
+    if family == file.family or (own_size and unet_shape(file.family)[1] == width):
+        return
+    raise CheckpointError(
+        f"{path}: is made for {file.family} but this model is {family}; "
+        "use a LoRA of the base model's family"
+    )
+
+
+def _targets(target: Any) -> dict[str, Layer]:
+    """Every layer that a LoRA could change, by its plain name."""
+    if isinstance(target, nn.Module):
+        return _layers_of(target, "")
+    layers = _layers_of(target.unet, "")
+    encoders = getattr(target, "text_encoders", None)
+    if encoders is None:
+        encoders = [getattr(target, n, None) for n in ("text_encoder", "text_encoder_2")]
+    for number, encoder in enumerate((e for e in encoders if e is not None), start=1):
+        layers |= _layers_of(encoder, f"te{number}_")
+    return layers
+
+
+def _layers_of(model: nn.Module, prefix: str) -> dict[str, Layer]:
+    layers: dict[str, Layer] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm):
+            layers[prefix + name.replace(".", "_")] = layer
+            if prefix and not name.startswith("text_model."):
+                layers[f"{prefix}text_model_{name.replace('.', '_')}"] = layer
+    return layers
+
+
+def _merge(layers: Layers, deltas: Mapping[str, Delta], path: Path, scale: float, hint: str) -> int:
+    """Check every layer, then change one after the other; a file that fails changes nothing."""
+    missing = sorted(name for name in deltas if name not in layers)
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(missing)} of its {len(deltas)} layers fit nothing in this model, first "
+            f"{', '.join(missing[:3])}; {hint}"
+        )
+    for name, delta in deltas.items():
+        _check_fit(layers[name], name, delta, path)
+    if all(delta.changes_nothing() for delta in deltas.values()):
+        raise CheckpointError(
+            f"{path}: changes nothing, its {len(deltas)} layers are all zero; "
+            "it was saved before it learned anything"
+        )
+    if scale != 0:
+        for name, delta in deltas.items():
+            _change(layers[name], delta, scale)
+    return len(deltas)
+
+
+def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
+    """The change has the layer's shape and only numbers; shapes are computed without data."""
+    if layer.weight.is_mkldnn:  # packed by `optimize`
+        raise CheckpointError(
+            f"{path}: the model is optimised, so its weights cannot be changed; apply adapters "
+            "before optimize(), or call deflate() first"
+        )
+    hollow = replace(delta, factors={role: t.to("meta") for role, t in delta.factors.items()})
+    bias = delta.factors.get("diff_b")
+    try:
+        if delta.weight_roles:
+            changed_weight(torch.empty_like(layer.weight, device="meta"), hollow, 1.0)
+        if bias is not None and (layer.bias is None or bias.numel() != layer.bias.numel()):
+            raise ValueError("its bias")
+        size = product(hollow).numel() if delta.weight_roles else layer.weight.numel()
+        if size != layer.weight.numel():
+            raise ValueError("its size")
+    except (RuntimeError, ValueError, IndexError, CheckpointError) as error:
+        raise CheckpointError(
+            f"{path}: {name} has the shape of another family of models; "
+            "use a LoRA of the base model's family"
+        ) from error
+    if not all(bool(tensor.isfinite().all()) for tensor in delta.factors.values()):
+        raise CheckpointError(f"{path}: {name} holds values that are no numbers; use another file")
+
+
+def _change(layer: Layer, delta: Delta, scale: float) -> None:
+    with torch.no_grad():
+        if delta.weight_roles:
+            layer.weight.copy_(changed_weight(layer.weight, delta, scale))
+        if "diff_b" in delta.factors and layer.bias is not None:
+            bias = delta.factors["diff_b"].float().to(layer.bias.device).view(layer.bias.shape)
+            layer.bias.copy_(layer.bias.float() + scale * bias)

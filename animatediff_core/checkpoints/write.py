@@ -1,0 +1,224 @@
+"""What a model is written as: a diffusers folder, one motion file, one single-file checkpoint.
+
+The folder is what we and stock diffusers both open; the files are in the layouts that every other
+program knows.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import MotionAdapter
+from diffusers.schedulers import DDIMScheduler
+from torch import nn
+
+from ..errors import CheckpointError
+from ..jobs import KEPT_FOLDER, RECORD_FILE, Adapter
+from ..media import explained
+from ..motion import MotionConfig, MotionModule
+from ..motion.module import sinusoids
+from ..weights.files import write_tensors
+from .base_model import BaseModel
+from .motion_module import config_metadata, save_motion_module
+from .motion_names import FROM_DIFFUSERS
+from .sd_names import single_file_tensors
+
+MOTION_FILE = "motion_module.safetensors"
+
+
+def write_pipeline_folder(
+    base: BaseModel,
+    motion: MotionModule,
+    folder: Path,
+    record: Mapping[str, object],
+    kept: Sequence[tuple[str, Adapter]] = (),
+) -> None:
+    """Write the parts, the motion module in both forms, and `record`, what they came from.
+
+    `kept` are adapters by role that stay files of their own, which only we apply. The folder
+    appears whole or not at all; one that exists is not touched (CheckpointError).
+    """
+    with together([folder]) as (staged,):
+        index = _write_base(base, staged)
+        if len(base.text_encoders) == 1:
+            index["_class_name"] = "AnimateDiffPipeline"
+            index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
+        else:
+            index["_class_name"] = "AnimateDiffSDXLPipeline"
+        if motion.config.conv_in_channels is not None:
+            index["_class_name"] = "PIAPipeline"
+        index["motion_adapter"] = ["diffusers", "MotionAdapter"]
+        _write_scheduler(motion.config, base, staged)
+        adapter = motion_adapter(motion)
+        nn.Module.to(adapter, dtype=base.unet.dtype)  # diffusers' own warns of nothing here
+        adapter.save_pretrained(staged / "motion_adapter")
+        save_motion_module(motion, staged / MOTION_FILE)
+        adapters = list(_copied(kept, staged / KEPT_FOLDER))
+        noted = {"motion": asdict(motion.config), **record, "adapters": adapters}
+        (staged / RECORD_FILE).write_text(json.dumps(noted, indent=1), "utf-8")
+        (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
+
+
+def write_base_folder(base: BaseModel, folder: Path) -> None:
+    """Write an image model as stock diffusers' StableDiffusionPipeline opens it."""
+    with together([folder]) as (staged,):
+        index = _write_base(base, staged)
+        index["_class_name"] = "StableDiffusionPipeline"
+        if len(base.text_encoders) == 1:
+            index |= {"feature_extractor": [None, None], "safety_checker": [None, None]}
+        else:
+            index["_class_name"] = "StableDiffusionXLPipeline"
+        _write_scheduler(MotionConfig(betas=base.betas), base, staged)
+        (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
+
+
+def write_motion_file(motion: MotionModule, path: Path) -> None:
+    """Official keys with the positions that other programs tell modules apart by, 1 f c each, and
+    our configuration in the metadata."""
+    tensors = dict(motion.state_dict())
+    for key in [key for key in tensors if key.endswith(".to_q.weight")]:
+        query = tensors[key]
+        positions = sinusoids(motion.config.max_frames, query.shape[0], query)
+        tensors[key.replace("to_q.weight", "pos_encoder.pe")] = positions.unsqueeze(0)
+    write_tensors(path, tensors, config_metadata(motion.config))
+
+
+def write_single_file(base: BaseModel, path: Path) -> None:
+    """The layout of the first release, with the marks that say what the UNet predicts."""
+    tensors = single_file_tensors(base)
+    predicts = base.prediction_type.replace("v_prediction", "v")
+    if predicts == "v":
+        tensors["v_pred"] = torch.zeros(0)
+    if base.zero_snr:
+        tensors["ztsnr"] = torch.zeros(0)
+    write_tensors(path, tensors, {"format": "pt", "modelspec.prediction_type": predicts})
+
+
+@contextmanager
+def together(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """A place beside each target to write it in; all take their names only if all went well.
+
+    Nothing that exists is overwritten (CheckpointError); an empty folder may be there.
+    """
+    placed: list[Path] = []
+    with ExitStack() as places:
+        staged = [places.enter_context(_beside(target)) for target in targets]
+        yield staged
+        try:
+            for here, target in zip(staged, targets, strict=True):
+                with explained(target):
+                    check_free(target)
+                    here.chmod(0o755 if here.is_dir() else 0o644)
+                    if target.exists():
+                        target.rmdir()
+                    os.replace(here, target)
+                placed.append(target)
+        except BaseException:
+            for target in placed:
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+            raise
+
+
+def check_free(target: Path) -> None:
+    """CheckpointError where a file or a folder that is not empty has this name."""
+    if target.is_dir() and any(target.iterdir()):
+        raise CheckpointError(f"{target}: exists already and is not empty; choose another name")
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(f"{target}: exists already; choose another name")
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    with explained(target):
+        check_free(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        with explained(target):
+            yield place / target.name
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _copied(kept: Sequence[tuple[str, Adapter]], folder: Path) -> Iterator[dict[str, object]]:
+    """Copy adapter files under names of their own; yields how the record lists them."""
+    if kept:
+        folder.mkdir()
+    for role, adapter in kept:
+        file = Path(adapter.path)
+        name, number = file.name, 2
+        while (folder / name).exists():
+            name, number = f"{file.stem}-{number}{file.suffix}", number + 1
+        shutil.copyfile(file, folder / name)
+        yield {"role": role, "file": name, "scale": adapter.scale}
+
+
+def _write_base(base: BaseModel, folder: Path) -> dict[str, object]:
+    """UNet, VAE, text; returns their entries of model_index.json."""
+    base.unet.save_pretrained(folder / "unet")
+    base.vae.save_pretrained(folder / "vae")
+    index: dict[str, object] = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    for number, (encoder, tokenizer) in enumerate(
+        zip(base.text_encoders, base.tokenizers, strict=True), start=1
+    ):
+        suffix = "" if number == 1 else f"_{number}"
+        encoder.save_pretrained(folder / f"text_encoder{suffix}")
+        tokenizer.save_pretrained(folder / f"tokenizer{suffix}")
+        index[f"text_encoder{suffix}"] = ["transformers", type(encoder).__name__]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+    return index
+
+
+def _write_scheduler(config: MotionConfig, base: BaseModel, folder: Path) -> None:
+    start, end, schedule = config.betas
+    spacing = "trailing" if base.zero_snr else config.timestep_spacing
+    DDIMScheduler(
+        beta_start=start, beta_end=end, beta_schedule=schedule, steps_offset=1, clip_sample=False,
+        timestep_spacing=spacing, prediction_type=base.prediction_type,
+        rescale_betas_zero_snr=base.zero_snr,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+
+
+def motion_adapter(motion: MotionModule) -> MotionAdapter:
+    """The same weights as diffusers' MotionAdapter.
+
+    diffusers normalises over all frames at once, so its clips differ from ours where
+    `frame_norm` is "frame".
+    """
+    config = motion.config
+    adapter = MotionAdapter(
+        block_out_channels=config.block_out_channels,
+        motion_layers_per_block=config.layers_per_block,
+        motion_mid_block_layers_per_block=1,
+        motion_num_attention_heads=config.num_attention_heads,
+        motion_norm_num_groups=config.norm_num_groups,
+        motion_max_seq_length=config.max_frames,
+        use_motion_mid_block=config.mid_block,
+        conv_in_channels=config.conv_in_channels,
+    )
+    tensors = {diffusers_key(key): tensor for key, tensor in motion.state_dict().items()}
+    own: dict[str, Any] = adapter.state_dict()
+    left_out = {key for key in own if key.endswith("pos_embed.pe")}
+    assert own.keys() - tensors.keys() == left_out
+    assert not tensors.keys() - own.keys()
+    adapter.load_state_dict({**own, **tensors})
+    return adapter
+
+
+def diffusers_key(key: str) -> str:
+    """An official key as diffusers names it."""
+    key = key.replace(".temporal_transformer.", ".")
+    for theirs, ours in FROM_DIFFUSERS:
+        key = key.replace(ours, theirs)
+    return key

@@ -1,0 +1,232 @@
+"""What leads a clip besides its prompt, checked before anything is loaded."""
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from ..adapters.control_models import ControlKind, control_families, control_frames, read_control
+from ..adapters.identify import identify
+from ..adapters.t2i_adapter import read_t2i_adapter, t2i_form
+from ..checkpoints.base_model import looks_local, resolve_bundled, resolve_file
+from ..diffusion.windows import divides, longest_window
+from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
+from ..jobs import Job
+from ..jobs.conditions import Fit, Pictures
+from ..media.pictures import PictureSource, check_source, spread
+from ..weights.folder import STEMS, adapter_layout, choose_weights
+from ..weights.hub import fetch, hub_id
+from .models import Found
+
+Value = TypeVar("Value")
+_KEYS: dict[ControlKind, str] = {"ControlNet": "controlnets", "SparseCtrl": "sparse_controls"}
+
+
+def check_control(job: Job, found: Found, *, offline: bool) -> None:
+    """Every model is of the right kind and family, every picture there and of the right size.
+
+    Raises the first problem; nothing is loaded.
+    """
+    try:
+        _check_models(job, found, offline)
+        for source in _sources(job):
+            check_source(source)
+        _check_starts(job, found)
+    except MediaError as error:
+        raise MediaError(f"{job.name}: {error}") from error
+    except AnimateDiffError as error:
+        raise type(error)(f"{job.name}: {error}") from error
+
+
+def control_place(source: str, *, offline: bool) -> Path:
+    """The local file or folder of a control model; on the hub a file, or a folder's repository."""
+    named = resolve_bundled(source)
+    wanted = None if os.path.exists(Path(named).expanduser()) else hub_id(named)
+    if wanted is None or wanted.path is not None:
+        return resolve_file(named, offline=offline)
+    return fetch(named, lambda names: adapter_layout(names, source).files, offline=offline)
+
+
+def encoder_place(source: str, *, offline: bool) -> Path:
+    """The local folder of an image encoder; on the hub a repository, or a folder in one."""
+    named = resolve_bundled(source)
+    path = Path(named).expanduser()
+    wanted = None if os.path.exists(path) or looks_local(named) else hub_id(named)
+    if wanted is None:
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"{source}: is no folder of an image encoder (no config.json); name the folder of "
+                "the CLIP vision model that the IP-Adapter was trained with"
+            )
+        return path
+    inside = f"{wanted.path}/" if wanted.path else ""
+
+    def choose(names: Collection[str]) -> list[str]:
+        here = {n.removeprefix(inside) for n in names if n.startswith(inside)}
+        if "config.json" not in here:
+            raise CheckpointError(f"{source}: the hub has no image encoder there (no config.json)")
+        weights = choose_weights(here, STEMS["text_encoder"], None, f"{source}:")
+        return [inside + name for name in ("config.json", *weights.files)]
+
+    return fetch(named, choose, offline=offline) / (wanted.path or "")
+
+
+def pictures_of(pictures: Pictures, job: Job) -> PictureSource:
+    """Where the picture of every frame lies."""
+    numbers = spread(job.frames, pictures.first, pictures.every)
+    return PictureSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
+
+
+def keyed(pictures: Mapping[int, str], frames: int, key: str) -> dict[int, Path]:
+    """Pictures by frame of the clip, counted from its start and in order.
+
+    Raises PromptFileError for a frame that the clip does not have; `key` names the field.
+    """
+    return {frame: Path(path) for frame, path in counted(pictures, frames, key).items()}
+
+
+def counted(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Value]:
+    """Values by frame, counted from the clip's start and in order; the same error."""
+    for number in values:
+        if not -frames <= number < frames:
+            raise PromptFileError(
+                f"{key} names frame {number}, but the clip has {frames}; the last is -1"
+            )
+    return dict(sorted((number % frames, value) for number, value in values.items()))
+
+
+def _sources(job: Job) -> Iterator[PictureSource]:
+    for net in (*job.controlnets, *job.t2i_adapters):
+        yield pictures_of(net.pictures, job)
+    for region in job.regions:
+        yield pictures_of(region.mask, job)
+    if job.start is not None:
+        yield pictures_of(job.start.pictures, job)
+        if job.start.mask is not None:
+            yield pictures_of(job.start.mask, job)
+    if job.animate is not None:
+        yield _single(Path(job.animate.picture), job, job.animate.fit)
+    for sparse in job.sparse_controls:
+        for path in keyed(sparse.pictures, job.frames, "sparse_controls").values():
+            yield _single(path, job, sparse.fit)
+    if job.keyframes is not None:
+        for path in keyed(job.keyframes.pictures, job.frames, "keyframes").values():
+            yield _single(path, job, job.keyframes.fit)
+    for adapter in job.ip_adapters:
+        for path in keyed(adapter.pictures, job.frames, "ip_adapters").values():
+            yield _single(path, job, "stretch")  # the encoder takes any size
+
+
+def _single(path: Path, job: Job, fit: Fit) -> PictureSource:
+    return PictureSource(path, (0,), (job.width, job.height), fit)
+
+
+def _check_models(job: Job, found: Found, offline: bool) -> None:
+    for net in job.controlnets:
+        counted(net.weights or {}, job.frames, "controlnets.weights")
+        _check_kind(net.path, "ControlNet", found, offline)
+    for one in job.t2i_adapters:
+        counted(one.weights or {}, job.frames, "t2i_adapters.weights")
+        _check_t2i_adapter(one.path, job, found, offline)
+    for sparse in job.sparse_controls:
+        path = _check_kind(sparse.path, "SparseCtrl", found, offline)
+        longest = control_frames(read_control(path, shapes_only=True))
+        seen = job.frames
+        if job.window is not None and divides(job.window, job.frames):
+            seen = longest_window(job.window, job.frames)
+        if seen > longest:
+            raise CheckpointError(
+                f"{sparse.path}: knows {longest} frames at most, but {seen} are denoised together; "
+                f"set window.length (-C) to {longest} or less"
+            )
+    for adapter in job.ip_adapters:
+        counted(adapter.weights or {}, job.frames, "ip_adapters.weights")
+        report = identify(resolve_file(adapter.path, offline=offline))
+        if report.kind != "IP-Adapter":
+            raise CheckpointError(
+                f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, not into "
+                "ip_adapters"
+            )
+        if report.family not in ("unknown", found.family) and "levels" not in found.family:
+            raise CheckpointError(
+                f"{adapter.path}: is an IP-Adapter for {report.family} but the base model is "
+                f"{found.family}; use one of its family"
+            )
+        encoder_place(adapter.encoder, offline=offline)
+
+
+def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> None:
+    path = control_place(source, offline=offline)
+    report = identify(path)
+    if report.kind != "T2I-Adapter":
+        raise CheckpointError(
+            f"{source}: is a {report.kind}, which goes into {report.goes_in}, not into t2i_adapters"
+        )
+    content = read_t2i_adapter(path, shapes_only=True)
+    form = t2i_form(content, found.motion_config.block_out_channels, found.factor)
+    for scale in (1.0, job.upscale.scale if job.upscale else 1.0):
+        width, height = round(job.width * scale), round(job.height * scale)
+        if width % form.downscale_factor or height % form.downscale_factor:
+            raise CheckpointError(
+                f"{source}: reads pictures whose width and height are multiples of "
+                f"{form.downscale_factor}, but the clip is {width} x {height}"
+            )
+
+
+def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> Path:
+    path = control_place(source, offline=offline)
+    if identify(path).kind == "T2I-Adapter":
+        raise CheckpointError(
+            f"{source}: is a T2I-Adapter, which goes into t2i_adapters, not into {_KEYS[kind]}"
+        )
+    content = read_control(path, shapes_only=True)
+    if content.kind != kind:
+        raise CheckpointError(
+            f"{source}: is a {content.kind}, which goes into {_KEYS[content.kind]}, not into "
+            f"{_KEYS[kind]}"
+        )
+    families = control_families(content, path)
+    if found.family not in families:
+        raise CheckpointError(
+            f"{source}: is a {kind} for {' or '.join(families)} but the base model is "
+            f"{found.family}; use one of its family"
+        )
+    return path
+
+
+def _check_starts(job: Job, found: Found) -> None:
+    """What a clip begins from, and what it begins with, go together."""
+    counted(job.motion_strength.frames or {}, job.frames, "motion_strength.frames")
+    known = _blocks(found)
+    for name in job.motion_strength.blocks or {}:
+        if name not in known:
+            raise PromptFileError(
+                f"motion_strength.blocks names {name}, but the module's are {', '.join(known)}"
+            )
+    for region in job.regions:
+        if 0 not in counted(region.prompt, job.frames, "regions.prompt"):
+            raise PromptFileError("regions.prompt must have a text for frame 0")
+    pia = found.motion_config.conv_in_channels is not None
+    if pia and job.animate is None:
+        raise CheckpointError(
+            f"{found.motion.name} is a PIA module, which animates a picture; name it with animate, "
+            "or use another motion module"
+        )
+    if job.animate is not None and not pia:
+        raise CheckpointError(
+            f"animate needs a PIA motion module, but {found.motion.name} is "
+            f"{found.motion_config.version}; for other modules keyframes make a clip of a picture"
+        )
+    begins = job.start is not None or (job.keyframes is not None and job.keyframes.strength < 1)
+    if begins and job.free_init is not None:
+        raise PromptFileError(
+            "free_init begins from noise alone; it does not go with start, nor with keyframes "
+            "whose strength is below 1"
+        )
+
+
+def _blocks(found: Found) -> list[str]:
+    """The blocks of the UNet in which the motion module acts."""
+    levels = range(len(found.motion_config.block_out_channels))
+    middle = ["mid_block"] if found.motion_config.mid_block else []
+    return [*(f"down_blocks.{i}" for i in levels), *middle, *(f"up_blocks.{i}" for i in levels)]

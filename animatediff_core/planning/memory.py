@@ -1,0 +1,38 @@
+"""What a planned job will need of memory."""
+
+from functools import cache
+
+import torch
+
+from ..motion import MotionConfig, MotionModule
+from ..speed.memory import PLENTY, Need, Thrift, needed
+from .jobs import Planned
+from .model_size import Weighed, weigh
+from .models import Found
+
+
+def need_of(planned: Planned, dtype: torch.dtype, thrift: Thrift = PLENTY) -> Need:
+    """An estimate without loading anything; models for control are not counted."""
+    job, found = planned.job, planned.found
+    weighed = _weighed(found)
+    scale = 1.0 if job.upscale is None else job.upscale.scale
+    frames = job.frames if job.window is None else min(job.window.length, job.frames)
+    return needed(
+        num_weights=weighed.num_weights + _num_motion_weights(found.motion_config),
+        channels=(found.motion_config.block_out_channels[0], weighed.vae_channels),
+        shape=(frames, round(job.height * scale), round(job.width * scale)),
+        factor=found.factor,
+        itemsize=dtype.itemsize,
+        thrift=thrift,
+    )
+
+
+@cache
+def _weighed(found: Found) -> Weighed:
+    return weigh(found.base, found.parts.base, found.parts.variant)
+
+
+@cache
+def _num_motion_weights(config: MotionConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in MotionModule(config).parameters())

@@ -1,0 +1,96 @@
+"""One job's clip, sidecar and contact sheet onto the disk, all or none."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ClipError
+from ..jobs import Job, Output, dump_job, output_name
+from ..media import (
+    MARK,
+    Frames,
+    clip_sheet,
+    free_path,
+    interpolated,
+    ping_pong,
+    release,
+    remove,
+    write_clip,
+    write_fitting,
+    write_picture,
+    write_text,
+)
+from ..planning.output import encoding_of
+from .clip_checks import judge
+
+log = logging.getLogger(__name__)
+
+
+def write(job: Job, frames: Frames, made: dict[str, Any], folder: Path) -> Path:
+    """The clip and, beside it, the sidecar that makes it again; returns the clip's path.
+
+    `made` is what the sidecar says that the clip was made with. A clip that is certainly broken
+    raises ClipError; it is kept under a name that says so, to look at.
+    """
+    verdict = judge(frames, job.frames)
+    stem = output_name(job)
+    if verdict.fault is not None:
+        kept = _write(job, frames, made, folder, f"{stem}.failed")
+        raise ClipError(
+            f"{job.name}: {verdict.fault}; the model or its settings are broken; the clip is kept "
+            f"as {kept}"
+        )
+    if verdict.doubt is not None:
+        log.warning("%s: %s; is that what the prompt asks for?", job.name, verdict.doubt)
+    return _write(job, frames, made, folder, stem)
+
+
+def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: str) -> Path:
+    suffix = job.output.suffix
+    place = folder / stem
+    path = free_path(place.parent, place.name, suffix)
+    sidecar, sheet = (path.with_name(path.name.removesuffix(suffix) + end)
+                      for end in (".yaml", ".sheet.png"))  # fmt: skip
+    whole = False
+    try:
+        text = _encode(job, _shown(job.output, frames, path.parent), made, path)
+        if job.output.sheet:
+            write_picture(clip_sheet(frames), sheet)
+        write_text(sidecar, text)
+        whole = True
+    finally:
+        release(path, suffix)
+        if not whole:
+            for one in (path, sidecar, sheet):
+                remove(one)
+    return path
+
+
+def _shown(output: Output, frames: Frames, folder: Path) -> Frames:
+    """The frames as they are played; what is made between them lies in `folder` meanwhile."""
+    if output.ping_pong:
+        frames = ping_pong(frames)
+    if output.interpolate is None:
+        return frames
+    return interpolated(
+        frames, output.fps, output.interpolate, loops=output.ping_pong, folder=folder
+    )
+
+
+def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
+    """Write the clip alone; returns the settings that it carries, which the sidecar has too."""
+
+    def settings(done: Mapping[str, Any]) -> str:
+        fitted = {"fitted": dict(done)} if done else {}
+        return MARK + dump_job(job, made_with={**made, **fitted})
+
+    encoding, limit = encoding_of(job.output), job.output.max_size
+    if limit is None:
+        write_clip(shown, path, encoding, text=settings({}))
+        return settings({})
+    done = write_fitting(shown, path, encoding, limit, settings)
+    if done:
+        told = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
+        log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, told)
+    return settings(done)
