@@ -115,6 +115,17 @@ class JoinFrames:
         return (clips.flatten(2, 3),)
 
 
+def frames_pooled(norm: nn.Module) -> int | None:
+    """How many frames a GroupNorm of the UNet pools over, 1 for each alone; None where a hook that
+    is not ours is on it."""
+    frames = 1
+    for hook in (*norm._forward_pre_hooks.values(), *norm._forward_hooks.values()):
+        if not isinstance(hook, (JoinFrames, SplitFrames)):
+            return None
+        frames = hook.clip.frames or 1
+    return frames
+
+
 @dataclass
 class SplitFrames:
     """After that GroupNorm: b c (f h) w -> (b f) c h w."""

@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from diffusers.models import AutoencoderKL
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..motion import AnimatedUNet, Conditions
-from ..motion.module import TemporalTransformer, _GatedLinear
+from ..motion.module import TemporalTransformer, _Attention, _GatedLinear
+from . import cuda
 from .compiling import compiled, is_block, is_compiled
+from .graphs import Graphs
 from .packing import (
     can_pack,
     is_packed,
@@ -53,10 +56,13 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
     animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
     _apply(animated.motion, done)
-    if done.on_cpu and backend is None:
+    if backend is None and (done.on_cpu or done.on_cuda):
         see = animated.unet.register_forward_pre_hook(done.text.see_states, with_kwargs=True)
         done.handles.append(see)
-        done.replace(animated, FastAnimated(animated, done.text).forward)
+        fast = FastAnimated(animated, done.text)
+        if done.on_cuda and torch.cuda.is_available():
+            fast.graphs = Graphs(animated, fast.captured)
+        done.replace(animated, fast.forward)
     return animated
 
 
@@ -86,10 +92,11 @@ def kernels_of(model: nn.Module) -> str:
 
 @dataclass
 class FastAnimated:
-    """The forward of an animated model: tells the cross-attentions which text is in use."""
+    """The forward of an animated model: says which text is in use, and replays what was captured."""
 
     animated: AnimatedUNet
     text: TextMemory
+    graphs: Graphs | None = None
 
     def forward(
         self,
@@ -102,12 +109,34 @@ class FastAnimated:
         kept = self.animated
         if torch.is_grad_enabled() and _learns(kept, sample, text, conditions):
             return type(kept).forward(kept, sample, timestep, text, conditions)
+        with torch.no_grad():
+            if self.graphs is None:
+                return self.remembered(sample, timestep, text, conditions)
+            time = timestep
+            if not isinstance(time, Tensor):
+                time = torch.full((sample.shape[0],), time, device=sample.device)
+            return self.graphs(sample, time, text, conditions)
+
+    def remembered(
+        self,
+        sample: Tensor,
+        timestep: int | Tensor,
+        text: Tensor,
+        conditions: Conditions | None,
+    ) -> Tensor:
+        """The plain forward, in which keys and values of the text are known from earlier calls."""
         self.text.begin(text, sample.shape[2])
         try:
-            with torch.no_grad():
-                return type(kept).forward(kept, sample, timestep, text, conditions)
+            return type(self.animated).forward(self.animated, sample, timestep, text, conditions)
         finally:
             self.text.end()
+
+    def captured(
+        self, sample: Tensor, timestep: Tensor, text: Tensor, conditions: Conditions | None
+    ) -> Tensor:
+        """The same as a CUDA graph can be captured of it."""
+        self.text.remembers = False
+        return self.remembered(sample, timestep, text, conditions)
 
 
 @dataclass
@@ -118,6 +147,12 @@ class Applied:
     backend: str | None = None
     """Of torch.compile, where it makes the forwards."""
     on_cpu: bool = False
+    on_cuda: bool = False
+    """Whether the kernels for CUDA run."""
+    places: dict[Any, Tensor] = field(default_factory=dict)
+    """Positions of frames that temporal transformers share."""
+    stacked: list[nn.Module] = field(default_factory=list)
+    """Attentions whose projections lie behind one another."""
     modules: list[nn.Module] = field(default_factory=list)
     """Those whose forward was replaced."""
     relaid: list[nn.Conv2d] = field(default_factory=list)
@@ -141,6 +176,9 @@ class Applied:
                 unpack(layer)
         for layer in self.relaid:
             relay_back(layer)
+        for attention in self.stacked:
+            cuda.unstack_projections(attention)
+        self.places.clear()
         self.text.forget()
 
 
@@ -150,7 +188,8 @@ def _apply(model: nn.Module, done: Applied) -> None:
     done.on_cpu = first.device.type == "cpu"
     if any(parameter.requires_grad for parameter in model.parameters()):
         return
-    packs = can_pack(first) and done.backend is None
+    done.on_cuda = done.backend is None and cuda.suits(first)
+    packs = can_pack(first) and done.backend is None and not done.on_cuda
     for module in list(model.modules()):
         _apply_to(module, done, packs)
     if packs:
@@ -169,6 +208,8 @@ def _apply_to(module: nn.Module, done: Applied, packs: bool) -> None:
     elif done.backend is not None:
         if is_block(module):
             done.replace(module, compiled(module.forward, done.backend))
+    elif done.on_cuda:
+        _apply_cuda(module, done)
     elif not done.on_cpu:
         return
     elif isinstance(module, TemporalTransformer):
@@ -177,6 +218,22 @@ def _apply_to(module: nn.Module, done: Applied, packs: bool) -> None:
         done.replace(module, FastTransformer(module, done.text).forward)
     elif type(module) is ResnetBlock2D and fits(module):
         done.replace(module, FastResnet(module).forward)
+
+
+def _apply_cuda(module: nn.Module, done: Applied) -> None:
+    if isinstance(module, TemporalTransformer):
+        done.replace(module, cuda.CudaTemporal(module, done.places).forward)
+    elif type(module) is Transformer2DModel:
+        done.replace(module, cuda.CudaTransformer(module, done.text).forward)
+    elif type(module) is ResnetBlock2D and fits(module):
+        done.replace(module, cuda.CudaResnet(module).forward)
+    elif type(module) is nn.GroupNorm:
+        done.replace(module, cuda.norm_forward(module))
+    elif isinstance(module, _Attention) or (
+        isinstance(module, Attention) and not module.is_cross_attention
+    ):
+        cuda.stack_projections(module)
+        done.stacked.append(module)
 
 
 def _applied(model: nn.Module) -> Applied | None:

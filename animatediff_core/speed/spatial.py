@@ -51,7 +51,7 @@ class FastTransformer:
         """hidden_states: (b f) c h w; encoder_hidden_states: (b f) n d. As diffusers' own."""
         kept = self.transformer
         special = (attention_mask, encoder_attention_mask, class_labels)
-        plain = torch.is_grad_enabled() or cross_attention_kwargs or not _fits(kept)
+        plain = torch.is_grad_enabled() or cross_attention_kwargs or not _fits_whole(kept)
         if plain or any(one is not None for one in special) or encoder_hidden_states is None:
             return type(kept).forward(
                 kept, hidden_states, encoder_hidden_states, timestep, added_cond_kwargs,
@@ -80,7 +80,7 @@ class FastTransformer:
         one, two = block.attn1, block.attn2
         normed = block.norm1(x)
         x = _attend(one, normed, one.to_k(normed), one.to_v(normed), x)
-        keys, values = self.text.keys_values(two, states, rows)
+        keys, values = self.text.keys_values_of(two, states, rows)
         x = _attend(two, block.norm2(x), keys, values, x)
         return feed_forward(block.ff.net, block.norm3(x), x)
 
@@ -106,8 +106,14 @@ def feed_forward(net: Any, normed: Tensor, x: Tensor) -> Tensor:
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
 
-def _fits(transformer: Any) -> bool:
-    """Whether it is made as Stable Diffusion's are, and nobody has put other parts into it."""
+def _fits_whole(transformer: Any) -> bool:
+    blocks = transformer.transformer_blocks
+    attentions = (one for block in blocks for one in (block.attn1, block.attn2))
+    return fits(transformer) and all(map(attention_fits, attentions))
+
+
+def fits(transformer: Any) -> bool:
+    """Whether it is made as Stable Diffusion's are, but for its attentions."""
     return (
         transformer.is_input_continuous
         and transformer.proj_out.weight.shape[0] == transformer.in_channels
@@ -125,11 +131,11 @@ def _block_fits(block: Any) -> bool:
         and len(block.ff.net) == 3
         and not block.training
         and not block._forward_hooks
-        and all(_attention_fits(one) for one in (block.attn1, block.attn2))
     )
 
 
-def _attention_fits(attention: Any) -> bool:
+def attention_fits(attention: Any) -> bool:
+    """Whether nobody has put other parts into it."""
     return (
         type(attention.processor) is AttnProcessor2_0
         and not attention._forward_hooks

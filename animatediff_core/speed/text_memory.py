@@ -25,6 +25,8 @@ class TextMemory:
         """The call's text, b n d, where all frames of a clip share it."""
         self.states: object = None
         """What the UNet was given for it: (b f) n d."""
+        self.remembers = True
+        """Whether a later call finds what this one computes; not in a CUDA graph."""
         self.known: OrderedDict[Any, tuple[Tensor, dict[int, _Pair]]] = OrderedDict()
 
     def begin(self, text: Tensor, frames: int) -> None:
@@ -54,17 +56,29 @@ class TextMemory:
             for first in range(clip, clip + length, most):
                 yield slice(first, min(first + most, clip + length))
 
-    def keys_values(self, attention: Any, states: Tensor, rows: slice) -> _Pair:
+    def keys_values(self, attention: Any, states: Tensor) -> _Pair:
+        """For a whole call: b n c where all frames of a clip share their text, else (b f) n c."""
+        shared = self._shared(attention, states)
+        return (attention.to_k(states), attention.to_v(states)) if shared is None else shared
+
+    def keys_values_of(self, attention: Any, states: Tensor, rows: slice) -> _Pair:
         """For some frames of one clip, each k n c."""
-        if states is not self.states or self.text is None or self.frames is None:
+        shared = self._shared(attention, states)
+        if shared is None or self.frames is None:
             some = states[rows]
             return attention.to_k(some), attention.to_v(some)
-        known = self._of_text(self.text)
+        clip, count = rows.start // self.frames, rows.stop - rows.start
+        keys, values = (t[clip : clip + 1].expand(count, -1, -1) for t in shared)
+        return keys, values
+
+    def _shared(self, attention: Any, states: Tensor) -> _Pair | None:
+        """Keys and values of the call's text, b n c, where the states repeat it."""
+        if states is not self.states or self.text is None:
+            return None
+        known = self._of_text(self.text) if self.remembers else {}
         if id(attention) not in known:
             known[id(attention)] = attention.to_k(self.text), attention.to_v(self.text)
-        clip, count = rows.start // self.frames, rows.stop - rows.start
-        keys, values = (t[clip : clip + 1].expand(count, -1, -1) for t in known[id(attention)])
-        return keys, values
+        return known[id(attention)]
 
     def _of_text(self, text: Tensor) -> dict[int, _Pair]:
         """By attention; a text that was changed in place is another text."""
