@@ -93,7 +93,6 @@ class Graphs:
     ) -> _Captured | None:
         inputs = [tensor.clone() for tensor in tensors]
         own = _put_together(conditions, inputs[3:])
-        torch.cuda.empty_cache()  # the graph has memory of its own
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:

@@ -22,8 +22,9 @@ def _moments_kernel(
     HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared distances of ROWS rows, by channel."""
-    block, clip = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    across, clip = tl.cdiv(channels, COLUMNS), tl.program_id(1).to(tl.int64)
+    block = tl.program_id(0) // across
+    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     row = block * ROWS + tl.arange(0, ROWS)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
     place = (clip * rows + row)[:, None]
@@ -34,7 +35,7 @@ def _moments_kernel(
     count = tl.minimum(rows - block * ROWS, ROWS)
     mean = tl.sum(values, 0) / count
     apart = tl.where(inside, values - mean[None, :], 0.0)
-    out = moments + ((clip * tl.num_programs(1) + block) * channels + column) * 2
+    out = moments + ((clip * tl.cdiv(rows, ROWS) + block) * channels + column) * 2
     tl.store(out, mean, column < channels)
     tl.store(out + 1, tl.sum(apart * apart, 0), column < channels)
 
@@ -77,9 +78,9 @@ def _normalize_kernel(
     x, bias, affine, out, rows, channels, rows_per_bias,
     HAS_BIAS: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    clip = tl.program_id(2).to(tl.int64)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    across, clip = tl.cdiv(channels, COLUMNS), tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
     place = (clip * rows + row)[:, None]
     at = place * channels + column[None, :]
@@ -116,7 +117,7 @@ def group_norm(
     has = bias is not None
     each = x.shape[0] // bias.shape[0] if bias is not None else 1
     columns = triton.cdiv(channels, _COLUMNS)
-    _moments_kernel[(columns, blocks, clips)](
+    _moments_kernel[(columns * blocks, clips)](
         x, bias, moments, rows, channels, each,
         HAS_BIAS=has, ROWS=_STAT_ROWS, COLUMNS=_COLUMNS, num_warps=4,
     )  # fmt: skip
@@ -125,7 +126,7 @@ def group_norm(
         moments, norm.weight, norm.bias, affine, rows, channels, blocks, norm.eps,
         GROUP=group, WIDTH=triton.next_power_of_2(group), ROWS=_STAT_ROWS, BLOCKS=32, num_warps=1,
     )  # fmt: skip
-    _normalize_kernel[(columns, triton.cdiv(rows, 64), clips)](
+    _normalize_kernel[(columns * triton.cdiv(rows, 64), clips)](
         x, bias, affine, out, rows, channels, each,
         HAS_BIAS=has, SILU=silu, ROWS=64, COLUMNS=_COLUMNS, num_warps=4,
     )  # fmt: skip
@@ -179,8 +180,9 @@ def _gelu(x):
 
 @triton.jit
 def _gate_kernel(both, out, rows, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    across = tl.cdiv(channels, COLUMNS)
+    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
     at = both + row[:, None] * 2 * channels + column[None, :]
     value = tl.load(at, inside, 0.0).to(tl.float32)
@@ -193,7 +195,7 @@ def gate(both: Tensor) -> Tensor:
     """values * gelu(gates), the halves of the last axis: r 2c -> r c."""
     rows, channels = both.shape[0], both.shape[1] // 2
     out = both.new_empty(rows, channels)
-    grid = (triton.cdiv(channels, 128), triton.cdiv(rows, 16))
+    grid = (triton.cdiv(channels, 128) * triton.cdiv(rows, 16),)
     _gate_kernel[grid](both, out, rows, channels, ROWS=16, COLUMNS=128, num_warps=4)
     return out
 
@@ -203,8 +205,9 @@ def _add_kernel(
     x, bias, other, out, rows, channels, strength,
     HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    across = tl.cdiv(channels, COLUMNS)
+    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
     at = row[:, None] * channels + column[None, :]
     values = tl.load(x + at, inside, 0.0).to(tl.float32)
@@ -218,7 +221,7 @@ def add(x: Tensor, bias: Tensor | None, other: Tensor, strength: float = 1.0) ->
     """other + strength * (x + bias): r c, c, r c -> r c."""
     rows, channels = x.shape
     out = torch.empty_like(x)
-    grid = (triton.cdiv(channels, 64), triton.cdiv(rows, 32))
+    grid = (triton.cdiv(channels, 64) * triton.cdiv(rows, 32),)
     _add_kernel[grid](
         x, bias, other, out, rows, channels, float(strength),
         HAS_BIAS=bias is not None, ROWS=32, COLUMNS=64, num_warps=4,
