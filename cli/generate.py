@@ -93,7 +93,7 @@ def generate(
     device: Annotated[
         str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="fp32, fp16, bf16, or on CUDA tf32.")] = None,
     low_vram: Annotated[
         bool,
         typer.Option("--low-vram", help="Least memory: weights wait in main memory, slower."),

@@ -190,7 +190,7 @@ class _FeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.net = nn.ModuleList(
-            [_GatedLinear(channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+            [GatedLinear(channels), nn.Identity(), nn.Linear(4 * channels, channels)]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class _FeedForward(nn.Module):
         return out
 
 
-class _GatedLinear(nn.Module):
+class GatedLinear(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.proj = nn.Linear(channels, 8 * channels)

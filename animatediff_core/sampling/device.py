@@ -9,6 +9,9 @@ from ..errors import AnimateDiffError
 from ..speed import kernels_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TF32 = "tf32"
+"""A name for fp32 whose products and convolutions on CUDA are rounded to 10 bits; never by itself,
+though torch would convolve so."""
 
 
 def choose(
@@ -16,7 +19,8 @@ def choose(
 ) -> tuple[torch.device, torch.dtype]:
     """CUDA in fp16, else MPS in fp16, else the CPU in fp32, unless told otherwise.
 
-    `fast` jobs take bf16 on a CPU that multiplies in it.
+    `fast` jobs take bf16 on a CPU that multiplies in it. CUDA computes fp32 in fp32 from then on, or
+    in TF32 for "tf32".
     """
     if device is None:
         device = "cpu"
@@ -34,9 +38,12 @@ def choose(
         raise AnimateDiffError(f"no {device} on this machine, which has {count}; they start at 0")
     if where.type == "mps" and not torch.backends.mps.is_available():
         raise AnimateDiffError("no MPS device on this machine; leave --device out, or use cpu")
-    if dtype is not None and dtype not in DTYPES:
-        raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
-    kind = DTYPES[dtype] if dtype else _usual(where, fast)
+    if dtype not in (None, TF32, *DTYPES):
+        raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join((*DTYPES, TF32))}")
+    if dtype == TF32 and where.type != "cuda":
+        raise AnimateDiffError("tf32 runs on CUDA alone; use fp32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == TF32
+    kind = DTYPES.get("fp32" if dtype == TF32 else str(dtype)) or _usual(where, fast)
     if where.type == "cpu" and kind == torch.float16:
         raise AnimateDiffError("fp16 does not run on the CPU; use fp32 or bf16")
     return where, kind
@@ -52,6 +59,8 @@ def _usual(where: torch.device, fast: bool) -> torch.dtype:
 def made_with(model: Any) -> dict[str, Any]:
     """What a clip's bits depend on besides its job."""
     names = {kind: name for name, kind in DTYPES.items()}
+    if model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        names[torch.float32] = TF32
     return {
         "device": str(model.device),
         "dtype": names[model.dtype],

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..motion import AnimatedUNet, Conditions
-from ..motion.module import TemporalTransformer, _Attention, _GatedLinear
+from ..motion.module import TemporalTransformer, _Attention, GatedLinear
 from . import cuda
 from .compiling import compiled, is_block, is_compiled
 from .graphs import Graphs
@@ -197,7 +197,7 @@ def _apply(model: nn.Module, done: Applied) -> None:
 
 
 def _apply_to(module: nn.Module, done: Applied, packs: bool) -> None:
-    if isinstance(module, (GEGLU, _GatedLinear)) and packs:
+    if isinstance(module, (GEGLU, GatedLinear)) and packs:
         pack_gated(module.proj)
     elif type(module) is nn.Linear and packs and not is_packed(module):
         pack_linear(module)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import AnimateDiffError
-from . import winograd
 
 _BLOCK = 64
 """Convolutions whose channels are multiples of it have one blocked layout for every input size;
@@ -164,8 +163,6 @@ def convolve_add(layer: nn.Conv2d, x: Tensor, other: Tensor) -> Tensor:
     """`layer(x) + other`, in one pass where the weight is packed."""
     if not is_packed(layer) or _has_hooks(layer) or layer.kernel_size == (1, 1):
         return layer(x).add_(other)  # type: ignore[no-any-return]
-    if winograd.pays(layer, x):
-        return winograd.convolve(x, plain_weight(layer), layer.bias, other)
     y: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
         x, other, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation,
         layer.groups, "add", 1.0, None, [], None,
@@ -229,8 +226,6 @@ def _convolution_forward(self: nn.Conv2d, input: Tensor) -> Tensor:
         return F.conv2d(
             input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
-    if winograd.pays(self, input):
-        return winograd.convolve(input, plain_weight(self), self.bias)
     y: Tensor = torch.ops.mkldnn._convolution_pointwise(
         input, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups,
         "none", [], "",
