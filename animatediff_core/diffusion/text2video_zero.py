@@ -87,8 +87,8 @@ def noised_again(
 
     latents and noise: b c f h w of the same shape.
     """
-    kept = float(torch.prod(scheduler.alphas[timestep:noisier]))
-    return math.sqrt(kept) * latents + math.sqrt(1 - kept) * noise
+    signal = float(torch.prod(scheduler.alphas[timestep:noisier]))
+    return math.sqrt(signal) * latents + math.sqrt(1 - signal) * noise
 
 
 def background_smoothed(latents: Tensor, moved: Tensor, background: Tensor, share: float) -> Tensor:
