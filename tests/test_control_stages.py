@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from animatediff_core.training.stages.stage.control import edge_condition, paired_condition
 from conftest import TINY
 from safetensors.torch import load_file
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -20,6 +19,7 @@ from animatediff_core.runs.train import Step, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, list_clips
 from animatediff_core.training.config_file import load_train_config
+from animatediff_core.training.stages.control import edge_condition, paired_condition
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from animatediff_core.training.stages.stage.stage import motion_trainee
 from conftest import TINY, new_motion, new_unet
 from control_things import write_things
 from pretended_gpu import GPU, PretendedGPU, on_cpu, pretended_gpu
@@ -36,6 +35,7 @@ from animatediff_core.training.clips import Sample, collated
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
 from animatediff_core.training.loop import Encoders, Loop
+from animatediff_core.training.stages.stage import motion_trainee
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 CPU = torch.device("cpu")

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from animatediff_core.training.stages.stage.lora_layers import LoraLayers
-from animatediff_core.training.stages.stage.model import open_stage
-from animatediff_core.training.stages.stage.stage import Trainee
 from conftest import TINY
 from safetensors.torch import load_file
 from small_model import write_sdxl
@@ -29,6 +26,9 @@ from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
 from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
+from animatediff_core.training.stages.lora_layers import LoraLayers
+from animatediff_core.training.stages.model import open_stage
+from animatediff_core.training.stages.stage import Trainee
 
 
 @pytest.fixture(scope="module")
