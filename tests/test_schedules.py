@@ -217,6 +217,7 @@ def test_other_tools_names_are_known(name, same):
         ("k_euler_a", {}, "euler_a has no form karras; use euler_a"),
         ("k_lms_karras", {}, "no scheduler 'k_lms_karras'"),
         ("lcm", {"steps": 101}, "lcm takes 100 steps at most, got 101"),
+        ("tcd", {"steps": 51}, "tcd takes 50 steps at most, got 51"),
         ("ddim", {"steps": 1001}, "ddim takes 1000 steps at most"),
         ("deis", {"steps": 1}, "deis takes 2 steps or more, got 1"),
         ("pndm", {"zero_snr": True}, "pndm does not run on .* zero SNR; use ddim"),
@@ -227,6 +228,14 @@ def test_other_tools_names_are_known(name, same):
 def test_what_a_sampler_cannot_do_is_refused(name, settings, message):
     with pytest.raises(AnimateDiffError, match=message):
         check_scheduler(name, VERSIONS["v2"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("lcm", 100), ("tcd", 50), ("ddim", 1000), ("deis", 2), ("sa_solver", 2), ("euler", 1)],
+)
+def test_the_least_and_the_most_steps_are_taken(name, steps):
+    check_scheduler(name, VERSIONS["v2"], steps=steps)
 
 
 def test_few_step_modules_refuse_samplers_that_choose_their_steps_themselves():
