@@ -25,8 +25,6 @@ from animatediff_core.motion.conditions import added_conditions
 from animatediff_core.planning.jobs import plan
 from animatediff_core.runs.generate import generate
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
-
 CIRCLE = "a red circle moving right on a blue background"
 LONG = "a small red circle on a blue background with " * 6  # 54 words
 
