@@ -15,17 +15,20 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from . import ROOT, Mutant, all_mutants
 
 SECONDS = 180
 """Time for the tests of one mutant; whatever takes longer is noticed too."""
-PASSED, FAILED, INTERRUPTED = 0, 1, 2
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+PASSED, FAILED, INTERRUPTED, CRASHED = 0, 1, 2, 70
 COPIED = ("animatediff_core", "cli", "tests", "prompts", "docs", "benchmarks", "pyproject.toml",
           "README.md", "Makefile", ".ci")  # fmt: skip
 
@@ -130,9 +133,7 @@ def _preload(tree: Path, mutants: Sequence[Mutant]) -> None:
     tests = sorted({test.partition("::")[0] for mutant in mutants for test in mutant.tests})
     process = os.fork()
     if process == 0:
-        code = _pytest(tree, tree / "out.txt", ["--collect-only", *tests])
-        names.write_text("\n".join(list(sys.modules)))
-        os._exit(code)
+        _end_with(tree, ["--collect-only", *tests], names)
     os.waitpid(process, 0)
     if not names.is_file():
         sys.exit((tree / "out.txt").read_text())
@@ -174,23 +175,35 @@ def _start(run: Run, tree: Path) -> int:
         return process
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     signal.alarm(SECONDS)
-    os._exit(_pytest(tree, tree / "out.txt", ["-x", *run.tests]))
+    return _end_with(tree, ["-x", *run.tests])
 
 
-def _pytest(tree: Path, output: Path, arguments: Sequence[str]) -> int:
-    """Run pytest in this process, in a copy of the repository."""
-    import pytest
+def _end_with(tree: Path, arguments: Sequence[str], modules: Path | None = None) -> NoReturn:
+    """Run pytest in a copy of the repository and end this process with its exit code."""
+    code = CRASHED
+    try:
+        code = _pytest(tree, arguments)
+        if modules is not None:
+            modules.write_text("\n".join(list(sys.modules)))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
-    with output.open("w") as file:
+
+def _pytest(tree: Path, arguments: Sequence[str]) -> int:
+    with (tree / "out.txt").open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    import pytest
+
     os.chdir(tree)
     os.environ["PYTHONPATH"] = str(tree)
     sys.path[0] = str(tree)
     sys.dont_write_bytecode = True
     base = tree / "tmp"
     shutil.rmtree(base, ignore_errors=True)
-    return int(pytest.main(["-q", "-p", "no:cacheprovider", f"--basetemp={base}", *arguments]))
+    return int(pytest.main([*OPTIONS, f"--basetemp={base}", *arguments]))
 
 
 if __name__ == "__main__":
