@@ -213,10 +213,10 @@ def _check_header(path: Path, length: int) -> None:
             names = list(content.keys())
     except (SafetensorError, *MALFORMED) as error:
         raise broken(path) from error
-    _check_names(names, path)
+    check_names(names, path)
 
 
-def _check_names(names: Collection[str], path: Path) -> None:
+def check_names(names: Collection[str], path: Path) -> None:
     """Names reach messages and logs, so they must be short and printable; none names a path."""
     if len(names) > MAX_TENSORS:
         raise refused(path, f"lists more than {MAX_TENSORS} tensors")
@@ -238,5 +238,5 @@ def _tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
         for key, tensor in content.items()
         if isinstance(key, str | int) and isinstance(tensor, Tensor)
     }
-    _check_names(tensors, path)
+    check_names(tensors, path)
     return tensors
