@@ -156,3 +156,12 @@ def test_a_word_that_cannot_be_typed_is_refused(tmp_path):
     content = {"string_to_param": {"*": torch.randn(1, WIDTH)}, "name": "look\u200b"}
     with pytest.raises(CheckpointError, match="characters that cannot be typed"):
         apply_embedding(load_base("bundled:tiny"), pickled(tmp_path, content))
+
+
+def test_a_word_that_begins_as_another_is_spelled_by_its_own_vectors(tmp_path):
+    base = load_base("bundled:tiny")
+    for word in ("look", "lookout", "lookouts"):
+        save_file({word: torch.randn(2, WIDTH)}, tmp_path / f"{word}.safetensors")
+        apply_embedding(base, tmp_path / f"{word}.safetensors")
+    texts = spelled_out(base.tokenizers[0], ["a lookout, look at LOOKOUTS"])
+    assert texts == ["a lookout lookout_1, look look_1 at lookouts lookouts_1"]

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_every_source_is_recorded(rich_parts, tmp_path):
         ("embedding", None),
     ]  # fmt: skip
     for source in sources[1:]:
-        content = open(source["path"], "rb").read()  # noqa: SIM115
+        content = Path(source["path"]).read_bytes()
         assert source["sha256"] == hashlib.sha256(content).hexdigest()
     assert len(sources[0]["sha256"]) == 64
 

@@ -52,6 +52,15 @@ def test_the_word_pieces_are_clips_own():
     assert open_clips("a", padding="max_length").input_ids == [49406, 320, 49407] + 74 * [0]
 
 
+@pytest.mark.parametrize(("family", "pads"), [("sd15", [49407]), ("sd21", [0]),
+                                              ("sdxl", [49407, 0])])  # fmt: skip
+def test_openclips_encoders_pad_with_an_exclamation_mark(tmp_path, small_families, family, pads):
+    write_checkpoint(tmp_path / "m.safetensors", small_families, family)
+    base = load_base(str(tmp_path / "m.safetensors"))
+    padded = [one("a", padding="max_length").input_ids for one in base.tokenizers]
+    assert padded == [[49406, 320, 49407] + 74 * [pad] for pad in pads]
+
+
 SMALL = {
     "sd15/unet": {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 32},
     "sd15/vae": {"block_out_channels": [32, 32, 64, 64]},
@@ -424,10 +433,11 @@ def text_config(configs, family, number):
 
 
 def filled(part: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the part's shapes, no two of them alike, exact in fp16 and small enough to run."""
+    """Random tensors of the part's shapes, exact in fp16 and small enough to run."""
+    generator = torch.Generator().manual_seed(0)
     return {
-        key: torch.full(tensor.shape, number / 65536, dtype=torch.float16)
-        for number, (key, tensor) in enumerate(part.state_dict().items())
+        key: (torch.randn(tensor.shape, generator=generator) / 32).half()
+        for key, tensor in part.state_dict().items()
     }
 
 
