@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from animatediff_core.adapters.identify import identify
 from animatediff_core.adapters.textual_inversion import apply_embedding, read_embedding, spelled_out
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.write import write_base_folder
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.encoders import encode
@@ -149,7 +149,7 @@ def test_words_and_vectors_that_would_break_the_tokenizer_are_refused(
     with pytest.raises(CheckpointError, match=message):
         apply_embedding(base, tmp_path / "e.safetensors")
     assert len(base.tokenizers[0]) == size
-    assert base.triggers == []
+    assert base.placeholder_tokens == []
 
 
 def test_a_word_that_cannot_be_typed_is_refused(tmp_path):

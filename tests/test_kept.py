@@ -10,7 +10,7 @@ from diffusers.models import AutoencoderKL, UNetMotionModel
 from diffusers.pipelines.animatediff import AnimateDiffVideoToVideoPipeline
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.denoise import Guided, denoise_steps
 from animatediff_core.diffusion.known_region import (

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from animatediff_core.adapters.textual_inversion import apply_embedding, teach_word
-from animatediff_core.checkpoints.base_model import BaseModel, load_base
+from animatediff_core.checkpoints.base_model import BaseModel
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.prompt_syntax import check_prompt, parse_prompt
 from animatediff_core.diffusion.prompt_travel import slerp, travelled
