@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from animatediff_core.training.stages.stage.stage import motion_trainee
 from diffusers.models import UNetMotionModel
 from diffusers.schedulers import DDPMScheduler
 from models import random_model
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 from turns import alternate
 
 import animatediff_core as ad
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.checkpoints.motion_names import site_name
-from animatediff_core.checkpoints.write import motion_adapter
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
 from animatediff_core.speed.training import quicken_training
+from animatediff_core.training.stages.stage import motion_trainee
 
 SIDES = {"small": 16, "full": 32}
 """Height and width of the latents."""

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from animatediff_core.training.stages.stage.control import edge_condition, paired_condition
 from conftest import TINY
 from safetensors.torch import load_file
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from animatediff_core.adapters.controlnet import load_controlnet
 from animatediff_core.adapters.ip_adapter import attach_ip_adapters, read_ip_adapter
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import TrainingError
 from animatediff_core.jobs.conditions import Canny
 from animatediff_core.media import write_picture
@@ -20,6 +19,7 @@ from animatediff_core.runs.train import Step, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, list_clips
 from animatediff_core.training.config_file import load_train_config
+from animatediff_core.training.stages.control import edge_condition, paired_condition
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from animatediff_core.training.stages.stage.stage import motion_trainee
 from conftest import TINY, new_motion, new_unet
 from control_things import write_things
 from pretended_gpu import GPU, PretendedGPU, on_cpu, pretended_gpu
@@ -18,7 +17,7 @@ from test_schedules import HERE
 from torch import Tensor
 
 from animatediff_core import denoise, inflate, make_scheduler, save_motion_module
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.encoders import encode
@@ -36,6 +35,7 @@ from animatediff_core.training.clips import Sample, collated
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
 from animatediff_core.training.loop import Encoders, Loop
+from animatediff_core.training.stages.stage import motion_trainee
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 CPU = torch.device("cpu")

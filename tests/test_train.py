@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from animatediff_core.training.stages.stage.lora_layers import LoraLayers
-from animatediff_core.training.stages.stage.model import open_stage
-from animatediff_core.training.stages.stage.stage import Trainee
 from conftest import TINY
 from safetensors.torch import load_file
 from small_model import write_sdxl
 
 from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.adapters.textual_inversion import apply_embedding
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.errors import CheckpointError, TrainingError
@@ -29,6 +26,9 @@ from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
 from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
+from animatediff_core.training.stages.lora_layers import LoraLayers
+from animatediff_core.training.stages.model import open_stage
+from animatediff_core.training.stages.stage import Trainee
 
 
 @pytest.fixture(scope="module")
