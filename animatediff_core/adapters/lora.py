@@ -153,11 +153,6 @@ def _merge(layers: Layers, deltas: Mapping[str, Delta], path: Path, scale: float
 
 def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
     """The change has the layer's shape and only numbers; shapes are computed without data."""
-    if layer.weight.is_mkldnn:  # packed by `optimize`
-        raise CheckpointError(
-            f"{path}: the model is optimised, so its weights cannot be changed; apply adapters "
-            "before optimize(), or call deflate() first"
-        )
     hollow = replace(delta, factors={role: t.to("meta") for role, t in delta.factors.items()})
     bias = delta.factors.get("diff_b")
     try:

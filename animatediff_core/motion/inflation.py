@@ -106,7 +106,7 @@ class AnimatedUNet(nn.Module):
             self._handles.pop().remove()
         return self.unet
 
-    def at_deflate(self, undo: Callable[[], None]) -> None:
+    def undo_at_deflate(self, undo: Callable[[], None]) -> None:
         """Have something undone before the hooks are taken out."""
         self._at_deflate.append(undo)
 

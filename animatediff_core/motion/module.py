@@ -146,7 +146,7 @@ class _TransformerBlock(nn.Module):
     def __init__(self, channels: int, heads: int, attentions: int) -> None:
         super().__init__()
         count = range(attentions)
-        self.attention_blocks = nn.ModuleList(_Attention(channels, heads) for _ in count)
+        self.attention_blocks = nn.ModuleList(FrameAttention(channels, heads) for _ in count)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in count)
         self.ff = _FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
@@ -158,7 +158,7 @@ class _TransformerBlock(nn.Module):
         return out
 
 
-class _Attention(nn.Module):
+class FrameAttention(nn.Module):
     """Self-attention over frames; positions reach query, key and value alike."""
 
     def __init__(self, channels: int, heads: int) -> None:

@@ -17,7 +17,6 @@ from ..checkpoints.loading import load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
 from ..media import open_video
 from ..speed.checkpointing import counting_kept, recompute_blocks
-from ..speed.training import quicken_training
 from ..training.cache import LatentCache, encode_moments
 from ..training.clips import (
     PICTURE_SUFFIXES,
@@ -120,8 +119,6 @@ def run(
         yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
     loop.accelerator.wait_for_everyone()
     for part in (model.animated or base.unet, model.leader):
-        if part is not None:
-            quicken_training(part)
         if part is not None and config.gradient_checkpointing == "full":
             recompute_blocks(part)
     if dry_run:

@@ -1,7 +1,7 @@
-"""Triton kernels for channels-last features: norms, gates, residuals, attention over frames.
+"""What plain_ops.py does, by Triton: norms, gates, residuals and attention over frames, for CUDA.
 
-Everything is read once and written once, computed in fp32, and stored in the features' dtype. They
-run on CUDA, and in the tests on the CPU by Triton's interpreter. Block sizes depend on shapes alone.
+A tensor is read once and written once, computed in fp32 and stored in its dtype. In the tests the
+kernels run on the CPU, by Triton's interpreter. Block sizes depend on shapes alone.
 
 Legend: n clips or frames, r rows (pixels), c channels, g groups, f frames, p attention heads.
 """
@@ -9,7 +9,8 @@ Legend: n clips or frames, r rows (pixels), c channels, g groups, f frames, p at
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 _STAT_ROWS, _COLUMNS = 128, 64
 MAX_FRAMES = 64
@@ -18,7 +19,7 @@ MAX_FRAMES = 64
 
 @triton.jit
 def _moments_kernel(
-    x, bias, moments, rows, channels, rows_per_bias,
+    x, bias, moments, rows, channels, bias_step,
     HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared distances of ROWS rows, by channel."""
@@ -30,8 +31,7 @@ def _moments_kernel(
     place = (clip * rows + row)[:, None]
     values = tl.load(x + place * channels + column[None, :], inside, 0.0).to(tl.float32)
     if HAS_BIAS:
-        at = (place // rows_per_bias) * channels + column[None, :]
-        values += tl.load(bias + at, inside, 0.0).to(tl.float32)
+        values += tl.load(bias + clip * bias_step + column, column < channels, 0.0).to(tl.float32)
     count = tl.minimum(rows - block * ROWS, ROWS)
     mean = tl.sum(values, 0) / count
     apart = tl.where(inside, values - mean[None, :], 0.0)
@@ -75,7 +75,7 @@ def _affine_kernel(
 
 @triton.jit
 def _normalize_kernel(
-    x, bias, affine, out, rows, channels, rows_per_bias,
+    x, bias, affine, out, rows, channels, bias_step,
     HAS_BIAS: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     across, clip = tl.cdiv(channels, COLUMNS), tl.program_id(1).to(tl.int64)
@@ -86,8 +86,7 @@ def _normalize_kernel(
     at = place * channels + column[None, :]
     values = tl.load(x + at, inside, 0.0).to(tl.float32)
     if HAS_BIAS:
-        other = (place // rows_per_bias) * channels + column[None, :]
-        values += tl.load(bias + other, inside, 0.0).to(tl.float32)
+        values += tl.load(bias + clip * bias_step + column, column < channels, 0.0).to(tl.float32)
     pair = affine + (clip * channels + column) * 2
     scale = tl.load(pair, column < channels, 0.0)
     shift = tl.load(pair + 1, column < channels, 0.0)
@@ -98,28 +97,19 @@ def _normalize_kernel(
 
 
 def group_norm(
-    x: Tensor,
-    norm: torch.nn.GroupNorm,
-    clips: int,
-    *,
-    silu: bool = False,
-    bias: Tensor | None = None,
+    x: Tensor, norm: nn.GroupNorm, *, silu: bool = False, bias: Tensor | None = None
 ) -> Tensor:
-    """A GroupNorm over each of `clips` equal parts of rows: x r c -> r c.
-
-    bias: k c, added to x before; each of its rows holds for r/k rows.
-    """
-    rows, channels = x.shape[0] // clips, x.shape[1]
-    blocks = triton.cdiv(rows, _STAT_ROWS)
+    """A GroupNorm of each image, channels-last; bias: n c or 1 c, added to x before."""
+    clips, channels = x.shape[:2]
+    rows = x.shape[2] * x.shape[3]
+    blocks, columns = triton.cdiv(rows, _STAT_ROWS), triton.cdiv(channels, _COLUMNS)
     moments = x.new_empty((clips, blocks, channels, 2), dtype=torch.float32)
     affine = x.new_empty((clips, channels, 2), dtype=torch.float32)
     out = torch.empty_like(x)
-    has = bias is not None
-    each = x.shape[0] // bias.shape[0] if bias is not None else 1
-    columns = triton.cdiv(channels, _COLUMNS)
+    step = channels if bias is not None and len(bias) > 1 else 0
     _moments_kernel[(columns * blocks, clips)](
-        x, bias, moments, rows, channels, each,
-        HAS_BIAS=has, ROWS=_STAT_ROWS, COLUMNS=_COLUMNS, num_warps=4,
+        x, bias, moments, rows, channels, step,
+        HAS_BIAS=bias is not None, ROWS=_STAT_ROWS, COLUMNS=_COLUMNS,
     )  # fmt: skip
     group = channels // norm.num_groups
     _affine_kernel[(norm.num_groups, clips)](
@@ -127,8 +117,8 @@ def group_norm(
         GROUP=group, WIDTH=triton.next_power_of_2(group), ROWS=_STAT_ROWS, BLOCKS=32, num_warps=1,
     )  # fmt: skip
     _normalize_kernel[(columns * triton.cdiv(rows, 64), clips)](
-        x, bias, affine, out, rows, channels, each,
-        HAS_BIAS=has, SILU=silu, ROWS=64, COLUMNS=_COLUMNS, num_warps=4,
+        x, bias, affine, out, rows, channels, step,
+        HAS_BIAS=bias is not None, SILU=silu, ROWS=64, COLUMNS=_COLUMNS,
     )  # fmt: skip
     return out
 
@@ -158,7 +148,7 @@ def _layer_norm_kernel(
 
 
 def layer_norm(
-    x: Tensor, norm: torch.nn.LayerNorm, positions: Tensor | None = None, pixels: int = 1
+    x: Tensor, norm: nn.LayerNorm, positions: Tensor | None = None, pixels: int = 1
 ) -> Tensor:
     """A LayerNorm, plus positions f c by frame where each frame has so many pixels: r c -> r c."""
     rows, channels = x.shape
@@ -168,7 +158,7 @@ def layer_norm(
     _layer_norm_kernel[(triton.cdiv(rows, together),)](
         x, norm.weight, norm.bias, positions, out, rows, channels, norm.eps, pixels,
         1 if positions is None else positions.shape[0],
-        PLACED=positions is not None, ROWS=together, COLUMNS=columns, num_warps=4,
+        PLACED=positions is not None, ROWS=together, COLUMNS=columns,
     )  # fmt: skip
     return out
 
@@ -196,7 +186,7 @@ def gate(both: Tensor) -> Tensor:
     rows, channels = both.shape[0], both.shape[1] // 2
     out = both.new_empty(rows, channels)
     grid = (triton.cdiv(channels, 128) * triton.cdiv(rows, 16),)
-    _gate_kernel[grid](both, out, rows, channels, ROWS=16, COLUMNS=128, num_warps=4)
+    _gate_kernel[grid](both, out, rows, channels, ROWS=16, COLUMNS=128)
     return out
 
 
@@ -224,9 +214,22 @@ def add(x: Tensor, bias: Tensor | None, other: Tensor, strength: float = 1.0) ->
     grid = (triton.cdiv(channels, 64) * triton.cdiv(rows, 32),)
     _add_kernel[grid](
         x, bias, other, out, rows, channels, float(strength),
-        HAS_BIAS=bias is not None, ROWS=32, COLUMNS=64, num_warps=4,
+        HAS_BIAS=bias is not None, ROWS=32, COLUMNS=64,
     )  # fmt: skip
     return out
+
+
+def linear_add(
+    layer: nn.Linear | nn.Conv2d, x: Tensor, other: Tensor, strength: float = 1.0
+) -> Tensor:
+    """other + strength * layer(x), of rows; a convolution's kernel is 1 x 1."""
+    return add(F.linear(x, layer.weight.flatten(1)), layer.bias, other, strength)
+
+
+def convolve(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a convolution makes, and its bias, which torch would add in a pass of its own."""
+    y = F.conv2d(x, layer.weight, None, layer.stride, layer.padding)
+    return y.contiguous(memory_format=torch.channels_last), layer.bias
 
 
 @triton.jit
@@ -271,74 +274,6 @@ def attend_frames(qkv: Tensor, frames: int, pixels: int, heads: int) -> Tensor:
     grid = (heads, triton.cdiv(pixels, together), rows // (frames * pixels))
     _frames_kernel[grid](
         qkv, out, frames, pixels, channels, width**-0.5,
-        WIDTH=width, DIM=dim, FRAMES=most, PIXELS=together, num_warps=4,
-    )  # fmt: skip
-    return out
-
-
-@triton.jit
-def _product_kernel(
-    x, weight, bias, other, out, rows, features, depth, strength,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_OTHER: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, BAND: tl.constexpr,
-):  # fmt: skip
-    across, down = tl.cdiv(features, COLUMNS), tl.cdiv(rows, ROWS)
-    number = tl.program_id(0)  # bands of BAND blocks of rows, so that their weights stay in L2
-    band = number // (BAND * across)
-    height = tl.minimum(down - band * BAND, BAND)
-    inner = number % (BAND * across)
-    row = (band * BAND + inner % height) * ROWS + tl.arange(0, ROWS)
-    column = (inner // height) * COLUMNS + tl.arange(0, COLUMNS)
-    deep = tl.arange(0, DEPTH)
-    rows_in, columns_in = row < rows, column < features
-    left = x + row.to(tl.int64)[:, None] * depth + deep[None, :]
-    right = weight + column[None, :] * depth + deep[:, None]
-    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-    gates = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, depth, DEPTH):
-        deep_in = deep < depth - first
-        a = tl.load(left + first, rows_in[:, None] & deep_in[None, :], 0.0)
-        b = tl.load(right + first, columns_in[None, :] & deep_in[:, None], 0.0)
-        sums = tl.dot(a, b, sums, input_precision="ieee")
-        if GATED:
-            more = right + first + features * depth
-            b = tl.load(more, columns_in[None, :] & deep_in[:, None], 0.0)
-            gates = tl.dot(a, b, gates, input_precision="ieee")
-    if HAS_BIAS:
-        sums += tl.load(bias + column, columns_in, 0.0).to(tl.float32)[None, :]
-        if GATED:
-            gates += tl.load(bias + features + column, columns_in, 0.0).to(tl.float32)[None, :]
-    if GATED:
-        sums *= _gelu(gates)
-    inside = rows_in[:, None] & columns_in[None, :]
-    at = row.to(tl.int64)[:, None] * features + column[None, :]
-    if HAS_OTHER:
-        sums = tl.load(other + at, inside, 0.0).to(tl.float32) + strength * sums
-    tl.store(out + at, sums.to(out.dtype.element_ty), inside)
-
-
-def product(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    other: Tensor | None = None,
-    strength: float = 1.0,
-    gated: bool = False,
-) -> Tensor:
-    """x @ weight.T + bias with what follows it: r i, o i -> r o, or r o/2 where gated.
-
-    gated: the first half of the result times gelu of the second; other: other + strength * result.
-    """
-    rows, depth = x.shape
-    features = weight.shape[0] // (2 if gated else 1)
-    out = x.new_empty(rows, features)
-    block = (128, 128, 64) if x.element_size() == 2 else (64, 32, 32)
-    grid = (triton.cdiv(rows, block[0]) * triton.cdiv(features, block[1]),)
-    _product_kernel[grid](
-        x, weight, bias, other, out, rows, features, depth, float(strength),
-        GATED=gated, HAS_BIAS=bias is not None, HAS_OTHER=other is not None,
-        ROWS=block[0], COLUMNS=block[1], DEPTH=block[2], BAND=8,
-        num_warps=8 if gated or block[0] > 64 else 4, num_stages=3,
+        WIDTH=width, DIM=dim, FRAMES=most, PIXELS=together,
     )  # fmt: skip
     return out

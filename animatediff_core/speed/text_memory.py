@@ -56,20 +56,14 @@ class TextMemory:
             for first in range(clip, clip + length, most):
                 yield slice(first, min(first + most, clip + length))
 
-    def keys_values(self, attention: Any, states: Tensor) -> _Pair:
-        """For a whole call: b n c where all frames of a clip share their text, else (b f) n c."""
-        shared = self._shared(attention, states)
-        return (attention.to_k(states), attention.to_v(states)) if shared is None else shared
-
-    def keys_values_of(self, attention: Any, states: Tensor, rows: slice) -> _Pair:
-        """For some frames of one clip, each k n c."""
+    def keys_values(self, attention: Any, states: Tensor, rows: slice) -> _Pair:
+        """For some rows of (b f): k n c of their clips, which share a text, or of each frame."""
         shared = self._shared(attention, states)
         if shared is None or self.frames is None:
             some = states[rows]
             return attention.to_k(some), attention.to_v(some)
-        clip, count = rows.start // self.frames, rows.stop - rows.start
-        keys, values = (t[clip : clip + 1].expand(count, -1, -1) for t in shared)
-        return keys, values
+        clips = slice(rows.start // self.frames, -(-rows.stop // self.frames))
+        return shared[0][clips], shared[1][clips]
 
     def _shared(self, attention: Any, states: Tensor) -> _Pair | None:
         """Keys and values of the call's text, b n c, where the states repeat it."""

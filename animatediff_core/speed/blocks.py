@@ -1,0 +1,352 @@
+"""Forwards of ResNets and transformers without copies: pixels are the rows of a matrix.
+
+Features are channels-last. On the CPU a chain of layers runs for some frames or some pixels at a
+time, so that they stay in the cache; on CUDA for all at once, by the kernels of kernels.py. A call
+that does not fit, with gradients for example, takes the module's own forward.
+
+Legend: b batch, f frames, c channels, h w latent size, n tokens, d features, e features of time,
+s pixels, p attention heads.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.transformers.transformer_2d import Transformer2DModelOutput
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..motion.hooks import frames_pooled
+from ..motion.module import AS_TRAINED, Positions, TemporalTransformer, sinusoids
+from .text_memory import TextMemory
+
+_ROWS, _NARROW = 1024, 160
+
+
+@dataclass
+class Setting:
+    """What the forwards of one model share."""
+
+    ops: Any
+    """The module kernels or plain_ops."""
+    chunked: bool
+    """Whether chains of layers run for some rows at a time."""
+    text: TextMemory
+
+    def rows(self, channels: int, dtype: torch.dtype) -> int:
+        """Rows that go through a chain of layers together: with them, what lies between two layers
+        is a few megabytes. Where layers are narrow, calls cost more than the cache saves."""
+        if not self.chunked:
+            return 1 << 40
+        return 2 * _ROWS if channels <= _NARROW or dtype.itemsize < 4 else _ROWS
+
+
+@dataclass
+class FastResnet:
+    """The forward of one ResnetBlock2D."""
+
+    resnet: Any
+    setting: Setting
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
+        """input_tensor: (b f) c h w; temb: (b f) e, or None in a VAE."""
+        own, ops = self.resnet, self.setting.ops
+        if not _runs(own, input_tensor):
+            plain: Tensor = type(own).forward(own, input_tensor, temb)
+            return plain
+        x = input_tensor.contiguous(memory_format=torch.channels_last)
+        y, bias = ops.convolve(own.conv1, self._norm(own.norm1, x))
+        bias = None if bias is None else bias.unsqueeze(0)
+        if temb is not None and own.time_emb_proj is not None:
+            time = own.time_emb_proj(F.silu(temb))
+            bias = time if bias is None else time + bias
+        y, bias = ops.convolve(own.conv2, self._norm(own.norm2, y, bias))
+        beside = _rows(x)
+        if own.conv_shortcut is not None:
+            beside = _linear(own.conv_shortcut, beside)
+        return _images(ops.add(_rows(y), bias, beside), y)
+
+    def _norm(self, norm: nn.GroupNorm, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _pooled_norm(self.setting, norm, x, frames_pooled(norm) or 1, silu=True, bias=bias)
+
+
+@dataclass
+class FastTransformer:
+    """The forward of one Transformer2DModel."""
+
+    transformer: Any
+    setting: Setting
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Any = None,
+        *,
+        return_dict: bool = True,
+        **special: Any,
+    ) -> Any:
+        """hidden_states: (b f) c h w; encoder_hidden_states: (b f) n d, or with what an IP-Adapter
+        reads. Special are masks and the like, which the module's own forward takes."""
+        own = self.transformer
+        plain = any(one is not None for one in special.values()) or encoder_hidden_states is None
+        if plain or not _runs(own, hidden_states) or not _transformer_fits(own):
+            return type(own).forward(
+                own, hidden_states, encoder_hidden_states, return_dict=return_dict, **special
+            )
+        given = hidden_states.contiguous(memory_format=torch.channels_last)
+        most = self.setting.rows(given.shape[1], given.dtype) // (given.shape[2] * given.shape[3])
+        chunks = [slice(0, given.shape[0])]
+        if self.setting.chunked and isinstance(encoder_hidden_states, Tensor):
+            chunks = [*self.setting.text.chunks(given.shape[0], max(1, most))]
+        parts = [self._some(given[rows], encoder_hidden_states, rows) for rows in chunks]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def _some(self, given: Tensor, states: Any, frames: slice) -> Tensor:
+        """Some frames, k c h w."""
+        own, ops = self.transformer, self.setting.ops
+        x = _linear(own.proj_in, _rows(ops.group_norm(given, own.norm)))
+        for block in own.transformer_blocks:
+            x = self._block(block, x, states, frames)
+        return _images(ops.linear_add(own.proj_out, x, _rows(given)), given)
+
+    def _block(self, block: Any, x: Tensor, states: Any, frames: slice) -> Tensor:
+        """x: (k hw) c."""
+        ops, attention, cross = self.setting.ops, block.attn1, block.attn2
+        count = frames.stop - frames.start
+        qkv = _query_key_value(attention, ops.layer_norm(x, block.norm1)).view(
+            count, -1, 3, x.shape[1]
+        )
+        mixed = _attend(*qkv.unbind(2), attention.heads)
+        x = ops.linear_add(attention.to_out[0], mixed, x)
+        normed = ops.layer_norm(x, block.norm2)
+        if _attention_fits(cross):
+            keys, values = self.setting.text.keys_values(cross, states, frames)
+            query = cross.to_q(normed).view(len(keys), -1, keys.shape[2])  # frames of one text
+            mixed = _attend(query, keys, values, cross.heads)
+            x = ops.linear_add(cross.to_out[0], mixed, x)
+        else:  # an IP-Adapter's
+            x = cross(normed.view(count, -1, x.shape[1]), states).flatten(0, 1).add_(x)
+        return _feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.norm3), x)
+
+
+@dataclass
+class FastTemporal:
+    """The forward of one TemporalTransformer."""
+
+    transformer: TemporalTransformer
+    setting: Setting
+    places: dict[Any, Tensor]
+    """Positions by frames, channels, dtype and how they are read; those of all transformers."""
+
+    def forward(
+        self,
+        features: Tensor,
+        frames: int,
+        strength: float = 1.0,
+        positions: Positions = AS_TRAINED,
+    ) -> Tensor:
+        """features: (b f) c h w -> the same shape."""
+        own, channels = self.transformer, features.shape[1]
+        if not _runs(own, features) or frames > getattr(self.setting.ops, "MAX_FRAMES", frames):
+            plain: Tensor = type(own).forward(own, features, frames, strength, positions)
+            return plain
+        given = features.contiguous(memory_format=torch.channels_last)
+        pooled = frames if own.frame_norm == "clip" else 1
+        normed = _pooled_norm(self.setting, own.norm, given, pooled)
+        key = frames, channels, given.dtype, positions
+        if key not in self.places:
+            self.places[key] = sinusoids(frames, channels, given, positions)
+        step = max(1, self.setting.rows(channels, given.dtype) // frames)
+        pixels = given.shape[2] * given.shape[3]
+        if step >= pixels:
+            out = self._some(_rows(normed), _rows(given), pixels, self.places[key], strength)
+            return _images(out, given)
+        out = torch.empty_like(given)
+        new, old, clips = (
+            _rows(t).view(-1, frames, pixels, channels) for t in (out, given, normed)
+        )
+        for clip in range(len(clips)):
+            for part in (slice(first, first + step) for first in range(0, pixels, step)):
+                some = [t[clip, :, part].flatten(0, 1) for t in (clips, old)]
+                moved = self._some(*some, len(some[0]) // frames, self.places[key], strength)
+                new[clip, :, part] = moved.view(frames, -1, channels)
+        return out
+
+    def _some(
+        self, normed: Tensor, given: Tensor, pixels: int, places: Tensor, strength: float
+    ) -> Tensor:
+        """Some pixels of each frame: (b f s) c -> (b f s) c."""
+        own, ops = self.transformer, self.setting.ops
+        x = _linear(own.proj_in, normed)
+        for block in own.transformer_blocks:
+            for attention, norm in zip(block.attention_blocks, block.norms, strict=True):  # type: ignore[arg-type]
+                qkv = _query_key_value(attention, ops.layer_norm(x, norm, places, pixels))
+                mixed = ops.attend_frames(qkv, len(places), pixels, attention.heads)
+                x = ops.linear_add(attention.to_out[0], mixed, x)
+            x = _feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.ff_norm), x)  # type: ignore[union-attr]
+        moved: Tensor = ops.linear_add(own.proj_out, x, given, strength)
+        return moved
+
+
+def norm_forward(norm: nn.GroupNorm, setting: Setting) -> Callable[[Tensor], Tensor]:
+    """The forward of a GroupNorm that stands alone; its hooks join and split the frames."""
+
+    def forward(x: Tensor) -> Tensor:
+        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        if not last or torch.is_grad_enabled() or x.dtype != norm.weight.dtype:
+            return type(norm).forward(norm, x)
+        normed: Tensor = setting.ops.group_norm(x, norm)
+        return normed
+
+    return forward
+
+
+def stack_projections(attention: Any) -> bool:
+    """Lay query, key and value weights behind one another, so that one product reads them all."""
+    layers = (attention.to_q, attention.to_k, attention.to_v)
+    if any(one.weight.shape != layers[0].weight.shape or one.bias is not None for one in layers):
+        return False
+    whole = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, part in zip(layers, whole.chunk(3), strict=True):
+        layer.weight.data = part
+    return True
+
+
+def unstack_projections(attention: Any) -> None:
+    """Each in a room of its own again."""
+    for layer in (attention.to_q, attention.to_k, attention.to_v):
+        layer.weight.data = layer.weight.data.clone()
+
+
+def resnet_fits(resnet: Any) -> bool:
+    """Whether it is made as Stable Diffusion's are."""
+    return (
+        resnet.upsample is None
+        and resnet.downsample is None
+        and resnet.time_embedding_norm == "default"
+        and resnet.output_scale_factor == 1
+        and not resnet.skip_time_act
+        and isinstance(resnet.nonlinearity, nn.SiLU)
+    )
+
+
+def _query_key_value(attention: Any, x: Tensor) -> Tensor:
+    """r c -> r 3c, by one product where the weights lie behind one another."""
+    layers = (attention.to_q, attention.to_k, attention.to_v)
+    first = layers[0].weight
+    places = [layer.weight.data_ptr() - first.data_ptr() for layer in layers]
+    if places != [0, first.nbytes, 2 * first.nbytes]:
+        return torch.cat([layer(x) for layer in layers], dim=-1)
+    return F.linear(x, first.as_strided((3 * first.shape[0], first.shape[1]), first.stride()))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """b q c, b k c, b k c -> (b q) c."""
+    parts = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _feed_forward(setting: Setting, net: Any, normed: Tensor, x: Tensor) -> Tensor:
+    """x and what a GEGLU feed forward adds to it, r c."""
+    ops, project, most = setting.ops, net[0].proj, setting.rows(x.shape[1], x.dtype)
+    parts = [
+        ops.linear_add(net[2], ops.gate(_linear(project, some)), other)
+        for some, other in zip(normed.split(most), x.split(most), strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _linear(layer: Any, x: Tensor) -> Tensor:
+    """A linear layer, or a 1 x 1 convolution, over rows."""
+    return F.linear(x, layer.weight.flatten(1), layer.bias)
+
+
+def _pooled_norm(
+    setting: Setting,
+    norm: nn.GroupNorm,
+    x: Tensor,
+    frames: int,
+    *,
+    silu: bool = False,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """A GroupNorm over so many frames together: as one image, of more rows of pixels."""
+    if frames == 1:
+        normed: Tensor = setting.ops.group_norm(x, norm, silu=silu, bias=bias)
+        return normed
+    if bias is not None:
+        x = x + bias[:, :, None, None]
+    tall = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames)).flatten(1, 2).permute(0, 3, 1, 2)
+    return _images(_rows(setting.ops.group_norm(tall, norm, silu=silu)), x)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """n c h w, channels last -> (n h w) c, a view."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _images(rows: Tensor, like: Tensor) -> Tensor:
+    """(n h w) c -> n c h w, channels last, a view."""
+    return rows.unflatten(0, (like.shape[0], *like.shape[2:])).permute(0, 3, 1, 2)
+
+
+def _runs(module: nn.Module, x: Tensor) -> bool:
+    """Whether a call fits: no gradients, one dtype, and no hooks on inner layers."""
+    weight = next(module.parameters())
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return False
+    return x.dtype == weight.dtype and not any(map(_is_hooked, _inner(module)))
+
+
+def _inner(module: nn.Module) -> Iterator[nn.Module]:
+    """Layers whose weights are read in the place of their forwards."""
+    for name, child in module.named_children():
+        if name != "processor":  # an IP-Adapter's runs as it is
+            yield child
+            yield from _inner(child)
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    if not (layer._forward_hooks or layer._forward_pre_hooks):
+        return False
+    return not (isinstance(layer, nn.GroupNorm) and frames_pooled(layer) is not None)
+
+
+def _transformer_fits(transformer: Any) -> bool:
+    """Whether it is made as Stable Diffusion's are, but for what it attends to beside the text."""
+    return (
+        transformer.is_input_continuous
+        and transformer.proj_out.weight.shape[0] == transformer.in_channels
+        and all(_block_fits(block) for block in transformer.transformer_blocks)
+    )
+
+
+def _block_fits(block: Any) -> bool:
+    return (
+        block.norm_type == "layer_norm"
+        and block.pos_embed is None
+        and not block.only_cross_attention
+        and block.attn2 is not None
+        and isinstance(block.ff.net[0], GEGLU)
+        and len(block.ff.net) == 3
+        and not block.training
+        and _attention_fits(block.attn1)
+    )
+
+
+def _attention_fits(attention: Any) -> bool:
+    """Whether nobody has put other parts into it."""
+    return (
+        type(attention.processor) is AttnProcessor2_0
+        and attention.group_norm is None
+        and attention.spatial_norm is None
+        and attention.norm_q is None
+        and attention.norm_k is None
+        and not attention.norm_cross
+        and not attention.residual_connection
+        and attention.rescale_output_factor == 1
+    )
