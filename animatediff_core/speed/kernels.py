@@ -31,7 +31,8 @@ def _moments_kernel(
     place = (clip * rows + row)[:, None]
     values = tl.load(x + place * channels + column[None, :], inside, 0.0).to(tl.float32)
     if HAS_BIAS:
-        values += tl.load(bias + clip * bias_step + column, column < channels, 0.0).to(tl.float32)
+        more = tl.load(bias + clip * bias_step + column, column < channels, 0.0).to(tl.float32)
+        values = tl.where(inside, values + more, 0.0)
     count = tl.minimum(rows - block * ROWS, ROWS)
     mean = tl.sum(values, 0) / count
     apart = tl.where(inside, values - mean[None, :], 0.0)
