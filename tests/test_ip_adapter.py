@@ -22,7 +22,7 @@ from animatediff_core.adapters.ip_adapter import (
     read_ip_adapter,
 )
 from animatediff_core.checkpoints.write import motion_adapter
-from animatediff_core.diffusion.image_embeddings import embed_pictures
+from animatediff_core.diffusion.image_embeddings import embed_images
 from animatediff_core.errors import CheckpointError
 
 FRAMES, STEPS, SCALE = 3, 2, 0.6
@@ -128,7 +128,7 @@ def test_latents_are_those_of_diffusers(tmp_path, encoder, form):
     with torch.no_grad():
         plain = animated.unet(torch.ones(1, 4, 8, 8), 1, torch.ones(1, 5, 16)).sample
     detach = attach_ip_adapters(animated.unet, [(adapter, SCALE)])
-    seen, unseen = embed_pictures(
+    seen, unseen = embed_images(
         load_image_encoder(tmp_path / "encoder"), {0: picture(0)}, FRAMES, states=form != "plain"
     )
     noise, text, negative = texts()
@@ -193,7 +193,7 @@ def test_weights_by_frame_scale_what_each_adapter_adds(tmp_path, fast):
 
 def test_pictures_travel_into_each_other(encoder):
     pictures = {1: picture(0), 3: picture(1)}
-    seen, unseen = embed_pictures(encoder, pictures, 6, states=False)
+    seen, unseen = embed_images(encoder, pictures, 6, states=False)
     assert seen.shape == unseen.shape == (6, 1, WIDTH)
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[3], seen[5])

@@ -11,7 +11,7 @@ _UNUSED = ("model_ema.", "optimizer_states", "first_stage_model.loss.")
 
 
 @dataclass(frozen=True)
-class Weighed:
+class ModelSize:
     """What loading it takes."""
 
     num_weights: int
@@ -20,7 +20,7 @@ class Weighed:
     """Features of the VAE's decoder at the pictures' size."""
 
 
-def weigh(place: Path, source: str, variant: str | None) -> Weighed:
+def weigh(place: Path, source: str, variant: str | None) -> ModelSize:
     """A folder or single file that planning has found to be a base model; nothing is loaded."""
     files = [place]
     if place.is_dir():
@@ -34,4 +34,4 @@ def weigh(place: Path, source: str, variant: str | None) -> Weighed:
     shapes = {f"{file}:{key}": shape for file in files for key, shape in read_shapes(file).items()}
     used = {key: s for key, s in shapes.items() if not key.split(":")[-1].startswith(_UNUSED)}
     ends = [shape for key, shape in used.items() if key.endswith("decoder.conv_out.weight")]
-    return Weighed(sum(map(prod, used.values())), ends[0][1] if ends else 128)
+    return ModelSize(sum(map(prod, used.values())), ends[0][1] if ends else 128)

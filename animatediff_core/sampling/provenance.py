@@ -7,10 +7,10 @@ from ..checkpoints.base_model import resolve_file
 from ..jobs import Job
 from ..planning.conditions import control_place, encoder_place
 from ..weights.files import digest
-from .conditions import ControlModels
+from .conditions import ConditionModels
 
 
-def control_sources(job: Job, models: ControlModels) -> list[dict[str, str]]:
+def condition_files(job: Job, models: ConditionModels) -> list[dict[str, str]]:
     """Role, path and SHA-256 of every picture, video and model that leads a job's clip; what
     several jobs share is read once."""
     told = []
