@@ -1,4 +1,4 @@
-"""A model from its spec: base, VAE, LoRAs, embeddings, motion module, MotionLoRAs.
+"""A model from its parts: base, VAE, LoRAs, embeddings, motion module, MotionLoRAs.
 
 `generate` and `inject` both load through here, in fp32 and in one order, so that an injected
 folder gives the same frames as its spec.
@@ -9,13 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..adapters.identify import FileReport, identify
-from ..checkpoints.base_model import (
-    base_place,
-    motion_place,
-    resolve_bundled,
-    resolve_file,
-    vae_place,
-)
 from ..checkpoints.diffusers_folder import folder_shape
 from ..checkpoints.families import (
     FOLDERS,
@@ -24,14 +17,14 @@ from ..checkpoints.families import (
     family_of,
     unet_shape,
 )
-from ..checkpoints.motion_files import read_motion
+from ..checkpoints.motion_files import MOTION_FILE, read_motion
 from ..checkpoints.motion_module import config_of
-from ..checkpoints.write import MOTION_FILE
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, kept_adapters, load_preset
 from ..jobs.camera import Camera
 from ..motion import MotionConfig
-from ..weights.files import read_shapes
+from ..weights.places import local_path
+from ..weights.weight_file import open_weights
 from .camera import motion_loras_of
 
 FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160": "tiny"}
@@ -111,7 +104,7 @@ def find_image_model(spec: ModelSpec, *, offline: bool) -> FoundImageModel:
 
 
 def _find_base(spec: ModelSpec, offline: bool) -> FoundImageModel:
-    base = base_place(spec.base, variant=spec.variant, offline=offline)
+    base = local_path(spec.base, "base", variant=spec.variant, offline=offline)
     if base.is_file() and (kind := identify(base)).kind != "base model":
         raise CheckpointError(f"{spec.base}: is a {kind.kind}, which goes into {kind.goes_in}")
     spec = _with_kept(spec, base)
@@ -141,7 +134,7 @@ def _with_kept(spec: ModelSpec, base: Path) -> ModelSpec:
 
 
 def _check_vae(source: str, offline: bool) -> None:
-    place = vae_place(source, offline=offline)
+    place = local_path(source, "vae", offline=offline)
     if place.is_dir() and (place / "config.json").is_file():
         return
     what = "folder without config.json" if place.is_dir() else identify(place).kind
@@ -156,14 +149,14 @@ def model_files(
     spec = found.spec
     yield "base", found.base, None
     if spec.vae is not None:
-        yield "vae", vae_place(spec.vae, offline=offline), None
+        yield "vae", local_path(spec.vae, "vae", offline=offline), None
     if isinstance(found, FoundModel):
         yield "motion", found.motion, None
     for role, adapters in (("lora", spec.loras), ("motion_lora", spec.motion_loras)):
         for adapter in adapters:
-            yield role, resolve_file(adapter.path, offline=offline), adapter.scale
+            yield role, local_path(adapter.path, offline=offline), adapter.scale
     for path in spec.embeddings:
-        yield "embedding", resolve_file(path, offline=offline), None
+        yield "embedding", local_path(path, offline=offline), None
 
 
 def raise_all(checks: Sequence[AnimateDiffError]) -> None:
@@ -179,7 +172,7 @@ def _base_shape(spec: ModelSpec, base: Path) -> tuple[tuple[int, ...], int, int]
     """Levels and text width of the UNet, pixels for one latent of the VAE."""
     if base.is_dir():
         return folder_shape(base, spec.base, spec.variant)
-    kind = check_single_file(read_shapes(base), spec.base, vae_given=spec.vae is not None)
+    kind = check_single_file(open_weights(base).shapes, spec.base, vae_given=spec.vae is not None)
     return (*unet_shape(kind.family), 8)
 
 
@@ -199,16 +192,13 @@ def _motion_place(image: FoundImageModel, offline: bool) -> Path:
                 "one with --motion (motion: in a prompt file)"
             )
         named = str(load_preset(FAMILY_PRESETS[family])["motion"])
-    place = Path(resolve_bundled(named)).expanduser()
-    if place.is_dir():
-        return place
-    return motion_place(named, offline=offline)
+    return local_path(named, "motion", offline=offline)
 
 
 def _motion_config(path: Path, version: str | None) -> MotionConfig:
     """The module's configuration by shapes; a LoRA or image model here is refused by name."""
-    content = read_motion(path, shapes_only=True)
-    if not content.tensors:
+    content = read_motion(path)
+    if not content.shapes:
         report = identify(path)
         raise CheckpointError(
             f"{path}: is no motion module but a {report.kind}, which goes into {report.goes_in}"
@@ -220,7 +210,7 @@ def _check_adapters(spec: ModelSpec, family: str, offline: bool) -> None:
     wanted = {"loras": ("LoRA", "domain adapter"), "motion_loras": ("MotionLoRA",)}
     for key, kinds in wanted.items():
         for adapter in getattr(spec, key):
-            report = identify(resolve_file(adapter.path, offline=offline))
+            report = identify(local_path(adapter.path, offline=offline))
             if report.kind not in kinds:
                 raise CheckpointError(
                     f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, "
@@ -230,7 +220,7 @@ def _check_adapters(spec: ModelSpec, family: str, offline: bool) -> None:
             fits = families_with(_levels_of(family)) if key == "motion_loras" else [family]
             _check_family(report, adapter.path, spec.base, family, fits)
     for path in spec.embeddings:
-        report = identify(resolve_file(path, offline=offline))
+        report = identify(local_path(path, offline=offline))
         if report.kind != "embedding":
             raise CheckpointError(
                 f"{path}: is a {report.kind}, which goes into {report.goes_in}, not into embeddings"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checkpoints.base_model import BaseModel, resolve_file
+from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
 from ..checkpoints.write import (
     check_free,
@@ -35,6 +35,7 @@ from ..planning.models import (
 from ..sampling.device import DTYPES
 from ..sampling.loading import load_image_model, load_model
 from ..weights.files import digest
+from ..weights.places import local_path
 from .difference import one_step_difference
 
 log = logging.getLogger(__name__)
@@ -167,14 +168,14 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
 
 
 def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
-    if base.triggers:
+    if base.placeholder_tokens:
         log.warning("%s: has no place for new words, so %s stay out; load their files beside",
-                    path, ", ".join(base.triggers))  # fmt: skip
+                    path, ", ".join(base.placeholder_tokens))  # fmt: skip
     write_single_file(base, place)
 
 
 def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return replace(adapter, path=str(resolve_file(adapter.path, offline=offline)))
+    return replace(adapter, path=str(local_path(adapter.path, offline=offline)))
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:

@@ -19,14 +19,14 @@ from ..adapters.ip_adapter import (
     load_image_encoder,
     read_ip_adapter,
 )
-from ..checkpoints.base_model import resolve_file
 from ..diffusion.image_embeddings import embed_images
 from ..diffusion.pia_mask import pia_mask
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions, MotionStrength
 from ..media import read_picture
 from ..motion import Conditions, Positions
-from ..planning.conditions import encoder_place, keyed
+from ..planning.conditions import keyed
+from ..weights.places import local_path
 from .conditions import (
     ConditionModels,
     by_frame,
@@ -119,12 +119,12 @@ def _weights(job: Job, models: ConditionModels) -> tuple[Tensor, ...]:
 
 
 def _encoder(source: str, models: ConditionModels) -> CLIPVisionModelWithProjection:
-    place = encoder_place(source, offline=models.offline)
+    place = local_path(source, "image encoder", offline=models.offline)
     return load_image_encoder(place).to(models.device, models.dtype)
 
 
 def _adapter(models: ConditionModels, source: str) -> IPAdapterWeights:
     return models.once(
         "ip_adapter", source,
-        lambda: read_ip_adapter(resolve_file(source, offline=models.offline)),
+        lambda: read_ip_adapter(local_path(source, offline=models.offline)),
     )  # fmt: skip

@@ -8,10 +8,12 @@ import torch
 
 from ..adapters.lora import apply_lora, apply_motion_lora
 from ..adapters.textual_inversion import apply_embedding
-from ..checkpoints.base_model import BaseModel, load_base, resolve_file
+from ..checkpoints.base_model import BaseModel
+from ..checkpoints.loading import load_base
 from ..checkpoints.motion_module import load_motion_module
 from ..motion import MotionModule
 from ..planning.models import FoundImageModel, FoundModel
+from ..weights.places import local_path
 
 
 def load_model(found: FoundModel, *, offline: bool) -> tuple[BaseModel, MotionModule]:
@@ -19,7 +21,7 @@ def load_model(found: FoundModel, *, offline: bool) -> tuple[BaseModel, MotionMo
     base = load_image_model(found, offline=offline)
     motion = load_motion_module(found.motion, version=found.spec.motion_version)
     for adapter in found.spec.motion_loras:
-        apply_motion_lora(motion, resolve_file(adapter.path, offline=offline), adapter.scale)
+        apply_motion_lora(motion, local_path(adapter.path, offline=offline), adapter.scale)
     return base, motion
 
 
@@ -32,7 +34,7 @@ def load_image_model(found: FoundImageModel, *, offline: bool) -> BaseModel:
     if spec.prediction_type is not None:
         base.scheduler_config["prediction_type"] = spec.prediction_type
     for adapter in spec.loras:
-        apply_lora(base, resolve_file(adapter.path, offline=offline), adapter.scale)
+        apply_lora(base, local_path(adapter.path, offline=offline), adapter.scale)
     for path in spec.embeddings:
-        apply_embedding(base, resolve_file(path, offline=offline))
+        apply_embedding(base, local_path(path, offline=offline))
     return base

@@ -9,8 +9,8 @@ from torch import Tensor
 from ...adapters.controlnet import load_controlnet
 from ...adapters.ip_adapter import IPAdapterWeights, attach_ip_adapters, load_image_encoder
 from ...checkpoints.base_model import BaseModel
-from ...planning.conditions import control_place, encoder_place
 from ...weights.files import write_tensors
+from ...weights.places import local_path
 from ..clips import Condition
 from ..config import TrainConfig
 from .control import (
@@ -33,10 +33,12 @@ def controlnet_stage(
 ) -> StageModel:
     """A ControlNet over the frozen base; it is written as one file in diffusers' names."""
     if config.controlnet is not None:
-        control = load_controlnet(control_place(config.controlnet, offline=offline), base.unet)
+        control = load_controlnet(
+            local_path(config.controlnet, "control", offline=offline), base.unet
+        )
     else:
         control = new_controlnet(
-            base.unet, base.factor.bit_length() - 1, config.seed, small=bool(config.small)
+            base.unet, base.vae_scale_factor.bit_length() - 1, config.seed, small=bool(config.small)
         )
 
     def write(weights: dict[str, Tensor], output: Path) -> Path:
@@ -59,7 +61,7 @@ def ip_adapter_stage(
     config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler, embed: Embed, *, offline: bool
 ) -> StageModel:
     """A plain IP-Adapter over the frozen base; it is written in the official keys."""
-    place = encoder_place(str(config.image_encoder), offline=offline)
+    place = local_path(str(config.image_encoder), "image encoder", offline=offline)
     encoder = load_image_encoder(place)
     generator = torch.Generator().manual_seed(config.seed)
     parts = new_ip_adapter(base.unet, encoder.config.projection_dim, generator)

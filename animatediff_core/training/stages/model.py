@@ -10,15 +10,19 @@ from diffusers.schedulers import DDPMScheduler
 from torch import Tensor
 
 from ...adapters.textual_inversion import teach_word
-from ...checkpoints.base_model import BaseModel, resolve_file
+from ...checkpoints.base_model import BaseModel
+from ...checkpoints.motion_files import MOTION_FILE
 from ...checkpoints.motion_module import load_motion_module, save_motion_module
-from ...checkpoints.write import MOTION_FILE, write_base_folder
+from ...checkpoints.write import write_base_folder
 from ...diffusion.encoders import encode
 from ...diffusion.schedules import training_scheduler
 from ...diffusion.size_conditions import size_conditions
-from ...errors import CheckpointError, TrainingError
+from ...errors import TrainingError
 from ...motion import Betas, Conditions, MotionModule, for_unet, inflate
-from ...weights.files import read_tensors, write_tensors
+from ...weights.files import write_tensors
+from ...weights.match import check_tensors, shapes_of
+from ...weights.places import local_path
+from ...weights.weight_file import open_weights
 from ..config import TrainConfig
 from .control_model import controlnet_stage, ip_adapter_stage
 from .lora_layers import LoraLayers
@@ -154,7 +158,7 @@ def _motion(config: TrainConfig, base: BaseModel, offline: bool) -> MotionModule
     """The module to start from, or a fresh one with the run's own seed."""
     if config.motion is not None:
         path = Path(config.motion) if Path(config.motion).exists() else None
-        path = path or resolve_file(config.motion, offline=offline)
+        path = path or local_path(config.motion, offline=offline)
         motion = load_motion_module(path, version=config.motion_version)
         if config.max_frames not in (None, motion.config.max_frames):
             raise TrainingError(
@@ -190,13 +194,8 @@ def _betas(given: Betas) -> Betas:
 
 
 def _replace_unet(base: BaseModel, path: Path) -> None:
-    """Put the image stage's weights into the base's UNet; both key lists must agree."""
-    tensors = read_tensors(path).tensors
-    own = base.unet.state_dict().keys()
-    missing, unknown = sorted(own - tensors.keys()), sorted(tensors.keys() - own)
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path}: is no UNet of this base model ({len(missing)} tensors missing, "
-            f"{len(unknown)} unknown); name the unet.safetensors that the image stage wrote"
-        )
-    base.unet.load_state_dict(tensors)
+    """Put the image stage's weights into the base's UNet; all tensors must match."""
+    file = open_weights(path)
+    advice = "name the unet.safetensors that the image stage wrote"
+    check_tensors(shapes_of(base.unet), file.shapes, path, "UNet of this base model", advice)
+    base.unet.load_state_dict(file.tensors())
