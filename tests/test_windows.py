@@ -180,7 +180,11 @@ BY_FRAME = {  # a value with 5 frames, and what frames 4, 0 and 1 of it are
     "mid_residual": (FOLDED, [4, 0, 1, 9, 5, 6]),
     "adapter_residuals": ((FOLDED,), [[4, 0, 1, 9, 5, 6]]),
     "image_embeddings": ((FOLDED, 20 + FOLDED), [[4, 0, 1, 9, 5, 6], [24, 20, 21, 29, 25, 26]]),
-    "image_weights": ((torch.arange(5.0), 2 * torch.arange(5.0)), [[4, 0, 1], [8, 0, 2]]),
+    "image_masks": (
+        (torch.arange(10.0).view(5, 1, 2), torch.arange(5.0).view(5, 1, 1)),
+        [[8, 9, 0, 1, 2, 3], [4, 0, 1]],
+    ),
+    "lora_weights": ((torch.arange(5.0), 2 * torch.arange(5.0)), [[4, 0, 1], [8, 0, 2]]),
     "image_latents": (torch.arange(10.0).view(2, 1, 5, 1, 1), [4, 0, 1, 9, 5, 6]),
     "motion_frames": (torch.arange(5.0), [4, 0, 1]),
 }

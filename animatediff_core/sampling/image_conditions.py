@@ -69,8 +69,8 @@ def with_pictures(
     led, away = (replace(one or Conditions(), **moving) for one in pair)
     seen, unseen = _embeddings(job, models)
     weights = _weights(job, models)
-    led = replace(led, image_embeddings=seen, image_weights=weights)
-    away = replace(away, image_embeddings=unseen, image_weights=weights)
+    led = replace(led, image_embeddings=seen, image_masks=weights)
+    away = replace(away, image_embeddings=unseen, image_masks=weights)
     if job.animate is not None:
         picture = picture_of(Path(job.animate.picture), job, job.animate.fit, size)
         still = latents_of(models, picture[None]).expand(-1, -1, job.frames, -1, -1)
@@ -111,11 +111,14 @@ def _embeddings(job: Job, models: ConditionModels) -> tuple[tuple[Tensor, ...], 
 
 
 def _weights(job: Job, models: ConditionModels) -> tuple[Tensor, ...]:
-    """Of all IP-Adapters by frame, f each; none where no adapter names any."""
+    """Masks of all IP-Adapters, f 1 1 each; none where no adapter names weights."""
     if all(one.weights is None for one in job.ip_adapters):
         return ()
     lines = (by_frame(one.weights, job.frames, "ip_adapters.weights") for one in job.ip_adapters)
-    return tuple(torch.tensor(line or [1.0] * job.frames, device=models.device) for line in lines)
+    return tuple(
+        torch.tensor(line or [1.0] * job.frames, device=models.device).view(-1, 1, 1)
+        for line in lines
+    )
 
 
 def _encoder(source: str, models: ConditionModels) -> CLIPVisionModelWithProjection:
