@@ -42,7 +42,7 @@ def recompute_blocks(
             changed.pop().__dict__.pop("forward", None)
 
     if animated is not None:
-        animated.undo_at_deflate(undo)
+        animated.at_deflate(undo)
     return undo
 
 

@@ -50,7 +50,7 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
         backend = None  # they are faster than what it makes
     done = Applied(backend=backend)
     animated.__dict__["applied_speed"] = done
-    animated.undo_at_deflate(lambda: restore(animated))
+    animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
     _apply(animated.motion, done)
     if backend is not None:
