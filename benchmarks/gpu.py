@@ -11,17 +11,21 @@ import copy
 import gc
 import json
 import os
+import signal
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).parent.parent))
+if not Path("/dev/nvidiactl").exists():  # read when torch is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -32,6 +36,8 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 HALF = torch.float16 if ON_GPU else torch.float32
 SIZES = {"full": (320, 640, 1280, 1280), "tiny": (32, 64)}
 SIZE = "full" if ON_GPU else "tiny"
+LIMITS = {"compiled": 100, "memory": 80}
+"""Seconds of a part; 60 of others."""
 SIDE, FRAMES, TOKENS, WIDTH = (64, 16, 77, 768) if ON_GPU else (4, 2, 7, 16)
 Row = tuple[str, dict[str, Any]]
 Side = Callable[[], object]
@@ -47,16 +53,19 @@ def main() -> None:
     if unknown := set(asked) - set(PARTS):
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     name = torch.cuda.get_device_name() if ON_GPU else "cpu"
+    signal.signal(signal.SIGALRM, stop)
     say(f"torch {torch.__version__}, {name}, imports {time.perf_counter() - START:.0f} s")
     found: dict[str, Any] = {"torch": torch.__version__, "device": name, "rows": {}}
     for part in asked:
         say(f"--- {part} ({time.perf_counter() - START:.0f} s)")
+        signal.alarm(LIMITS.get(part, 60) if ON_GPU else 0)
         try:
             for case, figures in PARTS[part]():
                 found["rows"][f"{part}: {case}"] = figures
                 say(f"{case:44} {shown(figures)}")
         except Exception:
             say(traceback.format_exc())
+        signal.alarm(0)
         gc.collect()
         if ON_GPU:
             torch.cuda.empty_cache()
@@ -64,6 +73,10 @@ def main() -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(found, indent=1))
     say(f"--- done ({time.perf_counter() - START:.0f} s)")
+
+
+def stop(number: int, frame: object) -> None:
+    raise TimeoutError("this part took too long")
 
 
 def say(line: str) -> None:
@@ -86,6 +99,7 @@ def clock() -> float:
 
 def timed(sides: dict[str, Side], rounds: int = 5, warm: int = 3) -> dict[str, float]:
     """Milliseconds of each side, medians; they take turns."""
+    rounds, warm = (rounds, warm) if ON_GPU else (1, 1)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         for _ in range(warm):
@@ -146,16 +160,18 @@ def parts(size: str = SIZE, dtype: torch.dtype = HALF) -> tuple[Any, Any]:
     return unet, motion
 
 
-def diffusers_model(unet: Any, motion: Any) -> Any:
-    """diffusers' model of the same weights, channels-last."""
+def diffusers_model(
+    unet: Any, motion: Any, layout: torch.memory_format = torch.channels_last
+) -> Any:
+    """diffusers' model of the same weights."""
     from diffusers.models import UNetMotionModel
 
-    from animatediff_core.checkpoints.write import motion_adapter
+    from animatediff_core.checkpoints.motion_adapter import motion_adapter
 
     with torch.device(DEVICE):
         theirs = UNetMotionModel.from_unet2d(unet, motion_adapter(motion)).eval()
     theirs = theirs.requires_grad_(False).to(DEVICE, unet.dtype)
-    return nn.Module.to(theirs, memory_format=torch.channels_last)
+    return nn.Module.to(theirs, memory_format=layout)
 
 
 def inputs(
@@ -167,7 +183,7 @@ def inputs(
     return x.to(DEVICE, dtype), texts.to(DEVICE, dtype)
 
 
-def guided(model: Any, x: Tensor, texts: Tensor) -> Side:
+def guided(model: Any, x: Tensor, texts: Tensor) -> Callable[[], list[Tensor]]:
     """Both halves of guidance, one after the other, as the loop calls them."""
     time = torch.tensor(500, device=DEVICE)
     return lambda: [model(x, time, text) for text in texts.split(1)]
@@ -249,130 +265,49 @@ def named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def kernel_cases(
-    dtype: torch.dtype, most: int
-) -> Iterator[tuple[str, Callable[[], Tensor], Callable[[], Tensor]]]:
-    from animatediff_core.speed import kernels
+def kernel_cases(dtype: torch.dtype, most: int) -> Iterator[tuple[str, Side, Side]]:
+    """Each kernel, and the same of plain_ops in fp64."""
+    from animatediff_core.speed import kernels, plain_ops
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=DEVICE).to(dtype)
 
-    shapes = ((6, 35, 48, 16), (16, 1025, 320, 32), (4, 63, 1280, 32))
-    for frames, pixels, channels, groups in shapes[: most if ON_GPU else 1]:
-        rows = frames * pixels
-        x, bias, other = draw(rows, channels), draw(frames, channels), draw(rows, channels)
+    shapes = ((6, 5, 7, 48, 16), (16, 41, 25, 320, 32), (4, 9, 7, 1280, 32))
+    for frames, height, width, channels, groups in shapes[: most if ON_GPU else 1]:
+        rows, pixels = frames * height * width, height * width
+        x = draw(frames, height, width, channels).permute(0, 3, 1, 2)
         norm = nn.GroupNorm(groups, channels).to(DEVICE, dtype)
         layer = nn.LayerNorm(channels).to(DEVICE, dtype)
+        linear = nn.Linear(channels, 2 * channels).to(DEVICE, dtype)
         for one in (norm, layer):
-            one.weight.copy_(draw(channels)), one.bias.copy_(draw(channels))
-        size = f"{rows} x {channels}"
-        for clips in (frames, 2):
-            yield f"group norm of {clips}, {size}", lambda clips=clips: kernels.group_norm(
-                x, norm, clips, silu=True, bias=bias
-            ), lambda clips=clips: F.silu(F.group_norm(
-                (x.double() + bias.double().repeat_interleave(pixels, 0)).view(clips, -1, channels)
-                .transpose(1, 2), groups, norm.weight.double(), norm.bias.double(), norm.eps,
-            )).transpose(1, 2).reshape(rows, channels)  # fmt: skip
-        places = draw(frames // 2, channels)
-        yield f"layer norm, {size}", lambda: kernels.layer_norm(x, layer, places, pixels), lambda: (
-            F.layer_norm(x.double(), (channels,), layer.weight.double(), layer.bias.double())
-            + places.double().repeat_interleave(pixels, 0).repeat(2, 1)
-        )  # fmt: skip
-        yield f"add, {size}", lambda: kernels.add(x, bias[0], other, 0.3), lambda: (
-            other.double() + 0.3 * (x.double() + bias[0].double())
-        )  # fmt: skip
-        yield f"gate, {size}", lambda: kernels.gate(x), lambda: (
-            x[:, : channels // 2].double() * F.gelu(x[:, channels // 2 :].double())
-        )  # fmt: skip
-        qkv = draw(rows, 3 * channels)
-        for count in {frames, 2}:
-
-            def wanted(count: int = count) -> Tensor:
-                heads = qkv.double().view(-1, count, pixels, 3, 8, channels // 8)
-                query, key, value = heads.permute(3, 0, 2, 4, 1, 5)
-                scores = query @ key.transpose(-1, -2) * (channels // 8) ** -0.5
-                mixed = scores.softmax(-1) @ value
-                return mixed.permute(0, 3, 1, 2, 4).reshape(rows, channels)
-
-            yield f"attention over {count} frames, {size}", (
-                lambda count=count: kernels.attend_frames(qkv, count, pixels, 8)
-            ), wanted  # fmt: skip
-        weight, out = draw(2 * channels, channels) / channels**0.5, draw(rows, 2 * channels)
-        both = draw(2 * channels)
-        yield f"product and add, {size}", lambda: kernels.product(
-            x, weight, both, other=out, strength=0.5
-        ), lambda: out.double() + 0.5 * F.linear(x.double(), weight.double(), both.double())  # fmt: skip
-
-        def gated() -> Tensor:
-            value, gate = F.linear(x.double(), weight.double(), both.double()).chunk(2, 1)
-            return value * F.gelu(gate)
-
-        yield f"product and gate, {size}", (
-            lambda: kernels.product(x, weight, both, gated=True)
-        ), gated  # fmt: skip
+            one.weight.copy_(draw(channels))
+            one.bias.copy_(draw(channels))
+        wide, other, qkv = draw(rows, channels), draw(rows, channels), draw(rows, 3 * channels)
+        cases: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+            "group norm": ("group_norm", (x, norm), {"silu": True, "bias": draw(frames, channels)}),
+            "group norm, one bias": ("group_norm", (x, norm), {"bias": draw(1, channels)}),
+            "layer norm": ("layer_norm", (wide, layer, draw(frames // 2, channels), pixels), {}),
+            "gate": ("gate", (wide,), {}),
+            "add": ("add", (wide, draw(channels), other), {}),
+            "linear and add": ("linear_add", (linear, wide, draw(rows, 2 * channels), 0.5), {}),
+            "attention over frames": ("attend_frames", (qkv, frames, pixels, 8), {}),
+            "attention over 2 frames": ("attend_frames", (qkv, 2, pixels, 8), {}),
+        }
+        for name, (function, given, named_) in cases.items():
+            yield (
+                f"{name}, {rows} x {channels}",
+                partial(getattr(kernels, function), *given, **named_),
+                partial(in_fp64, getattr(plain_ops, function), given, named_),
+            )
 
 
-@torch.no_grad()
-def pieces() -> Iterator[Row]:
-    """The kernels beside what torch has for the same, at the sizes of one half of a forward."""
-    from animatediff_core.speed import kernels
+def in_fp64(function: Callable[..., Tensor], given: Any, named_: dict[str, Any]) -> Tensor:
+    def wide(one: Any) -> Any:
+        if isinstance(one, nn.Module):
+            return copy.deepcopy(one).double()
+        return one.double() if isinstance(one, Tensor) else one
 
-    levels = ((64, 320), (32, 640), (16, 1280)) if ON_GPU else ((4, 32),)
-    for side, channels in levels:
-        rows = FRAMES * side * side
-        x, other = (torch.randn(rows, channels, device=DEVICE).to(HALF) for _ in range(2))
-        wide = torch.randn(rows, 4 * channels, device=DEVICE).to(HALF)
-        both = torch.randn(rows, 8 * channels, device=DEVICE).to(HALF)
-        bias = torch.randn(8 * channels, device=DEVICE).to(HALF)
-        up, square, down = (
-            torch.randn(shape, device=DEVICE).to(HALF) / 20
-            for shape in ((8 * channels, channels), (channels, channels), (channels, 4 * channels))
-        )
-        norm = nn.GroupNorm(8, channels).to(DEVICE, HALF)
-        layer = nn.LayerNorm(channels).to(DEVICE, HALF)
-        images = x.view(FRAMES, side, side, channels).permute(0, 3, 1, 2)
-        at = f"{side} x {side}, {channels}"
-        yield f"group norm, silu, {at}", {
-            "ours": quick(lambda: kernels.group_norm(x, norm, FRAMES, silu=True)),
-            "torch": quick(lambda: F.silu(norm(images))),
-        }  # fmt: skip
-        yield f"layer norm, {at}", {
-            "ours": quick(lambda: kernels.layer_norm(x, layer)), "torch": quick(lambda: layer(x))
-        }  # fmt: skip
-        yield f"gated product, {at}", {
-            "fused": quick(lambda: kernels.product(x, up, bias, gated=True)),
-            "apart": quick(lambda: kernels.gate(F.linear(x, up, bias))),
-            "product alone": quick(lambda: F.linear(x, up, bias)),
-            "gate alone": quick(lambda: kernels.gate(both)),
-        }  # fmt: skip
-        for name, given, weight in (("square", x, square), ("down", wide, down)):
-            yield f"product and add, {name}, {at}", {
-                "fused": quick(lambda: kernels.product(given, weight, bias[:channels], other=other)),
-                "apart": quick(lambda: kernels.add(F.linear(given, weight), bias[:channels], other)),
-                "in place": quick(lambda: other.addmm_(given, weight.t(), beta=0.5)),
-                "product alone": quick(lambda: F.linear(given, weight)),
-            }  # fmt: skip
-        qkv = torch.randn(rows, 3 * channels, device=DEVICE).to(HALF)
-        apart = qkv.view(FRAMES, side * side, 3, 8, -1).permute(2, 3, 1, 0, 4)
-        query, key, value = qkv.view(FRAMES, side * side, 3, 8, -1).permute(2, 0, 3, 1, 4)
-        yield f"attention over frames, {at}", {
-            "ours": quick(lambda: kernels.attend_frames(qkv, FRAMES, side * side, 8)),
-            "torch, by strides": quick(lambda: F.scaled_dot_product_attention(*apart.transpose(1, 2))),
-        }  # fmt: skip
-        yield f"attention over pixels, {at}", attention_backends(query, key, value)
-
-
-def attention_backends(query: Tensor, key: Tensor, value: Tensor) -> dict[str, Any]:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    found: dict[str, Any] = {}
-    for name in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION"):
-        try:
-            with sdpa_kernel(getattr(SDPBackend, name)):
-                found[name] = quick(lambda: F.scaled_dot_product_attention(query, key, value))
-        except RuntimeError as error:
-            found[name] = str(error)[:30]
-    return found
+    return function(*map(wide, given), **{key: wide(one) for key, one in named_.items()})
 
 
 @torch.no_grad()
@@ -382,7 +317,11 @@ def forward() -> Iterator[Row]:
 
     unet, motion = parts()
     theirs = diffusers_model(unet, motion)
-    animated = ad.optimize(ad.inflate(unet, motion))
+    animated, given = ad.inflate(unet, motion), inputs()
+    plain = guided(animated, *given)()[0]
+    yield "distance from the plain path", {
+        "error": distance(guided(ad.optimize(animated), *given)()[0], plain)
+    }  # fmt: skip
     for side in (SIDE, SIDE // 2):
         x, texts = inputs(side)
         sides = {
@@ -417,14 +356,221 @@ def profiled(side: Side, animated: Any) -> Iterator[Row]:
     events.sort(key=lambda event: -event.self_device_time_total)
     total = sum(event.self_device_time_total for event in events)
     yield "device time of all kernels", {"ms": total / 1e3, "calls": sum(e.count for e in events)}
-    for event in events[:40]:
+    for event in events[:25]:
         yield event.key[:90], {"ms": event.self_device_time_total / 1e3, "calls": event.count}
+
+
+@torch.no_grad()
+def compiled() -> Iterator[Row]:
+    """diffusers with its blocks compiled, ours by its kernels, which no compiler is needed for."""
+    import animatediff_core as ad
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+
+    unet, motion = parts()
+    theirs = diffusers_model(unet, motion)
+    for module in theirs.modules():
+        if type(module) in (ResnetBlock2D, BasicTransformerBlock, AnimateDiffTransformer3D):
+            module.compile(dynamic=False, backend="inductor" if ON_GPU else "eager")
+    animated, (x, texts) = ad.optimize(ad.inflate(unet, motion)), inputs()
+    sides = {
+        "diffusers, compiled": guided_diffusers(theirs, x, texts),
+        "ours": guided(animated, x, texts),
+    }
+    seconds = {}
+    for name, side in sides.items():
+        start = clock()
+        side()
+        seconds[name] = clock() - start
+    yield "first call, s", seconds
+    times = timed(sides)
+    yield "guided forward, ms", {**times, "ratio": times["diffusers, compiled"] / times["ours"]}
+
+
+@torch.no_grad()
+def tiny() -> Iterator[Row]:
+    """The bundled model: a guided forward, and a whole clip from loaded weights to a GIF."""
+    import animatediff_core as ad
+    from models import model
+
+    with torch.device("cpu"):
+        unet, motion = model("bundled", 16)
+    unet, motion = unet.to(DEVICE, HALF), motion.to(DEVICE, HALF)
+    theirs = diffusers_model(unet, motion)
+    animated = ad.optimize(ad.inflate(unet, motion))
+    x, texts = torch.randn(1, 4, 16, 16, 16), torch.randn(2, 32, 128)
+    x = x if ON_GPU else x[:, :, :2, :4, :4]
+    given = x.to(DEVICE, HALF), texts.to(DEVICE, HALF)
+    sides = {
+        "diffusers": guided_diffusers(theirs, *given),
+        "ours": guided_together(animated, *given),
+        "ours, one by one": guided(animated, *given),
+    }
+    times = timed(sides, 9 if ON_GPU else 1)
+    yield "guided forward, bundled, ms", {**times, "ratio": times["diffusers"] / times["ours"]}
+    from place import place_of
+    from whole import compare_clips
+
+    row = compare_clips(
+        place_of(None), "bundled", steps=16 if ON_GPU else 2, rounds=3 if ON_GPU else 1
+    )
+    yield row["case"], {
+        "ours": row["ours"][1], "diffusers": row["diffusers"][1], "ratio": row["ratio"]
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def clip() -> Iterator[Row]:
+    """From loaded weights and embedded prompts to frames: 25 steps and decoding."""
+    import animatediff_core as ad
+    from animatediff_core.diffusion.decoding import decode
+    from animatediff_core.speed import optimize_vae
+    from diffusers import AnimateDiffPipeline, DDIMScheduler
+    from diffusers.models import AutoencoderKL
+
+    steps = 25 if ON_GPU else 2
+    unet, motion = parts()
+    levels = (128, 256, 512, 512) if ON_GPU else (32, 32, 32, 32)
+    with torch.device(DEVICE):
+        vae = AutoencoderKL(
+            block_out_channels=levels, layers_per_block=2, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ).eval().requires_grad_(False)  # fmt: skip
+    their_vae = copy.deepcopy(vae).to(HALF)
+    theirs = diffusers_model(unet, motion)
+    settings = {"beta_schedule": "linear", "clip_sample": False, "timestep_spacing": "leading"}
+    pipe = AnimateDiffPipeline(
+        vae=nn.Module.to(their_vae, memory_format=torch.channels_last), text_encoder=None,
+        tokenizer=None, unet=theirs, motion_adapter=None, scheduler=DDIMScheduler(**settings),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    x, texts = inputs()
+    animated, size = ad.optimize(ad.inflate(unet, motion)), SIDE * 8
+    optimize_vae(vae)
+    torch.backends.cudnn.allow_tf32 = True  # as `generate` sets it beside a model in fp16
+
+    def ours() -> object:
+        scheduler = ad.make_scheduler("ddim", motion.config)
+        latents = ad.denoise(animated, scheduler, x, texts[:1], texts[1:], steps=steps)
+        return decode(vae, latents)
+
+    def other() -> object:
+        return pipe(
+            prompt_embeds=texts[:1], negative_prompt_embeds=texts[1:], latents=x.clone(),
+            num_frames=x.shape[2], height=size, width=size, num_inference_steps=steps,
+            guidance_scale=7.5, output_type="np",
+        )  # fmt: skip
+
+    times = timed({"ours": ours, "diffusers": other}, 2, 1)
+    yield f"clip, {steps} steps, ms", {**times, "ratio": times["diffusers"] / times["ours"]}
+    latents = x.float()
+    yield "decoding alone, ms", timed({"ours": lambda: decode(vae, latents)}, 3, 1)
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def train() -> Iterator[Row]:
+    """A training step of the motion module, 16 frames of 256 x 256, bf16 autocast."""
+    import animatediff_core as ad
+    from animatediff_core.speed.checkpointing import recompute_blocks
+
+    for checkpointing in (False, True):
+        unet, motion = parts(dtype=torch.float32)
+        theirs = diffusers_model(unet, motion, torch.contiguous_format)
+        theirs.freeze_unet2d_params()
+        animated = ad.inflate(unet, motion)
+        motion.requires_grad_(True)
+        if checkpointing:
+            theirs.enable_gradient_checkpointing()
+            recompute_blocks(animated)
+        theirs.train()
+        x, texts = inputs(SIDE // 2, dtype=torch.float32)
+        states = texts[:1].repeat_interleave(x.shape[2], 0)
+        time = torch.tensor([500], device=DEVICE)
+        calls = {
+            "diffusers": lambda: theirs(x, time, states).sample,
+            "ours": lambda: animated(x, time, texts[:1]),
+        }
+        learned = [p for p in theirs.parameters() if p.requires_grad], list(motion.parameters())
+        sides = {
+            name: partial(training_step, call, torch.optim.AdamW(some, lr=1e-6, fused=True))
+            for (name, call), some in zip(calls.items(), learned, strict=True)
+        }
+        for side in sides.values():
+            side()  # the optimizer's state is there
+        peaks = {name: peak(side).get("GiB", 0.0) for name, side in sides.items()}
+        times = timed(sides, 5 if ON_GPU else 1, 1)
+        kind = "step, checkpointing" if checkpointing else "step"
+        yield f"{kind}, ms", {**times, "ratio": times["diffusers"] / times["ours"]}
+        yield f"{kind}, peak, GiB", peaks
+        del theirs, animated, unet, motion, sides, calls, learned
+        gc.collect()
+
+
+def training_step(call: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        loss = call().float().square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@torch.no_grad()
+def memory() -> Iterator[Row]:
+    """A clip of 2 steps on cards with less memory: the offload level, and its seconds."""
+    import animatediff_core as ad
+    from animatediff_core.checkpoints.base_model import BaseModel
+    from animatediff_core.diffusion.decoding import decode
+    from animatediff_core.sampling.placement import PlacedModel, Placement
+    from animatediff_core.speed.memory import described
+    from diffusers.models import AutoencoderKL
+
+    unet, motion = (part.cpu() for part in parts())
+    levels = (128, 256, 512, 512) if ON_GPU else (32, 32, 32, 32)
+    vae = AutoencoderKL(
+        block_out_channels=levels, layers_per_block=2, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    ).eval().requires_grad_(False)  # fmt: skip
+    base = BaseModel(unet, vae, [], [], {}, "SD1.5", "random")
+    x, texts = inputs()
+    placed = PlacedModel(base, motion, Placement(DEVICE, HALF))
+    for limit in (80, 8, 6, 4, 3):
+        if ON_GPU:
+            gc.collect()
+            torch.cuda.empty_cache()
+            whole = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 2**30 / whole))
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(6):
+            start = clock()
+            try:
+                scheduler = ad.make_scheduler("ddim", motion.config)
+                latents = ad.denoise(placed.animated, scheduler, x, texts[:1], texts[1:], steps=2)
+                decode(vae, latents, chunk=placed.placing.thrift.decode_chunk)
+            except torch.OutOfMemoryError:
+                if not placed.go_leaner():
+                    yield f"{limit} GiB", {"fits": False}
+                    return
+            else:
+                break
+        if ON_GPU:
+            yield f"{limit} GiB", {
+                "level": described(placed.placing.thrift), "s": clock() - start,
+                "peak": torch.cuda.max_memory_reserved() / 2**30,
+            }  # fmt: skip
+        else:
+            yield f"{limit} GiB", {"level": described(placed.placing.thrift)}
+            return
 
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "correct": correct,
     "forward": forward,
-    "pieces": pieces,
+    "tiny": tiny,
+    "clip": clip,
+    "train": train,
+    "memory": memory,
+    "compiled": compiled,
     "exact": exact,
 }
 

@@ -207,16 +207,27 @@ def _predict(
         predicted: Tensor = animated(part, timestep, states, conditions)
         return predicted.to(given.dtype)
 
+    scale = guided.guidance.at(moment.step, moment.steps)
+    if scale > 1 and _joins(animated, part, guided):
+        texts = [_text_at(text, numbers, total) for text in (guided.text, guided.negative_text)]
+        if texts[0].shape == texts[1].shape:
+            both = animated(torch.cat([part, part]), timestep, torch.cat(texts)).to(given.dtype)
+            return guide(*both.chunk(2), scale, guided.guidance.rescale)
     predicted = call(guided.text, guided.conditions)
     for region in guided.regions:
         mask = region.mask if frames is None else region.mask.index_select(2, frames)
         there = call(region.text, region.conditions)
         predicted = torch.lerp(predicted, there, mask.to(there))
-    scale = guided.guidance.at(moment.step, moment.steps)
     if scale > 1:
         without = call(guided.negative_text, guided.negative_conditions, away=True)
         predicted = guide(predicted, without, scale, guided.guidance.rescale)
     return predicted
+
+
+def _joins(animated: AnimatedUNet | ImageUNet, part: Tensor, guided: Guided) -> bool:
+    """Whether both halves of guidance are one call: on devices that a small clip does not fill."""
+    more = (guided.conditions, guided.negative_conditions, guided.regions, guided.controls)
+    return part.numel() <= getattr(animated, "joint_latents", 0) and not any(more)
 
 
 def _text_at(text: Tensor | FrameText, frames: Tensor | None, total: int) -> Tensor:

@@ -47,6 +47,9 @@ class AnimatedUNet(nn.Module):
         self.motion = motion
         self.call = CallState()
         """The call in progress, for hooks that read its frames and conditions."""
+        self.joint_latents = 0
+        """Up to so many numbers of a clip both halves of guidance are one call: where they are
+        quicker together."""
         self._at_deflate: list[Callable[[], None]] = []
         self._handles = [
             layer.register_forward_hook(MotionHook(transformer, self.call, block))

@@ -10,7 +10,7 @@ from ..speed import kernels_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TF32 = "tf32"
-"""A name for fp32 whose products and convolutions on CUDA are rounded to 10 bits; never by itself,
+"""A name for fp32 whose products and convolutions on CUDA are rounded to 10 bits; fp32 is not,
 though torch would convolve so."""
 
 
@@ -42,7 +42,8 @@ def choose(
         raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join((*DTYPES, TF32))}")
     if dtype == TF32 and where.type != "cuda":
         raise AnimateDiffError("tf32 runs on CUDA alone; use fp32")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == TF32
+    torch.backends.cuda.matmul.allow_tf32 = dtype == TF32
+    torch.backends.cudnn.allow_tf32 = dtype != "fp32"  # the VAE beside a model in half precision
     kind = DTYPES.get("fp32" if dtype == TF32 else str(dtype)) or _usual(where, fast)
     if where.type == "cpu" and kind == torch.float16:
         raise AnimateDiffError("fp16 does not run on the CPU; use fp32 or bf16")

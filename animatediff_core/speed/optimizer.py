@@ -33,6 +33,10 @@ from .compiling import compiled
 from .graphs import Graphs
 from .text_memory import TextMemory
 
+JOINT_LATENTS = 1 << 16
+"""16 frames of 256 x 256 pixels do not fill a GPU; 512 x 512 do, where two halves only take twice
+the memory."""
+
 
 def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedUNet:
     """The same model, the same numbers, faster and leaner on the device where it is.
@@ -61,6 +65,7 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
         fast = FastAnimated(animated, done.text)
         if animated.unet.device.type == "cuda":
             fast.graphs = Graphs(animated, fast.captured)
+            animated.joint_latents = JOINT_LATENTS
         done.replace(animated, fast.forward)
     return animated
 
@@ -80,6 +85,8 @@ def restore(model: nn.Module) -> None:
     if done is not None:
         del model.__dict__["applied_speed"]
         done.undo()
+    if isinstance(model, AnimatedUNet):
+        model.joint_latents = 0
 
 
 def kernels_of(model: nn.Module) -> str:
