@@ -144,7 +144,7 @@ def test_a_trainable_motion_module_stays_plain_and_learns():
         assert torch.allclose(one.grad, other.grad, atol=1e-6)
 
 
-def test_text_is_projected_once_a_prompt():
+def test_a_text_that_frames_share_is_projected_once_a_call():
     _, fast = pair()
     sample, time, text = inputs()
     calls = []
@@ -156,23 +156,9 @@ def test_text_is_projected_once_a_prompt():
 
     layer.forward = noted
     with torch.no_grad():
-        for prompt in (text, text.clone(), text, text[:, :], text):
-            fast(sample, time, prompt)
-    assert calls == [(2, 5, 16)] * 2
-
-
-def test_a_text_that_was_changed_in_place_is_projected_anew():
-    plain, fast = pair()
-    sample, time, text = inputs()
-    with torch.no_grad():
-        fast(sample, time, text)
-        text.mul_(-2)
-    assert farthest(plain, fast, sample, time, text) < NEAR
-    with torch.inference_mode():
-        given = text.clone()
-        fast(sample, time, given)
-        given.mul_(-0.3)
-        assert (plain(sample, time, given) - fast(sample, time, given)).abs().max() < NEAR
+        fast(sample[:1], time[:1], text[:1])
+        fast(sample[:1], time[:1], inputs(travel=True)[2][:1])
+    assert calls == [(1, 5, 16), (3, 5, 16)]
 
 
 def test_hooks_on_layers_still_run():

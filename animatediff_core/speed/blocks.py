@@ -19,9 +19,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModelOutpu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..motion.hooks import frames_pooled
+from ..motion.hooks import CallState, frames_pooled
 from ..motion.module import AS_TRAINED, Positions, TemporalTransformer, sinusoids
-from .text_memory import TextMemory
 
 _ROWS, _NARROW = 1024, 160
 
@@ -34,7 +33,8 @@ class Setting:
     """The module kernels or plain_ops."""
     chunked: bool
     """Whether chains of layers run for some rows at a time."""
-    text: TextMemory
+    call: CallState | None = None
+    """The animated model's call in progress, whose text all frames of a clip may share."""
 
     def rows(self, channels: int, dtype: torch.dtype) -> int:
         """Rows that go through a chain of layers together: with them, what lies between two layers
@@ -97,13 +97,31 @@ class FastTransformer:
                 own, hidden_states, encoder_hidden_states, return_dict=return_dict, **special
             )
         given = hidden_states.contiguous(memory_format=torch.channels_last)
-        most = self.setting.rows(given.shape[1], given.dtype) // (given.shape[2] * given.shape[3])
         chunks = [slice(0, given.shape[0])]
         if self.setting.chunked and isinstance(encoder_hidden_states, Tensor):
-            chunks = [*self.setting.text.chunks(given.shape[0], max(1, most))]
+            chunks = self._chunks(given, encoder_hidden_states)
         parts = [self._some(given[rows], encoder_hidden_states, rows) for rows in chunks]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def _chunks(self, given: Tensor, states: Tensor) -> list[slice]:
+        """Some frames at a time, none of two clips that have texts of their own."""
+        most = self.setting.rows(given.shape[1], given.dtype) // (given.shape[2] * given.shape[3])
+        text = self._shared(states)
+        length = len(given) if text is None else len(given) // len(text)
+        return [
+            slice(first, min(first + max(1, most), clip + length))
+            for clip in range(0, len(given), length)
+            for first in range(clip, clip + length, max(1, most))
+        ]
+
+    def _shared(self, states: Tensor) -> Tensor | None:
+        """The text, b n d, that the states (b f) n d repeat for each frame."""
+        call = self.setting.call
+        text = None if call is None else call.text
+        if text is None or call.frames is None or states.shape[1:] != text.shape[1:]:  # type: ignore[union-attr]
+            return None
+        return text if len(states) == len(text) * call.frames else None  # type: ignore[union-attr]
 
     def _some(self, given: Tensor, states: Any, frames: slice) -> Tensor:
         """Some frames, k c h w."""
@@ -112,6 +130,14 @@ class FastTransformer:
         for block in own.transformer_blocks:
             x = self._block(block, x, states, frames)
         return _images(ops.linear_add(own.proj_out, x, _rows(given)), given)
+
+    def _text(self, states: Tensor, frames: slice) -> Tensor:
+        """What some frames attend to: once for those of a clip that share it, else of each."""
+        text = self._shared(states)
+        if text is None:
+            return states[frames]
+        length = len(states) // len(text)
+        return text[frames.start // length : -(-frames.stop // length)]
 
     def _block(self, block: Any, x: Tensor, states: Any, frames: slice) -> Tensor:
         """x: (k hw) c."""
@@ -124,9 +150,9 @@ class FastTransformer:
         x = ops.linear_add(attention.to_out[0], mixed, x)
         normed = ops.layer_norm(x, block.norm2)
         if _attention_fits(cross):
-            keys, values = self.setting.text.keys_values(cross, states, frames)
-            query = cross.to_q(normed).view(len(keys), -1, keys.shape[2])  # frames of one text
-            mixed = _attend(query, keys, values, cross.heads)
+            text = self._text(states, frames)  # one for all frames that share it
+            query = cross.to_q(normed).view(len(text), -1, x.shape[1])
+            mixed = _attend(query, cross.to_k(text), cross.to_v(text), cross.heads)
             x = ops.linear_add(cross.to_out[0], mixed, x)
         else:  # an IP-Adapter's
             x = cross(normed.view(count, -1, x.shape[1]), states).flatten(0, 1).add_(x)

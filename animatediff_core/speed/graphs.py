@@ -9,21 +9,20 @@ Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..motion import Conditions
+from ..motion import AnimatedUNet, Conditions
 
 log = logging.getLogger(__name__)
 _GRAPHS = 8
 """Kinds of calls that are remembered."""
-
-Call = Callable[[Tensor, Tensor, Tensor, Conditions | None], Tensor]
 
 
 @dataclass
@@ -50,13 +49,12 @@ class _Captured:
 class Graphs:
     """The graphs of one model."""
 
-    def __init__(self, model: nn.Module, call: Call) -> None:
-        self.call = call
+    def __init__(self, model: AnimatedUNet) -> None:
+        self.call = partial(type(model).forward, model)
         self.known: OrderedDict[Hashable, _Captured | None] = OrderedDict()
         """By kind of call; None after the first call of a kind."""
         self.failed: set[Hashable] = set()
         self.pool: Any = None
-        self._model = model
         self._state: Hashable = None
         self._attentions = [m for m in model.modules() if isinstance(m, Attention)]
         self._hooks = [

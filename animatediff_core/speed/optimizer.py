@@ -14,9 +14,9 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..motion import AnimatedUNet, Conditions
+from ..motion.hooks import CallState
 from ..motion.module import FrameAttention, TemporalTransformer
 from . import plain_ops
 from .blocks import (
@@ -31,7 +31,6 @@ from .blocks import (
 )
 from .compiling import compiled
 from .graphs import Graphs
-from .text_memory import TextMemory
 
 JOINT_LATENTS = 1 << 16
 """16 frames of 256 x 256 pixels do not fill a GPU; 512 x 512 do, where two halves only take twice
@@ -52,7 +51,8 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
         return animated
     if has_kernels(next(animated.parameters()).device):
         backend = None  # they are faster than what it makes
-    done = Applied(backend=backend)
+    projects = animated.unet.config.encoder_hid_dim_type  # then the UNet makes another text of it
+    done = Applied(backend=backend, call=None if projects else animated.call)
     animated.__dict__["applied_speed"] = done
     animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
@@ -60,13 +60,11 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
     if backend is not None:
         done.replace(animated, compiled(animated.forward, backend))
     elif done.setting is not None:
-        see = animated.unet.register_forward_pre_hook(done.text.see_states, with_kwargs=True)
-        done.handles.append(see)
-        fast = FastAnimated(animated, done.text)
+        graphs = None
         if animated.unet.device.type == "cuda":
-            fast.graphs = Graphs(animated, fast.captured)
+            graphs = Graphs(animated)
             animated.joint_latents = JOINT_LATENTS
-        done.replace(animated, fast.forward)
+        done.replace(animated, FastAnimated(animated, graphs).forward)
     return animated
 
 
@@ -109,10 +107,9 @@ def has_kernels(device: torch.device) -> bool:
 
 @dataclass
 class FastAnimated:
-    """The forward of an animated model: says which text is in use, and replays what was captured."""
+    """The forward of an animated model, which keeps nothing for a backward that nobody can ask for."""
 
     animated: AnimatedUNet
-    text: TextMemory
     graphs: Graphs | None = None
 
     def forward(
@@ -123,46 +120,25 @@ class FastAnimated:
         conditions: Conditions | None = None,
     ) -> Tensor:
         """As the animated model's own."""
-        kept = self.animated
-        if torch.is_grad_enabled() and _learns(kept, sample, text, conditions):
-            return type(kept).forward(kept, sample, timestep, text, conditions)
+        own = self.animated
+        if torch.is_grad_enabled() and _learns(own, sample, text, conditions):
+            return type(own).forward(own, sample, timestep, text, conditions)
         with torch.no_grad():
             if self.graphs is None:
-                return self.remembered(sample, timestep, text, conditions)
-            time = timestep
-            if not isinstance(time, Tensor):
-                time = torch.full((sample.shape[0],), time, device=sample.device)
-            return self.graphs(sample, time, text, conditions)
-
-    def remembered(
-        self,
-        sample: Tensor,
-        timestep: int | Tensor,
-        text: Tensor,
-        conditions: Conditions | None,
-    ) -> Tensor:
-        """The plain forward, in which keys and values of the text are known from earlier calls."""
-        self.text.begin(text, sample.shape[2])
-        try:
-            return type(self.animated).forward(self.animated, sample, timestep, text, conditions)
-        finally:
-            self.text.end()
-
-    def captured(
-        self, sample: Tensor, timestep: Tensor, text: Tensor, conditions: Conditions | None
-    ) -> Tensor:
-        """The same as a CUDA graph can be captured of it."""
-        self.text.remembers = False
-        return self.remembered(sample, timestep, text, conditions)
+                return type(own).forward(own, sample, timestep, text, conditions)
+            if not isinstance(timestep, Tensor):
+                timestep = torch.full((sample.shape[0],), timestep, device=sample.device)
+            return self.graphs(sample, timestep, text, conditions)
 
 
 @dataclass
 class Applied:
     """What was done to one model."""
 
-    text: TextMemory = field(default_factory=TextMemory)
     backend: str | None = None
     """Of torch.compile, where it makes the forward."""
+    call: CallState | None = None
+    """The animated model's call in progress."""
     setting: Setting | None = None
     """Of the forwards that took over."""
     places: dict[Any, Tensor] = field(default_factory=dict)
@@ -173,7 +149,6 @@ class Applied:
     """Those whose weight has become channels-last."""
     stacked: list[nn.Module] = field(default_factory=list)
     """Attentions whose projections lie behind one another."""
-    handles: list[RemovableHandle] = field(default_factory=list)
 
     def replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Put a forward in front of a module's own."""
@@ -182,8 +157,6 @@ class Applied:
 
     def undo(self) -> None:
         """Everything as it was."""
-        while self.handles:
-            self.handles.pop().remove()
         for module in self.modules:
             module.__dict__.pop("forward", None)
         for layer in self.relaid:
@@ -191,7 +164,6 @@ class Applied:
         for attention in self.stacked:
             unstack_projections(attention)
         self.places.clear()
-        self.text.forget()
 
 
 def _apply(model: nn.Module, done: Applied) -> None:
@@ -202,9 +174,9 @@ def _apply(model: nn.Module, done: Applied) -> None:
     if has_kernels(device):
         from . import kernels
 
-        done.setting = Setting(kernels, chunked=False, text=done.text)
+        done.setting = Setting(kernels, chunked=False, call=done.call)
     elif device.type == "cpu" and done.backend is None:
-        done.setting = Setting(plain_ops, chunked=True, text=done.text)
+        done.setting = Setting(plain_ops, chunked=True, call=done.call)
     for module in list(model.modules()):
         _apply_to(module, done)
 
