@@ -53,7 +53,7 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
         backend = None  # they are faster than what it makes
     projects = animated.unet.config.encoder_hid_dim_type  # then the UNet makes another text of it
     done = Applied(backend=backend, call=None if projects else animated.call)
-    animated.__dict__["applied_speed"] = done
+    animated.__dict__["applied_speed"] = animated.unet.__dict__["applied_speed"] = done
     animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
     _apply(animated.motion, done)
@@ -81,8 +81,9 @@ def restore(model: nn.Module) -> None:
     """Take everything off again; the model is as it was, bit for bit."""
     done = _applied(model)
     if done is not None:
-        del model.__dict__["applied_speed"]
         done.undo()
+    for part in (model, getattr(model, "unet", model)):
+        part.__dict__.pop("applied_speed", None)
     if isinstance(model, AnimatedUNet):
         model.joint_latents = 0
 
