@@ -19,11 +19,11 @@ WITH_PICTURES = ("--steps", 2, "-L", 4)
 @pytest.mark.parametrize(
     "name", ["travel", "weights", "long", "loop", "freenoise", "freeinit", "upscale", "sampling",
              "outputs", "extends", "motion", "image-to-video", "video-to-video", "regions",
-             "edges", "picture-prompt"],
+             "edges", "image-prompt"],
 )  # fmt: skip
 def test_every_job_of_a_shipped_file_is_made(asked, tmp_path, name):
     file = PROMPTS / f"{name}.yaml"
-    options = WITH_PICTURES if "pictures/" in file.read_text() else SMALL
+    options = WITH_PICTURES if "images/" in file.read_text() else SMALL
     planned = asked("generate", file, *options, "--dry-run", "--json")
     jobs = [json.loads(line) for line in planned.stdout.splitlines()]
     made = asked("generate", file, *options, "--json", "-o", "out")
