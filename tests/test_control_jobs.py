@@ -12,7 +12,7 @@ from control_things import FRAMES, write_things
 from PIL import Image
 
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
-from animatediff_core.diffusion.pia_mask import picture_likeness
+from animatediff_core.diffusion.pia_mask import pia_mask
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_prompt_file
 from animatediff_core.planning.jobs import plan
@@ -124,7 +124,7 @@ def test_a_pia_module_animates_a_picture(things, tmp_path):
     ],
 )
 def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
-    assert torch.allclose(picture_likeness(amount, frames), torch.tensor(likeness))
+    assert torch.allclose(pia_mask(amount, frames), torch.tensor(likeness))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"t2i_adapters": [{"path": "two-levels", "images": "film"}]},
          "adds 48, 96 channels to the levels. than this one, levels 48, 96, 160"),
         ({"t2i_adapters": [{"path": "t2i", "images": "film", "weights": {6: 1}}]},
-         "t2i_adapters.weights names frame 6"),
+         "weights: names frame 6, but the clip has 6"),
         ({"controlnets": [{"path": "controlnet", "images": "film"}], "frames": 8},
          "has 6 pictures but the clip needs number 7"),
         ({"controlnets": [{"path": "controlnet", "images": "odd.png"}]},
@@ -155,7 +155,7 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
          "is a SparseCtrl, which goes into sparse_controls, not into ip_adapters"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "encoder": "film"}]}, "image encoder"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "weights": {-7: 1.0}}]},
-         "ip_adapters.weights names frame -7, but the clip has 6"),
+         "weights: names frame -7, but the clip has 6"),
         ({"motion_positions": {"stretch": 4.5, "offset": 1}},
          r"reach 23.5 with 6 frames .* positions 0 to 15; lower stretch to 2.8 or less$"),
         ({"motion_positions": {"stretch": 2, "offset": 6}},

@@ -174,9 +174,9 @@ def test_options_by_dotted_key_and_their_texts():
     with pytest.raises(PromptFileError) as caught:
         parse_settings({}, ["steps", "output.fsp=8", "seed.x=1"])
     assert str(caught.value).splitlines() == [
-        "--set: steps: must be KEY=VALUE, for instance output.fps=12",
-        "--set: output.fsp: unknown key; did you mean fps?",
-        "--set: seed.x: unknown key; seed has no parts",
+        "--set steps: must be KEY=VALUE, for instance output.fps=12",
+        "--set output.fsp: unknown key; did you mean fps?",
+        "--set seed.x: unknown key; seed has no parts",
     ]
 
 

@@ -6,6 +6,7 @@ prompt-travel fork. Precedence, highest first: command line, job, defaults, pres
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,14 @@ def parse_settings(given: Mapping[str, Any], texts: Sequence[str]) -> dict[str, 
     problems = Problems()
     for text in texts:
         key, equals, value = text.partition("=")
-        with problems.collecting("--set"):
+        with problems.collecting():
             if not equals or not key:
                 message = "must be KEY=VALUE, for instance output.fps=12"
                 raise PromptFileError([Problem(message, text)])
             check_key(Job, key)
             settings = Job.merged(settings, nested(key, parsed(value, key)))
-    problems.check()
+    if problems.found:
+        raise PromptFileError([replace(one, key=f"--set {one.key}") for one in problems.found])
     return settings
 
 
