@@ -18,7 +18,8 @@ import animatediff_core as ad
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
-from animatediff_core.media import free_path, read_settings
+from animatediff_core.media.names import free_path
+from animatediff_core.media.settings import read_settings
 from animatediff_core.planning.jobs import plan
 from animatediff_core.sampling.clip_checks import judge
 from cli.app import app
@@ -60,7 +61,7 @@ def test_every_format_carries_the_job_that_made_it(tmp_path):
 
 
 def ad_video(path: Path):
-    from animatediff_core.media import open_video
+    from animatediff_core.media.video import open_video
 
     return open_video(path)
 

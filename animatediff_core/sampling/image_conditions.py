@@ -24,7 +24,7 @@ from ..diffusion.image_embeddings import embed_pictures
 from ..diffusion.pia_mask import picture_likeness
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions, MotionStrength
-from ..media import read_picture
+from ..media.image import read_image
 from ..motion import Conditions, Positions
 from ..planning.conditions import encoder_place, keyed
 from .conditions import (
@@ -104,7 +104,7 @@ def _embeddings(job: Job, models: ControlModels) -> tuple[tuple[Tensor, ...], tu
             lambda one=one: _encoder(one.encoder, models),  # type: ignore[misc]
         )  # fmt: skip
         named = keyed(one.pictures, job.frames, "ip_adapters")
-        pictures = {frame: read_picture(path) for frame, path in named.items()}
+        pictures = {frame: read_image(path) for frame, path in named.items()}
         states = _adapter(models, one.path).form != "plain"
         pairs.append(embed_pictures(encoder, pictures, job.frames, states=states))
     return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)

@@ -17,7 +17,8 @@ from ..checkpoints.write import MOTION_FILE, write_base_folder
 from ..motion import LINEAR_BETAS
 from ..runs.train import Event, Skipped, run
 from ..training.config_file import load_train_config
-from ..training.stages.model import LORA_FILE, WORD_FILE
+from ..training.stages.lora import LORA_FILE
+from ..training.stages.textual_inversion import EMBEDDING_FILE
 from ..weights.files import read_tensors, write_tensors
 from . import control_members
 from .clips import write_clips
@@ -77,7 +78,9 @@ def publish_member(member: Member, trained: Path) -> Path:
     if (trained / "base").is_dir():
         _publish_base(trained / "base", place)
         return place
-    (written,) = (trained / name for name in (LORA_FILE, WORD_FILE) if (trained / name).exists())
+    (written,) = (
+        trained / name for name in (LORA_FILE, EMBEDDING_FILE) if (trained / name).exists()
+    )
     content = read_tensors(written)
     halves = {key: tensor.half() for key, tensor in content.tensors.items()}
     file = place.with_suffix(".safetensors")

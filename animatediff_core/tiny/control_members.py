@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..checkpoints.base_model import MODELS
-from ..training.stages.control_model import CONTROLNET_FILE, IP_ADAPTER_FILE
+from ..training.stages.controlnet import CONTROLNET_FILE
+from ..training.stages.ip_adapter import IP_ADAPTER_FILE
 from ..weights.files import read_tensors, write_tensors
 from .members import PLAIN_MEMBER, write_pictures
 from .vision import finished_image_encoder, train_image_encoder

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..media import replacing
+from ..media.atomic import atomic_write
 from .mapped import map_tensors
 from .pickles import MALFORMED, MAX_TENSORS, broken, is_archive, load_pickle, refused
 
@@ -120,7 +120,7 @@ def printable(text: object) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """A safetensors file, whole or not at all."""
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         save_file(plain, beside, metadata=dict(metadata))
 
 
