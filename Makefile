@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow lint format typecheck check tiny measure bench bench-full clean
+.PHONY: install demo test test-slow mutants lint format typecheck check tiny measure bench bench-full clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -20,6 +20,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants $(ONLY)
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

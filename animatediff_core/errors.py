@@ -4,12 +4,79 @@ A message says where, what was wrong with the value, and what would work. It is 
 stack trace, so it must be enough on its own.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a request."""
+
+    message: str
+    key: str = ""
+    """The setting, as in a prompt file: `loras[0].path`; empty if there is none."""
+    where: str = ""
+    """The file and the job: `p.yaml: jobs[3] "knight"`; empty if there is none."""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+
+    def below(self, key: str) -> "Problem":
+        """The problem as seen from the record that has this one under `key`."""
+        dot = "." if key and self.key and not self.key.startswith("[") else ""
+        return replace(self, key=f"{key}{dot}{self.key}")
+
 
 class AnimateDiffError(Exception):
-    """Base of every error that is meant for the user."""
+    """Base of every error that is meant for the user: one problem, or several found together."""
 
     exit_code = 2
-    """2 the request is wrong, found before anything ran; 3 the surroundings failed the run."""
+    """2 the request is wrong, found before anything ran; 3 the environment failed the run."""
+
+    def __init__(self, message: str | Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = [Problem(message)] if isinstance(message, str) else list(message)
+
+    def __str__(self) -> str:
+        return "\n".join(dict.fromkeys(map(str, self.problems)))
+
+
+@contextmanager
+def at(key: str) -> Iterator[None]:
+    """Errors raised inside name this setting: `with at("loras[0]"), at("path"): ...`."""
+    try:
+        yield
+    except AnimateDiffError as error:
+        error.problems = [problem.below(key) for problem in error.problems]
+        raise
+
+
+class Problems:
+    """Collects the errors of several checks, so that all of them are reported at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[AnimateDiffError] = []
+
+    def add(self, message: str, key: str = "", where: str = "") -> None:
+        """A problem of a prompt file."""
+        self.errors.append(PromptFileError([Problem(message, key, where)]))
+
+    @contextmanager
+    def collecting(self, where: str = "") -> Iterator[None]:
+        """An error raised inside is kept, with `where` in front of it, and the checks go on."""
+        try:
+            yield
+        except AnimateDiffError as error:
+            if where:
+                error.problems = [replace(one, where=where) for one in error.problems]
+            self.errors.append(error)
+
+    def check(self) -> None:
+        """Raise one error for all problems, of the class with the highest exit code, or none."""
+        if self.errors:
+            worst = max(self.errors, key=lambda error: error.exit_code)
+            raise type(worst)([one for error in self.errors for one in error.problems])
 
 
 class PromptFileError(AnimateDiffError):

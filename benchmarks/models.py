@@ -10,10 +10,10 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.base_model import resolve_bundled
 from animatediff_core.checkpoints.families import CONFIGS
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
 from animatediff_core.planning.models import Parts, find, load
+from animatediff_core.weights.places import bundled_path
 
 LEVELS = {
     "small": (64, 128, 256),
@@ -72,7 +72,7 @@ def write_model(size: str, folder: Path) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "base"
-    shutil.copytree(resolve_bundled("bundled:tiny/base"), base)
+    shutil.copytree(bundled_path("bundled:tiny/base"), base)
     if size == "full":
         shutil.copytree(CONFIGS / "sd15", base, dirs_exist_ok=True)
         _set_tokens(base / "tokenizer" / "tokenizer_config.json", 77)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from turns import alternate
 
 import animatediff_core as ad
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.checkpoints.motion_names import site_name
-from animatediff_core.checkpoints.write import motion_adapter
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
 from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.stages.motion import motion_parameters

@@ -62,7 +62,6 @@ def test_imports_run_in_one_direction(module):
         assert room_of(module) == room_of(other) or above < below, other
 
 
-@pytest.mark.xfail(strict=True, reason="two circles inside checkpoints")
 def test_no_imports_run_in_a_circle():
     done: set[str] = set()
 

@@ -23,7 +23,8 @@ def test_one_command_makes_a_clip_and_prints_its_path(command, tmp_path):
     done = command("generate", "--prompt", "a red circle", *QUICK, "-o", "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "out/a-red-circle-1.gif\n"
-    assert Image.open(tmp_path / "out" / "a-red-circle-1.gif").n_frames == 4
+    with Image.open(tmp_path / "out" / "a-red-circle-1.gif") as clip:
+        assert clip.n_frames == 4
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "a-red-circle-1.gif",
         "a-red-circle-1.yaml",

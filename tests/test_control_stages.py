@@ -10,7 +10,7 @@ from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjec
 
 from animatediff_core.adapters.controlnet import load_controlnet
 from animatediff_core.adapters.ip_adapter import attach_ip_adapters, read_ip_adapter
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import TrainingError
 from animatediff_core.jobs.conditions import Canny
 from animatediff_core.media.edges import canny

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.adapters.control_models import ControlContent, control_families
 from animatediff_core.adapters.controlnet import load_controlnet
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.diffusion.residuals import Control, Moment, controlled
 from animatediff_core.errors import CheckpointError
 

@@ -17,7 +17,7 @@ from test_schedules import HERE
 from torch import Tensor
 
 from animatediff_core import denoise, inflate, make_scheduler, save_motion_module
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.encoders import encode

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from animatediff_core.adapters.identify import identify
 from animatediff_core.adapters.textual_inversion import apply_embedding, read_embedding, spelled_out
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.write import write_base_folder
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.encoders import encode
@@ -149,10 +149,19 @@ def test_words_and_vectors_that_would_break_the_tokenizer_are_refused(
     with pytest.raises(CheckpointError, match=message):
         apply_embedding(base, tmp_path / "e.safetensors")
     assert len(base.tokenizers[0]) == size
-    assert base.triggers == []
+    assert base.placeholder_tokens == []
 
 
 def test_a_word_that_cannot_be_typed_is_refused(tmp_path):
     content = {"string_to_param": {"*": torch.randn(1, WIDTH)}, "name": "look\u200b"}
     with pytest.raises(CheckpointError, match="characters that cannot be typed"):
         apply_embedding(load_base("bundled:tiny"), pickled(tmp_path, content))
+
+
+def test_a_word_that_begins_as_another_is_spelled_by_its_own_vectors(tmp_path):
+    base = load_base("bundled:tiny")
+    for word in ("look", "lookout", "lookouts"):
+        save_file({word: torch.randn(2, WIDTH)}, tmp_path / f"{word}.safetensors")
+        apply_embedding(base, tmp_path / f"{word}.safetensors")
+    texts = spelled_out(base.tokenizers[0], ["a lookout, look at LOOKOUTS"])
+    assert texts == ["a lookout lookout_1, look look_1 at lookouts lookouts_1"]

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from diffusers.models import MotionAdapter, UNetMotionModel
 from safetensors.torch import load_file, save_file
 
 from animatediff_core import inflate, load_motion_module, save_motion_module
-from animatediff_core.checkpoints.base_model import load_base
-from animatediff_core.checkpoints.write import motion_adapter, together, write_motion_file
+from animatediff_core.checkpoints.loading import load_base
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
+from animatediff_core.checkpoints.write import together, write_motion_file
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.jobs import Adapter, defaults_of, kept_adapters
@@ -178,7 +180,7 @@ def test_every_source_is_recorded(rich_parts, tmp_path):
         ("embedding", None),
     ]  # fmt: skip
     for source in sources[1:]:
-        content = open(source["path"], "rb").read()  # noqa: SIM115
+        content = Path(source["path"]).read_bytes()
         assert source["sha256"] == hashlib.sha256(content).hexdigest()
     assert len(sources[0]["sha256"]) == 64
 

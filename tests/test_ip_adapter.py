@@ -21,7 +21,7 @@ from animatediff_core.adapters.ip_adapter import (
     load_image_encoder,
     read_ip_adapter,
 )
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.diffusion.image_embeddings import embed_pictures
 from animatediff_core.errors import CheckpointError
 

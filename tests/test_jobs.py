@@ -22,7 +22,9 @@ from animatediff_core.jobs import (
     parse_prompts,
     parse_settings,
     preset_names,
+    presets,
 )
+from animatediff_core.jobs.naming import file_name
 from animatediff_core.jobs.presets import OWN
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +56,13 @@ def test_a_list_of_seeds_makes_a_job_each_and_minus_one_draws():
 def test_travel_keeps_its_frames():
     (job,) = jobs("jobs: [{prompt: {8: b, 0: a}}]")
     assert job.prompt == {0: "a", 8: "b"}
+
+
+def test_a_clips_name_is_short_lower_case_and_plain():
+    assert file_name("x" * 300) == "x" * 60
+    assert file_name("A red: Circle!") == "a-red-circle"
+    assert file_name("a" * 59 + " b") == "a" * 59
+    assert file_name("?!") == "clip"
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
@@ -262,3 +271,27 @@ def test_a_prompt_may_be_empty_where_a_picture_says_what_to_make():
     assert (job.name, job.prompt) == ("clip", {0: ""})
     with pytest.raises(PromptFileError, match="prompt: must be a text"):
         job_from_options({"prompt": " ", "seed": 1, "controlnets": []})
+
+
+def test_a_job_with_its_own_base_does_not_take_the_files_variant_and_motion():
+    made = jobs(
+        "base: a\nmotion: m.ckpt\nvariant: fp16\n"
+        "jobs: [{prompt: x}, {prompt: x, base: other}, {prompt: x, base: other, variant: bf16}]"
+    )
+    assert [(job.base, job.variant, bool(job.motion)) for job in made] == [
+        ("a", "fp16", True), ("other", None, False), ("other", "bf16", False),
+    ]  # fmt: skip
+
+
+def test_a_base_of_two_presets_has_the_settings_in_which_they_agree(tmp_path, monkeypatch):
+    for name, steps in (("one", 20), ("two", 30)):
+        (tmp_path / f"{name}.yaml").write_text(f"base: x\nsteps: {steps}\nwidth: 48\nheight: 32\n")
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    presets._presets.cache_clear()
+    try:
+        assert defaults_of("x") == {"width": 48, "height": 32}
+        (tmp_path / "two.yaml").unlink()
+        presets._presets.cache_clear()
+        assert defaults_of("x") == {"width": 48, "height": 32, "steps": 20}
+    finally:
+        presets._presets.cache_clear()

@@ -10,8 +10,9 @@ from diffusers.models import AutoencoderKL, UNetMotionModel
 from diffusers.pipelines.animatediff import AnimateDiffVideoToVideoPipeline
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.diffusion.decoding import decode
+from animatediff_core.diffusion.denoise import Guided, denoise_steps
 from animatediff_core.diffusion.known_region import (
     Kept,
     between,
@@ -81,6 +82,32 @@ def test_what_is_kept_comes_out_as_it_was(scheduler):
     assert torch.equal(kept[:, :, 2, :, :4], clip(5)[:, :, 2, :, :4])
     assert torch.isfinite(kept).all()
     assert (kept - clip(5))[:, :, 1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m"])
+def test_what_is_kept_is_as_noisy_as_the_next_step_expects(name):
+    """As a stock inpainting pipeline: the clean latents with the clip's own first noise."""
+    motion = new_motion(mid_block=False, version="v3")
+    scheduler = make_scheduler(name, motion.config)
+    clean, noise = clip(5), clip(0)
+    mask = torch.ones(1, 1, FRAMES, 8, 8)
+    mask[:, :, 1, 2:] = 0
+    mask[:, :, 2] = 0.25
+    guided = Guided(text=some(1, 1, 5, 16), negative_text=some(2, 1, 5, 16))
+    seen = denoise_steps(
+        inflate(new_unet(), motion), scheduler, noise, guided, steps=STEPS,
+        kept=Kept(latents=clean, mask=mask),
+    )  # fmt: skip
+    steps = [progress.latents for progress in seen]
+    assert len(steps) == STEPS == len(scheduler.timesteps)
+    fresh = make_scheduler(name, motion.config)  # finds the noise by timestep
+    fresh.set_timesteps(STEPS)
+    for latents, after in zip(steps[:-1], fresh.timesteps[1:], strict=True):
+        expected = fresh.add_noise(clean, noise, after.reshape(1))
+        torch.testing.assert_close(latents[:, :, 1, 2:], expected[:, :, 1, 2:])
+        assert (latents - expected)[:, :, 0].abs().max() > 0.01
+        assert (latents - expected)[:, :, 2].abs().max() > 0.01
+    assert torch.equal(steps[-1][:, :, 1, 2:], clean[:, :, 1, 2:])
 
 
 def test_nothing_kept_is_the_free_clip_and_all_kept_the_given_one():

@@ -8,7 +8,7 @@ from test_motion_lora import motion_lora
 
 from animatediff_core import apply_lora, apply_motion_lora, save_motion_module
 from animatediff_core.adapters.identify import identify
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import CheckpointError
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from animatediff_core import inflate
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.denoise import denoise
@@ -64,8 +64,8 @@ def test_the_estimate_is_what_a_forward_and_a_decoder_hold_at_their_peak(frames,
     animated = inflate(base.unet, motion)
     channels = (base.unet.config.block_out_channels[0], base.vae.config.block_out_channels[0])
     need = needed(
-        num_weights=1, channels=channels, shape=(frames, 4 * size, 4 * size), factor=base.factor,
-        itemsize=4, thrift=Thrift(decode_chunk=4),
+        num_weights=1, channels=channels, shape=(frames, 4 * size, 4 * size),
+        factor=base.vae_scale_factor, itemsize=4, thrift=Thrift(decode_chunk=4),
     )  # fmt: skip
     text = embed_prompt(base, {0: "x"}, frames).tokens
     with torch.no_grad(), Counted() as forward:

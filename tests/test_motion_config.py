@@ -145,21 +145,26 @@ def test_without_positions_the_choice_is_named_and_the_user_decides(file, choice
         assert sniffed(shapes, version) == VERSIONS[version]
 
 
-def test_animatelcm_of_the_hub_is_told_in_diffusers_form():
+@pytest.mark.parametrize(
+    ("positions", "version"), [(24, "v2"), (32, "v2"), (33, "animatelcm"), (64, "animatelcm")]
+)
+def test_v2_and_animatelcm_in_diffusers_form_differ_in_their_positions(positions, version):
     renames = {".temporal_transformer.": ".", ".attention_blocks.0.": ".attn1.",
                ".attention_blocks.1.": ".attn2.", ".norms.0.": ".norm1.", ".norms.1.": ".norm2.",
                ".ff_norm.": ".norm3."}  # fmt: skip
     shapes = {}
-    for key, shape in released(mid=True, length=64).items():
+    for key, shape in released(mid=True, length=positions).items():
         for official, theirs in renames.items():
             key = key.replace(official, theirs)
         if ".pos_encoder." not in key:
             shapes[key] = shape
-    settings = {"_class_name": "MotionAdapter", "motion_max_seq_length": 64,
+    settings = {"_class_name": "MotionAdapter", "motion_max_seq_length": positions,
                 "use_motion_mid_block": True, "motion_layers_per_block": [2, 2, 2, 2],
                 "block_out_channels": list(SD15), "motion_num_attention_heads": 8}  # fmt: skip
     config = sniffed(shapes, settings=settings)
-    assert (config.version, config.max_frames) == ("animatelcm", 64)
+    assert (config.version, config.max_frames) == (version, positions)
+    official = sniffed(released(mid=True, length=positions))  # animatelcm's is diffusers' alone
+    assert (official.version, official.max_frames) == ("v2", positions)
 
 
 SMALL = {"channels": (32, 64), "mid": True, "layers": 1}
@@ -260,10 +265,10 @@ def test_a_shard_outside_its_folder_is_refused(tmp_path):
     (folder / "config.json").write_text('{"_class_name": "MotionAdapter"}')
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../m.safetensors"}}))
-    with pytest.raises(CheckpointError, match="names a file outside its folder"):
+    with pytest.raises(CheckpointError, match="names ../m.safetensors, which is not beside it"):
         load_motion_module(folder)
     index.write_text("{}")
-    with pytest.raises(CheckpointError, match="names no parts"):
+    with pytest.raises(CheckpointError, match="has no weight_map from names to files"):
         load_motion_module(folder)
 
 

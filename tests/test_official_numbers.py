@@ -13,7 +13,7 @@ from test_motion_lora import motion_lora
 from torch import nn
 
 from animatediff_core import apply_lora, apply_motion_lora, denoise, inflate, make_scheduler
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS, Conditions
 

@@ -112,6 +112,15 @@ def test_prompts_of_animatediff_cli_take_negative_prompts_and_seeds_in_turn():
     assert {j.window.schedule for j in made} == {"standard_uniform"}  # no longer than a window
 
 
+@pytest.mark.parametrize(
+    ("frames", "window", "schedule"),
+    [(16, 16, "standard_uniform"), (17, 16, "looped_uniform"), (15, 16, "standard_uniform")],
+)
+def test_only_a_clip_longer_than_its_window_loops(frames, window, schedule):
+    (job,) = jobs(TRAVEL, frames=frames, window={"length": window})
+    assert job.window.schedule == schedule
+
+
 def test_prompt_travel_becomes_one_job_with_texts_that_hold_half_the_way():
     (job,) = jobs(TRAVEL, frames=16, window={"length": 12})
     assert dict(job.prompt) == {

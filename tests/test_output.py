@@ -18,10 +18,12 @@ import animatediff_core as ad
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
+from animatediff_core.media.image import read_image
 from animatediff_core.media.names import free_path
 from animatediff_core.media.settings import read_settings
 from animatediff_core.planning.jobs import plan
 from animatediff_core.sampling.clip_checks import judge
+from animatediff_core.sampling.output import write
 from cli.app import app
 
 QUICK = {"steps": 1, "frames": 4, "width": 32, "height": 32, "seed": 1}
@@ -56,7 +58,7 @@ def test_every_format_carries_the_job_that_made_it(tmp_path):
     assert made["fitted"]["colours"] < 255
     with ad_video(results[2].path) as video:  # 6 frames forth and back at 8 a second
         assert (video.num_frames, video.fps) == (18, 24)
-    assert Image.open(tmp_path / "a-1.sheet.png").size == (4 * 34, 34)
+    assert read_image(tmp_path / "a-1.sheet.png").shape == (34, 4 * 34, 3)
     assert len(list(results[5].path.iterdir())) == 4
 
 
@@ -174,6 +176,25 @@ def clip(value: float = 90, *, spread: int = 0, motion: int = 0, count: int = 4)
 def test_clips_are_judged_by_their_levels(frames, fault, doubt):
     verdict = judge(frames, 4)
     assert (verdict.fault, verdict.doubt) == (fault, doubt)
+
+
+@pytest.mark.parametrize("ping_pong", [True, False])
+def test_an_interpolated_clip_that_goes_forth_and_back_ends_on_the_way_to_its_beginning(
+    tmp_path, ping_pong
+):
+    frames = np.full((4, 64, 64, 3), 30, np.uint8)
+    for index in range(4):
+        frames[index, 16:48, 6 * index : 6 * index + 32] = 220
+    job = replace(quick(format="png", ping_pong=ping_pong, interpolate=16.0, fps=8.0), frames=4)
+    folder = write(job, frames, {}, tmp_path)
+    shown = np.stack([read_image(path) for path in sorted(folder.iterdir())]).astype(float)
+    assert len(shown) == (12 if ping_pong else 8)
+    gone_on = np.abs(shown[-1] - shown[-2]).mean()
+    if ping_pong:  # from the second frame to the first one
+        assert gone_on > 5
+        assert np.abs(shown[-1] - shown[1]).mean() < 0.5 * gone_on
+    else:
+        assert gone_on < 1
 
 
 def test_a_single_frame_need_not_move():

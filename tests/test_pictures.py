@@ -33,6 +33,14 @@ def test_a_folder_is_read_by_number(folder):
     assert read[:, 0, 0, 0].tolist() == [2, 5, 8, 11]
 
 
+@pytest.mark.parametrize(
+    ("spreading", "numbers"),
+    [((4, 0, 1.5), (0, 2, 3, 4)), ((4, 2, 0.7), (2, 3, 3, 4)), ((3, 5, 2), (5, 7, 9))],
+)
+def test_the_nearest_picture_is_taken(spreading, numbers):
+    assert spread(*spreading) == numbers
+
+
 def test_one_picture_stands_for_all_frames(folder):
     read = read_images(ImageSource(folder / "a7.png", spread(3, 0, 1), (8, 6)))
     assert (read == 7).all()

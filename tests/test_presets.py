@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from animatediff_core import load_motion_module
-from animatediff_core.checkpoints.base_model import resolve_bundled
 from animatediff_core.diffusion.schedules import make_scheduler, scheduler_names
 from animatediff_core.errors import PromptFileError
 from animatediff_core.jobs import (
@@ -17,6 +16,7 @@ from animatediff_core.jobs import (
     preset_names,
 )
 from animatediff_core.motion import VERSIONS
+from animatediff_core.weights.places import bundled_path
 
 LINEAR = (0.00085, 0.012, "linear")
 OFFICIAL = {  # facts on the released modules: version, betas, scheduler, steps, guidance
@@ -63,7 +63,7 @@ def test_betas_and_settings_are_those_of_the_released_module(name):
 @pytest.mark.parametrize("name", sorted(set(preset_names()) - OFFICIAL.keys()))
 def test_a_bundled_presets_betas_are_its_modules(name):
     preset = load_preset(name)
-    config = load_motion_module(resolve_bundled(preset["motion"])).config
+    config = load_motion_module(bundled_path(preset["motion"])).config
     assert tuple(preset["betas"]) == config.betas
 
 

@@ -27,8 +27,9 @@ from transformers.models.clip import (
 from animatediff_core import generate, save_motion_module
 from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints import families
-from animatediff_core.checkpoints.base_model import BaseModel, load_base
+from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.families import CONFIGS, FOLDERS, single_file_of
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.sd_names import single_file_tensors, unet_names
 from animatediff_core.checkpoints.single_file import clip_tokenizer, load_single_vae
 from animatediff_core.checkpoints.write import write_base_folder, write_single_file
@@ -49,6 +50,15 @@ def test_the_word_pieces_are_clips_own():
     assert tokenizer("a", padding="max_length").input_ids == [49406, 320] + 75 * [49407]
     open_clips = clip_tokenizer(pad_token="!")
     assert open_clips("a", padding="max_length").input_ids == [49406, 320, 49407] + 74 * [0]
+
+
+@pytest.mark.parametrize(("family", "pads"), [("sd15", [49407]), ("sd21", [0]),
+                                              ("sdxl", [49407, 0])])  # fmt: skip
+def test_openclips_encoders_pad_with_an_exclamation_mark(tmp_path, small_families, family, pads):
+    write_checkpoint(tmp_path / "m.safetensors", small_families, family)
+    base = load_base(str(tmp_path / "m.safetensors"))
+    padded = [one("a", padding="max_length").input_ids for one in base.tokenizers]
+    assert padded == [[49406, 320, 49407] + 74 * [pad] for pad in pads]
 
 
 SMALL = {
@@ -199,10 +209,11 @@ def write_vae(folder, form, tensors, own, config):
 
 
 def test_a_checkpoint_without_a_part_is_refused(tmp_path, small_families):
-    for part, told in (("cond_stage_model.transformer.text_model.final", "lacks 2 tensors of its "
-                        "text encoder, first final_layer_norm.bias"),
-                       ("first_stage_model.decoder.conv_in", "lacks 2 tensors of its VAE"),
-                       ("model.diffusion_model.out.", "lacks 4 tensors of its UNet"),
+    for part, told in (("cond_stage_model.transformer.text_model.final",
+                        "text encoder: it lacks 2 of 36 "
+                        "tensors .cond_stage_model.transformer.final_layer_norm"),
+                       ("first_stage_model.decoder.conv_in", "VAE: it lacks 2 of"),
+                       ("model.diffusion_model.out.", "UNet: it lacks 4 of"),
                        ("first_stage_model.", "has no VAE inside; name one with --vae"),
                        ("cond_stage_model.", "SD1.5, which has no text encoder inside; use a full"),
                        ("model.", "is no base checkpoint")):  # fmt: skip
@@ -422,10 +433,11 @@ def text_config(configs, family, number):
 
 
 def filled(part: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the part's shapes, no two of them alike, exact in fp16 and small enough to run."""
+    """Random tensors of the part's shapes, exact in fp16 and small enough to run."""
+    generator = torch.Generator().manual_seed(0)
     return {
-        key: torch.full(tensor.shape, number / 65536, dtype=torch.float16)
-        for number, (key, tensor) in enumerate(part.state_dict().items())
+        key: (torch.randn(tensor.shape, generator=generator) / 32).half()
+        for key, tensor in part.state_dict().items()
     }
 
 

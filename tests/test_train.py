@@ -16,7 +16,7 @@ from small_model import write_sdxl
 
 from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.adapters.textual_inversion import apply_embedding
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.errors import CheckpointError, TrainingError

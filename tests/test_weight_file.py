@@ -122,7 +122,7 @@ def test_every_tensor_must_match(name):
     found, message = NO_FIT[name]
     with pytest.raises(CheckpointError) as raised:
         check_tensors(EXPECTED, found, Path("m.pt"), "UNet", "use another")
-    assert str(raised.value).startswith("m.pt: is no UNet here: it ")
+    assert str(raised.value).startswith("m.pt: does not fit the UNet: it ")
     assert message in str(raised.value)
     assert str(raised.value).endswith("; use another")
 

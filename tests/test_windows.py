@@ -1,6 +1,7 @@
 """Windows: every frame covered in every step, weights that sum to 1, and what denoising makes."""
 
 import random
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from animatediff_core.diffusion.guidance import Guidance
 from animatediff_core.diffusion.noise import draw_noise
 from animatediff_core.diffusion.windows import divides, most_scales, parts_at, windows_at
 from animatediff_core.jobs import Window
-from animatediff_core.motion import Conditions
+from animatediff_core.motion import Conditions, Positions
 
 SCHEDULES = ("standard_static", "standard_uniform", "looped_uniform")
 FUSES = ("flat", "pyramid", "overlap_linear")
@@ -85,6 +86,29 @@ def test_static_windows_stay_and_uniform_ones_move_with_the_step():
     assert windows_at(looped, 48, 0)[-1] == [*range(36, 48), *range(4)]
 
 
+def first_frames(window: Window, frames: int, step: int) -> list[tuple[int, int]]:
+    """First frame of each window, and the distance of its frames."""
+    return [(p[0], (p[1] - p[0]) % frames) for p in windows_at(window, frames, step)]
+
+
+def apart(distance: int, *starts: int) -> list[tuple[int, int]]:
+    return [(start, distance) for start in starts]
+
+
+def test_windows_of_every_scale_hop_by_their_own_length_and_shift_with_the_step():
+    standard = Window(length=4, overlap=1, stride=3)
+    assert [first_frames(standard, 16, step) for step in range(3)] == [
+        [*apart(1, 0, 3, 6, 9, 12), *apart(2, 0, 7, 9), *apart(4, 0, 3)],
+        [*apart(1, 0, 1, 4, 7, 10, 12), *apart(2, 1, 3, 9), *apart(4, 2, 3)],
+        [*apart(1, 0, 3, 6, 9, 12), *apart(2, 0, 1, 8, 9), *apart(4, 1, 3)],
+    ]
+    looped = Window(length=4, overlap=1, stride=3, schedule="looped_uniform")
+    assert [first_frames(looped, 16, step) for step in range(2)] == [
+        [*apart(1, 0, 3, 6, 9, 12, 15), *apart(2, 0, 7, 14), *apart(4, 0, 15)],
+        [*apart(1, 8, 11, 14, 1, 4, 7), *apart(2, 9, 0, 7), *apart(4, 10, 9)],
+    ]
+
+
 def test_fuse_weights():
     def shares(fuse: str, frames: int = 6) -> list[list[float]]:
         window = Window(length=4, overlap=2, fuse=fuse)
@@ -149,20 +173,44 @@ def test_longer_than_the_module_and_each_window_reads_its_own_text(animated):
     assert set(asked) == {8}
 
 
-def test_conditions_with_a_frame_axis_are_cut_to_the_window():
+FOLDED = torch.arange(10.0).view(10, 1, 1, 1)  # b 2, f 5
+BY_FRAME = {  # a value with 5 frames, and what frames 4, 0 and 1 of it are
+    "pooled_text": (torch.arange(10.0).view(2, 5, 1), [4, 0, 1, 9, 5, 6]),
+    "down_residuals": ((FOLDED, 10 + FOLDED), [[4, 0, 1, 9, 5, 6], [14, 10, 11, 19, 15, 16]]),
+    "mid_residual": (FOLDED, [4, 0, 1, 9, 5, 6]),
+    "adapter_residuals": ((FOLDED,), [[4, 0, 1, 9, 5, 6]]),
+    "image_embeddings": ((FOLDED, 20 + FOLDED), [[4, 0, 1, 9, 5, 6], [24, 20, 21, 29, 25, 26]]),
+    "image_weights": ((torch.arange(5.0), 2 * torch.arange(5.0)), [[4, 0, 1], [8, 0, 2]]),
+    "image_latents": (torch.arange(10.0).view(2, 1, 5, 1, 1), [4, 0, 1, 9, 5, 6]),
+    "motion_frames": (torch.arange(5.0), [4, 0, 1]),
+}
+WHOLE = {
+    "size_ids": torch.arange(12.0).view(2, 6),
+    "motion_strength": 0.25,
+    "motion_blocks": {"mid_block": 0.5},
+    "motion_positions": Positions(stretch=0.5),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Conditions)])
+def test_conditions_with_a_frame_axis_are_cut_to_the_window(name):
     frames = torch.tensor([4, 0, 1])
-    middle = torch.arange(10.0).view(10, 1, 1, 1)  # b 2, f 5
-    given = Conditions(
-        pooled_text=torch.ones(2, 3), mid_residual=middle, down_residuals=(middle,),
-        image_embeddings=(middle,), image_latents=torch.arange(5.0).view(1, 1, 5, 1, 1),
-        image_weights=(torch.arange(5.0), torch.ones(5)),
-    )  # fmt: skip
-    cut = given.at(frames, 5)
-    for each in (cut.mid_residual, *cut.down_residuals, *cut.image_embeddings):
-        assert each.flatten().tolist() == [4, 0, 1, 9, 5, 6]
-    assert cut.image_latents.flatten().tolist() == [4, 0, 1]
-    assert [line.tolist() for line in cut.image_weights] == [[4, 0, 1], [1, 1, 1]]
-    assert torch.equal(cut.pooled_text, given.pooled_text)
+    if name in WHOLE:
+        assert getattr(Conditions(**WHOLE).at(frames, 5), name) is WHOLE[name]
+        return
+    value, expected = BY_FRAME[name]  # a new field belongs in one of the two tables
+    cut = getattr(Conditions(**{name: value}).at(frames, 5), name)
+    if isinstance(cut, tuple):
+        assert [one.flatten().tolist() for one in cut] == expected
+        assert all(one.ndim == whole.ndim for one, whole in zip(cut, value, strict=True))
+    else:
+        assert cut.flatten().tolist() == expected
+        assert cut.ndim == value.ndim
+
+
+def test_pooled_text_of_all_frames_is_not_cut():
+    pooled = torch.ones(2, 3)
+    assert Conditions(pooled_text=pooled).at(torch.tensor([4, 0, 1]), 5).pooled_text is pooled
 
 
 def test_progress_counts_steps_and_windows(animated):

@@ -16,8 +16,9 @@ from diffusers.models import UNet2DConditionModel
 from ..checkpoints.families import families_with, family_of
 from ..checkpoints.motion_names import is_position
 from ..errors import CheckpointError
-from ..weights.files import read_config_json, read_shapes, read_tensors
-from ..weights.folder import STEMS, choose_weights, local_names
+from ..weights.files import read_config_json
+from ..weights.folder import weight_files
+from ..weights.weight_file import open_weights
 
 ControlKind = Literal["ControlNet", "SparseCtrl"]
 _CLASSES: dict[str, ControlKind] = {
@@ -43,7 +44,7 @@ class ControlContent:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The same by name as shapes."""
+        """By name."""
         return {key: tuple(getattr(t, "shape", t)) for key, t in self.tensors.items()}
 
     @property
@@ -65,7 +66,8 @@ def read_control(path: Path, *, shapes_only: bool = False) -> ControlContent:
         files = weight_files(path)
     found: dict[str, Any] = {}
     for file in files:
-        found |= read_shapes(file) if shapes_only else read_tensors(file).tensors
+        opened = open_weights(file)
+        found |= opened.shapes if shapes_only else opened.tensors()
     tensors = _diffusers_names(found, path)
     kind: ControlKind = "ControlNet"
     if any(".motion_modules." in key for key in tensors):
@@ -113,32 +115,6 @@ def check_family(content: ControlContent, unet: UNet2DConditionModel, path: Path
             f"{path}: is a {content.kind} for {' or '.join(theirs)} but the base model is {ours}; "
             "use one of the base model's family"
         )
-
-
-def check_tensors(
-    expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], what: str, path: Path
-) -> None:
-    """Every tensor of a control model is there, of its shape, and there are no others."""
-    shapes = {key: tuple(tensor.shape) for key, tensor in given.items()}
-    wrong = sorted(key for key in expected.keys() & shapes.keys() if expected[key] != shapes[key])
-    for how, keys in (("lacks", sorted(expected.keys() - shapes.keys())),
-                      ("has unknown", sorted(shapes.keys() - expected.keys())),
-                      ("has misshapen", wrong)):  # fmt: skip
-        if keys:
-            raise CheckpointError(
-                f"{path}: {how} {len(keys)} of {len(expected)} tensors of a {what} for this base "
-                f"model, first {keys[0]}; download it again, or use one of the base model's family"
-            )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a control model's weights in its folder."""
-    names = [name for name in local_names(folder) if "/" not in name]
-    try:
-        weights = choose_weights(names, STEMS["unet"], None, f"{folder}:")
-    except CheckpointError:
-        weights = choose_weights(names, STEMS["unet"], "fp16", f"{folder}:")
-    return [folder / name for name in weights.files if not name.endswith(".json")]
 
 
 def _diffusers_names(found: Mapping[str, Any], path: Path) -> dict[str, Any]:

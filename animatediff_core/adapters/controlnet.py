@@ -8,8 +8,9 @@ from diffusers.models import ControlNetModel, UNet2DConditionModel
 
 from ..checkpoints.diffusers_folder import open_part
 from ..errors import CheckpointError
-from ..weights.folder import STEMS, choose_weights, local_names
-from .control_models import ControlContent, check_family, check_tensors, read_control
+from ..weights.folder import weight_files
+from ..weights.match import check_tensors, shapes_of
+from .control_models import ControlContent, check_family, read_control
 
 
 def load_controlnet(path: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
@@ -49,9 +50,7 @@ def controlnet_for(
 
 
 def _from_folder(path: Path) -> ControlNetModel:
-    names = [name for name in local_names(path) if "/" not in name]
-    weights = choose_weights(names, STEMS["unet"], None, f"{path}:")
-    control: ControlNetModel = open_part(ControlNetModel, path, weights, torch.float32)
+    control: ControlNetModel = open_part(ControlNetModel, path, weight_files(path), torch.float32)
     return control
 
 
@@ -62,7 +61,7 @@ def _from_file(content: ControlContent, unet: UNet2DConditionModel, path: Path) 
             unet, first[1], content.embedding_channels,
             small=not any(".attentions." in key for key in content.shapes),
         )  # fmt: skip
-    expected = {key: tuple(t.shape) for key, t in control.state_dict().items()}
-    check_tensors(expected, content.tensors, "ControlNet", path)
+    advice = "download it again, or use one of the base model's family"
+    check_tensors(shapes_of(control), content.shapes, path, "ControlNet", advice)
     control.load_state_dict({k: t.float() for k, t in content.tensors.items()}, assign=True)
     return control

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ..checkpoints.families import SingleFile, families_with, family_of, single_file_of
 from ..checkpoints.motion_config import UnclearVersionError, look_alikes
-from ..checkpoints.motion_files import MotionContent, read_json, read_motion
+from ..checkpoints.motion_files import MotionContent, read_motion
 from ..checkpoints.motion_module import config_of
 from ..checkpoints.motion_names import SITE
 from ..errors import CheckpointError
-from ..weights.listing import Listing, Shapes, read_listing
+from ..weights.files import read_config_json
+from ..weights.weight_file import Shapes, WeightFile, open_weights
 from .file_report import FileReport as FileReport
 from .kinds import CONTROLNETS, ENCODER, SPARSE_CONTROLS, T2I, control_kind, model_part
 from .lora_family import lora_family
@@ -39,12 +40,12 @@ def identify(path: str | Path) -> FileReport:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    listing = read_listing(path)
+    listing = open_weights(path)
     report = _recognised(path, listing)
     return replace(report, dtype=listing.dtype, parameters=listing.parameters)
 
 
-def _recognised(path: Path, listing: Listing) -> FileReport:
+def _recognised(path: Path, listing: WeightFile) -> FileReport:
     shapes = listing.shapes
     if (control := control_kind(path, shapes)) is not None:
         return control
@@ -52,8 +53,8 @@ def _recognised(path: Path, listing: Listing) -> FileReport:
     if any("motion_modules." in key or "temporal_attentions." in key for key in shapes):
         if is_lora:
             return _motion_lora(path, shapes)
-        content = read_motion(path, shapes_only=True)
-        if content.tensors:
+        content = read_motion(path)
+        if content.shapes:
             return _motion(path, content)
     if is_lora:
         return _lora(path, shapes, listing.metadata)
@@ -179,7 +180,7 @@ def _folder(path: Path) -> FileReport:
     if (path / "adapter_config.json").is_file() and adapter.is_file():
         return identify(adapter)
     config = path / "config.json"
-    said = read_json(config) if config.is_file() else {}
+    said = read_config_json(config) if config.is_file() else {}
     named = [said.get("_class_name"), *(said.get("architectures") or [])]
     for name in named:
         if isinstance(name, str) and name in _FOLDERS:
@@ -187,7 +188,7 @@ def _folder(path: Path) -> FileReport:
             return FileReport(path=path, kind=kind, goes_in=goes_in, details={"class": name})
     inner = (path / "motion_adapter" / "config.json", path / "motion_module.safetensors")
     if "MotionAdapter" in named or any(file.is_file() for file in inner):
-        return _motion(path, read_motion(path, shapes_only=True))
+        return _motion(path, read_motion(path))
     files = sorted(file.name for file in path.iterdir() if file.suffix in _WEIGHTS)
     if files:
         raise CheckpointError(
@@ -198,7 +199,7 @@ def _folder(path: Path) -> FileReport:
 
 
 def _base_folder(path: Path) -> FileReport:
-    given = read_json(path / "unet" / "config.json")
+    given = read_config_json(path / "unet" / "config.json")
     details = {"layout": "diffusers folder"}
     if (path / "motion_module.safetensors").is_file():
         details["motion module"] = "inside, used where --motion names no other"

@@ -11,21 +11,16 @@ from typing import Any, Literal
 
 import torch
 from diffusers.models import UNet2DConditionModel
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..checkpoints.diffusers_folder import numbers, open_checked
 from ..checkpoints.families import families_with, unet_shape
 from ..errors import CheckpointError
-from ..weights.files import (
-    is_safetensors,
-    read_config_json,
-    read_pickle,
-    read_tensors,
-    refused_json,
-)
-from ..weights.folder import choose_weights, local_names
-from ..weights.pickles import MALFORMED
+from ..weights.files import read_config_json, refused_json
+from ..weights.folder import CLIP, weight_files
+from ..weights.weight_file import open_weights
 
 Form = Literal["plain", "plus", "full face"]
 _PARTS = ("image_proj", "ip_adapter")
@@ -55,17 +50,9 @@ def read_ip_adapter(path: str | Path) -> IPAdapterWeights:
     """Read an adapter's file; CheckpointError where it is something else or a FaceID form."""
     path = Path(path)
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in _PARTS}
-    if path.is_file() and not is_safetensors(path):
-        content = read_pickle(path)
-        for name in _PARTS:
-            inner = content.get(name) if isinstance(content, dict) else None
-            tensors = inner if isinstance(inner, dict) else {}
-            parts[name] = {str(k): t.float() for k, t in tensors.items() if isinstance(t, Tensor)}
-    else:
-        for key, tensor in read_tensors(path).tensors.items():
-            name, _, rest = key.partition(".")
-            if name in parts:
-                parts[name][rest] = tensor.float()
+    for key, tensor in open_weights(path).tensors(*(f"{name}." for name in _PARTS)).items():
+        name, _, rest = key.partition(".")
+        parts[name][rest] = tensor.float()
     if not all(parts.values()):
         raise CheckpointError(
             f"{path}: is no IP-Adapter (it has no {' and '.join(_PARTS)}); `animatediff inspect` "
@@ -101,7 +88,7 @@ def attach_ip_adapters(
     try:
         given: list[dict[str, Any]] = [dict(weights.parts) for weights, _ in adapters]
         unet._load_ip_adapter_weights(given, low_cpu_mem_usage=False)
-    except MALFORMED as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         detach()
         first = str(error).strip().partition("\n")[0][:80]
         names = ", ".join(str(weights.path) for weights, _ in adapters)
@@ -119,10 +106,8 @@ def load_image_encoder(folder: str | Path) -> CLIPVisionModelWithProjection:
     """CLIP's vision model from its folder, in fp32; every tensor must find its place."""
     folder = Path(folder)
     config = _vision_config(folder / "config.json")
-    names = [name for name in local_names(folder) if "/" not in name]
-    weights = choose_weights(names, "(?:pytorch_)?model", None, f"{folder}:")
     encoder: CLIPVisionModelWithProjection = open_checked(
-        CLIPVisionModelWithProjection, config, folder, weights, torch.float32
+        CLIPVisionModelWithProjection, config, folder, weight_files(folder, CLIP), torch.float32
     )
     return encoder.requires_grad_(False).eval()
 
@@ -168,5 +153,5 @@ def _vision_config(path: Path) -> CLIPVisionConfig:
         raise refused_json(path, "describes more layers than any such model has")
     try:
         return CLIPVisionConfig(**{key: config[key] for key in _VISION_SETTINGS if key in config})
-    except MALFORMED as error:
+    except (StrictDataclassError, ValueError) as error:
         raise refused_json(path, "has settings that CLIP's vision model does not have") from error

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoints.families import family_of, unet_shape
-from ..weights.listing import Shapes
+from ..weights.weight_file import Shapes
 from .file_report import FileReport
 
 NOT_YET = "nowhere yet"

@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints.families import FOLDERS, family_of, unet_shape
 from ..errors import CheckpointError
 from ..motion import MotionModule
-from ..weights.files import read_tensors
+from ..weights.weight_file import open_weights
 from .lora_files import LoraFile, read_lora
 from .lora_math import Delta, changed_weight, product
 from .lora_names import from_original
@@ -72,8 +72,8 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
 
 def _read(path: Path, *, motion: bool) -> LoraFile:
     """The file, which must be of the kind that is wanted."""
-    content = read_tensors(path)
-    keys = content.tensors.keys()
+    content = open_weights(path)
+    keys = content.shapes.keys()
     in_motion = any("motion_modules" in key for key in keys)
     is_lora = any(mark in key for key in keys
                   for mark in ("lora", "hada_w1", "lokr_w", ".diff", ".w_norm"))  # fmt: skip
@@ -89,7 +89,7 @@ def _read(path: Path, *, motion: bool) -> LoraFile:
         elif not is_lora:
             what = "something else; `animatediff inspect` says what"
         raise CheckpointError(f"{path}: is no MotionLoRA but {what}")
-    return read_lora(content.tensors, content.metadata, path)
+    return read_lora(content.tensors(), content.metadata, path)
 
 
 def _check_family(file: LoraFile, unet: Any, path: Path) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints.motion_files import read_json
 from ..errors import CheckpointError
+from ..weights.files import read_config_json
 from .lora_family import lora_family
 from .lora_math import Delta
 from .lora_names import plain_name
@@ -115,7 +115,7 @@ def _peft_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     """PEFT's settings by dotted name, from the metadata or the adapter_config.json beside."""
     beside = path.with_name("adapter_config.json")
     if path.stem == "adapter_model" and beside.is_file():
-        return read_json(beside)
+        return read_config_json(beside)
     if _PEFT_METADATA not in metadata:
         return {}
     try:

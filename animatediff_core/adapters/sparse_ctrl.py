@@ -15,11 +15,11 @@ from ..errors import CheckpointError
 from ..motion import MotionConfig
 from ..motion.config import Norm
 from ..motion.sparse_ctrl import Reads, SparseControlNet
+from ..weights.match import check_tensors, shapes_of
 from .control_models import (
     EMBEDDING,
     ControlContent,
     check_family,
-    check_tensors,
     control_frames,
     read_control,
 )
@@ -48,7 +48,8 @@ def load_sparse_control(
     weights |= {key: t for key, t in motion.items() if not is_position(key)}
     names = {key.removeprefix("controlnet."): key for key in control.state_dict()}
     expected = {name: tuple(control.get_parameter(key).shape) for name, key in names.items()}
-    check_tensors(expected, weights, "SparseCtrl encoder", path)
+    advice = "download it again, or use one of the base model's family"
+    check_tensors(expected, shapes_of(weights), path, "SparseCtrl encoder", advice)
     control.load_state_dict({names[key]: t.float() for key, t in weights.items()}, assign=True)
     return control.requires_grad_(False).eval()
 

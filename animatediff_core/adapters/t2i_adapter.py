@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..checkpoints.families import families_with
 from ..errors import CheckpointError
-from ..weights.files import read_shapes, read_tensors
-from .control_models import check_tensors, weight_files
+from ..weights.folder import weight_files
+from ..weights.match import check_tensors, shapes_of
+from ..weights.weight_file import open_weights
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models.adapter import T2IAdapter
@@ -55,7 +56,8 @@ def read_t2i_adapter(path: str | Path, *, shapes_only: bool = False) -> T2IConte
     path = Path(path)
     found: dict[str, Any] = {}
     for file in weight_files(path) if path.is_dir() else [path]:
-        found |= read_shapes(file) if shapes_only else read_tensors(file).tensors
+        opened = open_weights(file)
+        found |= opened.shapes if shapes_only else opened.tensors()
     named = _diffusers_names(found)
     if not any(_RESNET.match(key) for key in named):
         raise CheckpointError(f"{path}: is no T2I-Adapter; `animatediff inspect` says what it is")
@@ -111,8 +113,8 @@ def load_t2i_adapter(path: str | Path, unet: UNet2DConditionModel, factor: int) 
             downscale_factor=form.downscale_factor,
             adapter_type=form.adapter_type,
         )
-    expected = {key: tuple(t.shape) for key, t in adapter.state_dict().items()}
-    check_tensors(expected, content.tensors, "T2I-Adapter", content.path)
+    advice = "download it again, or use one of the base model's family"
+    check_tensors(shapes_of(adapter), content.shapes, content.path, "T2I-Adapter", advice)
     tensors: dict[str, Tensor] = {key: t.float() for key, t in content.tensors.items()}
     adapter.load_state_dict(tensors, assign=True)
     made: T2IAdapter = adapter.requires_grad_(False).eval()

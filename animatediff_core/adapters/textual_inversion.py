@@ -8,16 +8,16 @@ Legend: v vectors, d features.
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoints.base_model import BaseModel
 from ..errors import CheckpointError
-from ..weights.files import is_safetensors, read_pickle, read_tensors
+from ..weights.weight_file import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def apply_embedding(base: BaseModel, path: Path) -> str:
                 raise CheckpointError(f"{path}: the word {name!r} exists already; rename the file")
     for tokenizer, encoder, one in parts:
         teach_word(tokenizer, encoder, word, one)
-    base.triggers.append(word)
+    base.placeholder_tokens.append(word)
     log.info("%s: write %r in a prompt for its %d vectors", path, word, len(vectors[0]))
     return word
 
@@ -103,9 +103,10 @@ def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
     Forms: one named tensor (diffusers), `emb_params` (its word is the file's name), the web UI's
     `string_to_param`, SDXL's pair clip_l and clip_g.
     """
-    if not is_safetensors(path) and (found := _web_ui(read_pickle(path), path)) is not None:
+    file = open_weights(path)
+    if (found := _web_ui(file)) is not None:
         return found
-    tensors = read_tensors(path).tensors
+    tensors = file.tensors()
     if set(tensors) == set(_SDXL) and all(t.ndim in (1, 2) for t in tensors.values()):
         pair = [_rows(tensors[name]) for name in _SDXL]
         if len(pair[0]) != len(pair[1]):
@@ -122,17 +123,12 @@ def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
     return (path.stem if word in _NAMELESS else word), [_rows(vectors)]
 
 
-def _web_ui(content: Any, path: Path) -> tuple[str, list[Tensor]] | None:
+def _web_ui(file: WeightFile) -> tuple[str, list[Tensor]] | None:
     """The web UI's form, and that of the first textual inversions, which names no word."""
-    words = content.get("string_to_param") if isinstance(content, dict) else None
-    if isinstance(words, nn.ParameterDict):
-        words = vars(words).get("_parameters")
-    if not isinstance(words, Mapping) or not words:
+    vectors = next(iter(file.tensors("string_to_param.").values()), None)
+    if vectors is None or vectors.ndim not in (1, 2):
         return None
-    vectors = next(iter(words.values()))
-    if not isinstance(vectors, Tensor) or vectors.ndim not in (1, 2):
-        return None
-    return str(content.get("name") or path.stem), [_rows(vectors)]
+    return file.metadata.get("name") or file.path.stem, [_rows(vectors)]
 
 
 def _rows(vectors: Tensor) -> Tensor:

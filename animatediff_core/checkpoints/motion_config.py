@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..motion import VERSIONS, MotionConfig
+from ..weights.weight_file import Shapes
 from .motion_files import MotionContent
 from .motion_names import SITE, is_position
 
@@ -23,7 +24,6 @@ _MOST_FRAMES = 100_000
 _SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _SD15 = (320, 640, 1280, 1280)
 _SDXL = (320, 640, 1280)
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class UnclearVersionError(CheckpointError):
@@ -39,8 +39,7 @@ def read_config(content: MotionContent, *, version: str | None, path: Path) -> M
         raise CheckpointError(
             f"no motion module version {version!r}; there are {', '.join(VERSIONS)}"
         )
-    shapes = {key: tuple(getattr(t, "shape", t)) for key, t in content.tensors.items()}
-    shape = _structure(shapes, path)
+    shape = _structure(content.shapes, path)
     if CONFIG_KEY in content.metadata:
         config = _from_metadata(content.metadata[CONFIG_KEY], path)
         _check_agrees(asdict(config), shape, f"its metadata {CONFIG_KEY}", path)

@@ -12,10 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.models import MotionAdapter
 from diffusers.schedulers import DDIMScheduler
 from torch import nn
 
@@ -26,11 +24,10 @@ from ..motion import MotionConfig, MotionModule
 from ..motion.module import sinusoids
 from ..weights.files import write_tensors
 from .base_model import BaseModel
+from .motion_adapter import motion_adapter
+from .motion_files import MOTION_FILE
 from .motion_module import config_metadata, save_motion_module
-from .motion_names import FROM_DIFFUSERS
 from .sd_names import single_file_tensors
-
-MOTION_FILE = "motion_module.safetensors"
 
 
 def write_pipeline_folder(
@@ -188,37 +185,3 @@ def _write_scheduler(config: MotionConfig, base: BaseModel, folder: Path) -> Non
         timestep_spacing=spacing, prediction_type=base.prediction_type,
         rescale_betas_zero_snr=base.zero_snr,
     ).save_pretrained(folder / "scheduler")  # fmt: skip
-
-
-def motion_adapter(motion: MotionModule) -> MotionAdapter:
-    """The same weights as diffusers' MotionAdapter.
-
-    diffusers normalises over all frames at once, so its clips differ from ours where
-    `frame_norm` is "frame".
-    """
-    config = motion.config
-    adapter = MotionAdapter(
-        block_out_channels=config.block_out_channels,
-        motion_layers_per_block=config.layers_per_block,
-        motion_mid_block_layers_per_block=1,
-        motion_num_attention_heads=config.num_attention_heads,
-        motion_norm_num_groups=config.norm_num_groups,
-        motion_max_seq_length=config.max_frames,
-        use_motion_mid_block=config.mid_block,
-        conv_in_channels=config.conv_in_channels,
-    )
-    tensors = {diffusers_key(key): tensor for key, tensor in motion.state_dict().items()}
-    own: dict[str, Any] = adapter.state_dict()
-    left_out = {key for key in own if key.endswith("pos_embed.pe")}
-    assert own.keys() - tensors.keys() == left_out
-    assert not tensors.keys() - own.keys()
-    adapter.load_state_dict({**own, **tensors})
-    return adapter
-
-
-def diffusers_key(key: str) -> str:
-    """An official key as diffusers names it."""
-    key = key.replace(".temporal_transformer.", ".")
-    for theirs, ours in FROM_DIFFUSERS:
-        key = key.replace(ours, theirs)
-    return key

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from inspect import signature
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
@@ -15,12 +16,25 @@ from ..jobs.sampling import Noise
 
 Shape = tuple[int, int, int, int, int]
 """b c f h w."""
+_STATE_WORDS = slice(24, 24 + 624 * 8)
+"""Bytes of the 624 words, 64 bits each, in the state of a CPU generator (since torch 0.4)."""
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A CPU generator for any seed of 64 bits."""
-    signed = seed - 2**64 if seed >= 2**63 else seed
-    return torch.Generator().manual_seed(signed)
+    """A CPU generator for a seed of 64 bits, 0..2**64-1.
+
+    torch's Mersenne Twister is seeded with the lower 32 bits alone. If the upper 32 bits are not
+    all zero, its 624 state words come from `init_by_array` (Matsumoto and Nishimura 2002), which
+    reads both halves.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if seed >= 2**32:
+        twister = np.random.RandomState([seed % 2**32, seed // 2**32]).get_state(legacy=False)
+        words = twister["state"]["key"].astype(np.uint64)
+        state = generator.get_state()
+        state[_STATE_WORDS] = torch.from_numpy(words.view(np.uint8))
+        generator.set_state(state)
+    return generator
 
 
 def draw_noise(seed: int, shape: Shape, noise: Noise | None = None) -> Tensor:

@@ -1,21 +1,18 @@
 """What leads a clip besides its prompt, checked before anything is loaded."""
 
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from ..adapters.control_models import ControlKind, control_families, control_frames, read_control
 from ..adapters.identify import identify
 from ..adapters.t2i_adapter import read_t2i_adapter, t2i_form
-from ..checkpoints.base_model import looks_local, resolve_bundled, resolve_file
 from ..diffusion.windows import divides, longest_window
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
 from ..jobs.conditions import Fit, Pictures
 from ..media.image_source import ImageSource, check_images, spread
-from ..weights.folder import STEMS, adapter_layout, choose_weights
-from ..weights.hub import fetch, hub_id
+from ..weights.places import local_path
 from .models import Found
 
 Value = TypeVar("Value")
@@ -36,39 +33,6 @@ def check_control(job: Job, found: Found, *, offline: bool) -> None:
         raise MediaError(f"{job.name}: {error}") from error
     except AnimateDiffError as error:
         raise type(error)(f"{job.name}: {error}") from error
-
-
-def control_place(source: str, *, offline: bool) -> Path:
-    """The local file or folder of a control model; on the hub a file, or a folder's repository."""
-    named = resolve_bundled(source)
-    wanted = None if os.path.exists(Path(named).expanduser()) else hub_id(named)
-    if wanted is None or wanted.path is not None:
-        return resolve_file(named, offline=offline)
-    return fetch(named, lambda names: adapter_layout(names, source).files, offline=offline)
-
-
-def encoder_place(source: str, *, offline: bool) -> Path:
-    """The local folder of an image encoder; on the hub a repository, or a folder in one."""
-    named = resolve_bundled(source)
-    path = Path(named).expanduser()
-    wanted = None if os.path.exists(path) or looks_local(named) else hub_id(named)
-    if wanted is None:
-        if not (path / "config.json").is_file():
-            raise CheckpointError(
-                f"{source}: is no folder of an image encoder (no config.json); name the folder of "
-                "the CLIP vision model that the IP-Adapter was trained with"
-            )
-        return path
-    inside = f"{wanted.path}/" if wanted.path else ""
-
-    def choose(names: Collection[str]) -> list[str]:
-        here = {n.removeprefix(inside) for n in names if n.startswith(inside)}
-        if "config.json" not in here:
-            raise CheckpointError(f"{source}: the hub has no image encoder there (no config.json)")
-        weights = choose_weights(here, STEMS["text_encoder"], None, f"{source}:")
-        return [inside + name for name in ("config.json", *weights.files)]
-
-    return fetch(named, choose, offline=offline) / (wanted.path or "")
 
 
 def pictures_of(pictures: Pictures, job: Job) -> ImageSource:
@@ -141,7 +105,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
             )
     for adapter in job.ip_adapters:
         counted(adapter.weights or {}, job.frames, "ip_adapters.weights")
-        report = identify(resolve_file(adapter.path, offline=offline))
+        report = identify(local_path(adapter.path, offline=offline))
         if report.kind != "IP-Adapter":
             raise CheckpointError(
                 f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, not into "
@@ -152,11 +116,11 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
                 f"{adapter.path}: is an IP-Adapter for {report.family} but the base model is "
                 f"{found.family}; use one of its family"
             )
-        encoder_place(adapter.encoder, offline=offline)
+        local_path(adapter.encoder, "image encoder", offline=offline)
 
 
 def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> None:
-    path = control_place(source, offline=offline)
+    path = local_path(source, "control", offline=offline)
     report = identify(path)
     if report.kind != "T2I-Adapter":
         raise CheckpointError(
@@ -174,7 +138,7 @@ def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> No
 
 
 def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> Path:
-    path = control_place(source, offline=offline)
+    path = local_path(source, "control", offline=offline)
     if identify(path).kind == "T2I-Adapter":
         raise CheckpointError(
             f"{source}: is a T2I-Adapter, which goes into t2i_adapters, not into {_KEYS[kind]}"

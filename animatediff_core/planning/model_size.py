@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ..weights.files import read_shapes
-from ..weights.folder import base_layout, local_names
+from ..weights.folder import base_layout, local_names, shards
+from ..weights.weight_file import open_weights
 
 _UNUSED = ("model_ema.", "optimizer_states", "first_stage_model.loss.")
 
@@ -25,13 +25,8 @@ def weigh(place: Path, source: str, variant: str | None) -> Weighed:
     files = [place]
     if place.is_dir():
         layout = base_layout(local_names(place), variant, source)
-        files = [
-            place / part / name
-            for part, weights in layout.weights.items()
-            for name in weights.files
-            if not name.endswith(".json")
-        ]
-    shapes = {f"{file}:{key}": shape for file in files for key, shape in read_shapes(file).items()}
-    used = {key: s for key, s in shapes.items() if not key.split(":")[-1].startswith(_UNUSED)}
-    ends = [shape for key, shape in used.items() if key.endswith("decoder.conv_out.weight")]
-    return Weighed(sum(map(prod, used.values())), ends[0][1] if ends else 128)
+        files = [f for part, w in layout.weights.items() for f in shards(place / part, w)]
+    shapes = [item for file in files for item in open_weights(file).shapes.items()]
+    used = [(name, shape) for name, shape in shapes if not name.startswith(_UNUSED)]
+    ends = [shape for name, shape in used if name.endswith("decoder.conv_out.weight")]
+    return Weighed(sum(prod(shape) for _, shape in used), ends[0][1] if ends else 128)

@@ -13,15 +13,7 @@ import torch
 from ..adapters.identify import FileReport, identify
 from ..adapters.lora import apply_lora, apply_motion_lora
 from ..adapters.textual_inversion import apply_embedding
-from ..checkpoints.base_model import (
-    BaseModel,
-    base_place,
-    load_base,
-    motion_place,
-    resolve_bundled,
-    resolve_file,
-    vae_place,
-)
+from ..checkpoints.base_model import BaseModel
 from ..checkpoints.diffusers_folder import folder_shape
 from ..checkpoints.families import (
     FOLDERS,
@@ -30,14 +22,15 @@ from ..checkpoints.families import (
     family_of,
     unet_shape,
 )
-from ..checkpoints.motion_files import read_motion
+from ..checkpoints.loading import load_base
+from ..checkpoints.motion_files import MOTION_FILE, read_motion
 from ..checkpoints.motion_module import config_of, load_motion_module
-from ..checkpoints.write import MOTION_FILE
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, kept_adapters, load_preset
 from ..jobs.camera import Camera
 from ..motion import MotionConfig, MotionModule
-from ..weights.files import read_shapes
+from ..weights.places import local_path
+from ..weights.weight_file import open_weights
 from .camera import motion_loras_of
 
 FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160": "tiny"}
@@ -117,7 +110,7 @@ def find_image(parts: Parts, *, offline: bool) -> FoundImage:
 
 
 def _find_base(parts: Parts, offline: bool) -> FoundImage:
-    base = base_place(parts.base, variant=parts.variant, offline=offline)
+    base = local_path(parts.base, "base", variant=parts.variant, offline=offline)
     if base.is_file() and (kind := identify(base)).kind != "base model":
         raise CheckpointError(f"{parts.base}: is a {kind.kind}, which goes into {kind.goes_in}")
     parts = _with_kept(parts, base)
@@ -143,7 +136,7 @@ def _with_kept(parts: Parts, base: Path) -> Parts:
 
 
 def _check_vae(source: str, offline: bool) -> None:
-    place = vae_place(source, offline=offline)
+    place = local_path(source, "vae", offline=offline)
     if place.is_dir() and (place / "config.json").is_file():
         return
     what = "folder without config.json" if place.is_dir() else identify(place).kind
@@ -156,7 +149,7 @@ def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
     base = load_image(found, offline=offline)
     motion = load_motion_module(found.motion, version=found.parts.motion_version)
     for adapter in found.parts.motion_loras:
-        apply_motion_lora(motion, resolve_file(adapter.path, offline=offline), adapter.scale)
+        apply_motion_lora(motion, local_path(adapter.path, offline=offline), adapter.scale)
     return base, motion
 
 
@@ -169,9 +162,9 @@ def load_image(found: FoundImage, *, offline: bool) -> BaseModel:
     if parts.prediction_type is not None:
         base.scheduler_config["prediction_type"] = parts.prediction_type
     for adapter in parts.loras:
-        apply_lora(base, resolve_file(adapter.path, offline=offline), adapter.scale)
+        apply_lora(base, local_path(adapter.path, offline=offline), adapter.scale)
     for path in parts.embeddings:
-        apply_embedding(base, resolve_file(path, offline=offline))
+        apply_embedding(base, local_path(path, offline=offline))
     return base
 
 
@@ -180,14 +173,14 @@ def files_of(found: FoundImage, *, offline: bool) -> Iterator[tuple[str, Path, f
     parts = found.parts
     yield "base", found.base, None
     if parts.vae is not None:
-        yield "vae", vae_place(parts.vae, offline=offline), None
+        yield "vae", local_path(parts.vae, "vae", offline=offline), None
     if isinstance(found, Found):
         yield "motion", found.motion, None
     for role, adapters in (("lora", parts.loras), ("motion_lora", parts.motion_loras)):
         for adapter in adapters:
-            yield role, resolve_file(adapter.path, offline=offline), adapter.scale
+            yield role, local_path(adapter.path, offline=offline), adapter.scale
     for path in parts.embeddings:
-        yield "embedding", resolve_file(path, offline=offline), None
+        yield "embedding", local_path(path, offline=offline), None
 
 
 def problems_of(checks: Sequence[AnimateDiffError]) -> None:
@@ -203,7 +196,7 @@ def _base_shape(parts: Parts, base: Path) -> tuple[tuple[int, ...], int, int]:
     """Levels and text width of the UNet, pixels for one latent of the VAE."""
     if base.is_dir():
         return folder_shape(base, parts.base, parts.variant)
-    kind = check_single_file(read_shapes(base), parts.base, vae_given=parts.vae is not None)
+    kind = check_single_file(open_weights(base).shapes, parts.base, vae_given=parts.vae is not None)
     return (*unet_shape(kind.family), 8)
 
 
@@ -223,16 +216,13 @@ def _motion_place(image: FoundImage, offline: bool) -> Path:
                 "one with --motion (motion: in a prompt file)"
             )
         named = str(load_preset(FAMILY_PRESETS[family])["motion"])
-    place = Path(resolve_bundled(named)).expanduser()
-    if place.is_dir():
-        return place
-    return motion_place(named, offline=offline)
+    return local_path(named, "motion", offline=offline)
 
 
 def _motion_config(path: Path, version: str | None) -> MotionConfig:
     """The module's configuration by shapes; a LoRA or image model here is refused by name."""
-    content = read_motion(path, shapes_only=True)
-    if not content.tensors:
+    content = read_motion(path)
+    if not content.shapes:
         report = identify(path)
         raise CheckpointError(
             f"{path}: is no motion module but a {report.kind}, which goes into {report.goes_in}"
@@ -244,7 +234,7 @@ def _check_adapters(parts: Parts, family: str, offline: bool) -> None:
     wanted = {"loras": ("LoRA", "domain adapter"), "motion_loras": ("MotionLoRA",)}
     for key, kinds in wanted.items():
         for adapter in getattr(parts, key):
-            report = identify(resolve_file(adapter.path, offline=offline))
+            report = identify(local_path(adapter.path, offline=offline))
             if report.kind not in kinds:
                 raise CheckpointError(
                     f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, "
@@ -254,7 +244,7 @@ def _check_adapters(parts: Parts, family: str, offline: bool) -> None:
             fits = families_with(_levels_of(family)) if key == "motion_loras" else [family]
             _check_family(report, adapter.path, parts.base, family, fits)
     for path in parts.embeddings:
-        report = identify(resolve_file(path, offline=offline))
+        report = identify(local_path(path, offline=offline))
         if report.kind != "embedding":
             raise CheckpointError(
                 f"{path}: is a {report.kind}, which goes into {report.goes_in}, not into embeddings"

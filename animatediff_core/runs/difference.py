@@ -47,7 +47,7 @@ def _predicted(base: BaseModel, motion: MotionModule) -> torch.Tensor:
     noise = draw_noise(0, (1, base.unet.config.in_channels, frames, _SIDE, _SIDE))
     conditions = Conditions()
     if text.pooled is not None:
-        pixels = _SIDE * base.factor
+        pixels = _SIDE * base.vae_scale_factor
         sizes = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]).to(text.pooled)
         conditions = replace(conditions, pooled_text=text.pooled, size_ids=sizes)
     if motion.conv_in is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checkpoints.base_model import BaseModel, resolve_file
+from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
 from ..checkpoints.write import (
     check_free,
@@ -27,6 +27,7 @@ from ..motion import inflate
 from ..planning.models import Found, FoundImage, Parts, files_of, find, find_image, load, load_image
 from ..sampling.device import DTYPES
 from ..weights.files import digest
+from ..weights.places import local_path
 from .difference import one_step_difference
 
 log = logging.getLogger(__name__)
@@ -159,14 +160,14 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
 
 
 def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
-    if base.triggers:
+    if base.placeholder_tokens:
         log.warning("%s: has no place for new words, so %s stay out; load their files beside",
-                    path, ", ".join(base.triggers))  # fmt: skip
+                    path, ", ".join(base.placeholder_tokens))  # fmt: skip
     write_single_file(base, place)
 
 
 def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return replace(adapter, path=str(resolve_file(adapter.path, offline=offline)))
+    return replace(adapter, path=str(local_path(adapter.path, offline=offline)))
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.base_model import BaseModel, load_base
+from ..checkpoints.base_model import BaseModel
+from ..checkpoints.loading import load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
 from ..speed.checkpointing import counting_kept, recompute_blocks
 from ..speed.training import quicken_training
@@ -163,9 +164,9 @@ def _validates(config: TrainConfig, step: int) -> bool:
 
 def _check_size(config: TrainConfig, base: BaseModel) -> None:
     for size in config.data.sample_size:
-        if size % base.factor:
+        if size % base.vae_scale_factor:
             raise TrainingError(
-                f"sample_size {size} is no multiple of {base.factor}, as the VAE needs"
+                f"sample_size {size} is no multiple of {base.vae_scale_factor}, as the VAE needs"
             )
 
 

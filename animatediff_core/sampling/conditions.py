@@ -22,7 +22,8 @@ from ..jobs.conditions import ControlNet, Fit, Pictures, SparseControl, T2IAdapt
 from ..media.edges import canny
 from ..media.image_source import ImageSource, fit_image, read_images
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
-from ..planning.conditions import control_place, counted, keyed, pictures_of
+from ..planning.conditions import counted, keyed, pictures_of
+from ..weights.places import local_path
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models import ControlNetModel
@@ -97,7 +98,7 @@ def controlnet_of(net: ControlNet, models: ControlModels) -> "ControlNetModel":
     from ..adapters.controlnet import load_controlnet
 
     def load() -> "ControlNetModel":
-        path = control_place(net.path, offline=models.offline)
+        path = local_path(net.path, "control", offline=models.offline)
         return load_controlnet(path, models.base.unet).to(models.device, models.dtype)
 
     return models.once("controlnet", net.path, load)
@@ -105,7 +106,7 @@ def controlnet_of(net: ControlNet, models: ControlModels) -> "ControlNetModel":
 
 def sparse_model_of(net: SparseControl, models: ControlModels) -> SparseControlNet:
     def load() -> SparseControlNet:
-        path = control_place(net.path, offline=models.offline)
+        path = local_path(net.path, "control", offline=models.offline)
         return load_sparse_control(path, models.base.unet).to(models.device, models.dtype)
 
     return models.once("sparse", net.path, load)
@@ -116,8 +117,8 @@ def t2i_adapter_of(net: T2IAdapter, models: ControlModels) -> "LoadedT2IAdapter"
     from ..adapters.t2i_adapter import load_t2i_adapter
 
     def load() -> "LoadedT2IAdapter":
-        path = control_place(net.path, offline=models.offline)
-        adapter = load_t2i_adapter(path, models.base.unet, models.base.factor)
+        path = local_path(net.path, "control", offline=models.offline)
+        adapter = load_t2i_adapter(path, models.base.unet, models.base.vae_scale_factor)
         return adapter.to(models.device, models.dtype)
 
     return models.once("t2i_adapter", net.path, load)
@@ -171,7 +172,7 @@ def _kept(
     """The video outside its mask, and over it the keyframes."""
     kept = None
     if video is not None and job.start is not None and job.start.mask is not None:
-        mask = mask_of(job.start.mask, job, size, models.base.factor)
+        mask = mask_of(job.start.mask, job, size, models.base.vae_scale_factor)
         kept = Kept(latents=video, mask=mask.to(video))
     if not given:
         return kept

@@ -19,14 +19,14 @@ from ..adapters.ip_adapter import (
     load_image_encoder,
     read_ip_adapter,
 )
-from ..checkpoints.base_model import resolve_file
 from ..diffusion.image_embeddings import embed_pictures
 from ..diffusion.pia_mask import picture_likeness
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions, MotionStrength
 from ..media.image import read_image
 from ..motion import Conditions, Positions
-from ..planning.conditions import encoder_place, keyed
+from ..planning.conditions import keyed
+from ..weights.places import local_path
 from .conditions import (
     ControlModels,
     by_frame,
@@ -119,12 +119,12 @@ def _weights(job: Job, models: ControlModels) -> tuple[Tensor, ...]:
 
 
 def _encoder(source: str, models: ControlModels) -> CLIPVisionModelWithProjection:
-    place = encoder_place(source, offline=models.offline)
+    place = local_path(source, "image encoder", offline=models.offline)
     return load_image_encoder(place).to(models.device, models.dtype)
 
 
 def _adapter(models: ControlModels, source: str) -> IPAdapterWeights:
     return models.once(
         "ip_adapter", source,
-        lambda: read_ip_adapter(resolve_file(source, offline=models.offline)),
+        lambda: read_ip_adapter(local_path(source, offline=models.offline)),
     )  # fmt: skip

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..checkpoints.base_model import resolve_file
 from ..jobs import Job
-from ..planning.conditions import control_place, encoder_place
 from ..weights.files import digest
+from ..weights.places import local_path
 from .conditions import ControlModels
 
 
@@ -24,14 +23,18 @@ def control_sources(job: Job, models: ControlModels) -> list[dict[str, str]]:
 def _files(job: Job, offline: bool) -> Iterator[tuple[str, str, Path]]:
     """Role, name in the job and local place."""
     for net in job.controlnets:
-        yield "controlnet", net.path, control_place(net.path, offline=offline)
+        yield "controlnet", net.path, local_path(net.path, "control", offline=offline)
     for net in job.t2i_adapters:
-        yield "t2i_adapter", net.path, control_place(net.path, offline=offline)
+        yield "t2i_adapter", net.path, local_path(net.path, "control", offline=offline)
     for sparse in job.sparse_controls:
-        yield "sparse_control", sparse.path, control_place(sparse.path, offline=offline)
+        yield "sparse_control", sparse.path, local_path(sparse.path, "control", offline=offline)
     for adapter in job.ip_adapters:
-        yield "ip_adapter", adapter.path, resolve_file(adapter.path, offline=offline)
-        yield "image_encoder", adapter.encoder, encoder_place(adapter.encoder, offline=offline)
+        yield "ip_adapter", adapter.path, local_path(adapter.path, offline=offline)
+        yield (
+            "image_encoder",
+            adapter.encoder,
+            local_path(adapter.encoder, "image encoder", offline=offline),
+        )
     for source in _pictures(job):
         yield "pictures", source, Path(source)
 

@@ -110,7 +110,7 @@ _LEAST_ALPHA = 1e-6
 
 def _warn(job: Job, base: BaseModel) -> None:
     said = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
-    for word in (w for w in base.triggers if w.lower() not in said):
+    for word in (w for w in base.placeholder_tokens if w.lower() not in said):
         log.warning("%s: the embedding's word %r stands in no prompt, so it does nothing",
                     job.name, word)  # fmt: skip
 
@@ -148,7 +148,10 @@ def _first_pass(given: _Prepared) -> Generator[Step, None, Tensor]:
     """Latents b c f h w from noise; with FreeInit again and again, from better noise each time."""
     job = given.job
     led, start = lead(job, given.models, (job.width, job.height)), first_start(job)
-    height, width = job.height // given.base.factor, job.width // given.base.factor
+    height, width = (
+        job.height // given.base.vae_scale_factor,
+        job.width // given.base.vae_scale_factor,
+    )
     noise = first = _noise(given, job.seed, height, width)
     latents, done = noise, 0
     for number, steps in enumerate(_iterations(job)):
@@ -168,11 +171,16 @@ def _second_pass(
     """Latents of a clip made larger, b c f h w, and its details made anew."""
     job = given.job
     height, width = (
-        round(side * upscale.scale) // given.base.factor for side in (job.height, job.width)
+        round(side * upscale.scale) // given.base.vae_scale_factor
+        for side in (job.height, job.width)
     )
     start = first_step(upscale, job.steps)
     done = given.steps - num_steps(given.scheduler, job.steps, start)
-    led = lead(job, given.models, (width * given.base.factor, height * given.base.factor))
+    led = lead(
+        job,
+        given.models,
+        (width * given.base.vae_scale_factor, height * given.base.vae_scale_factor),
+    )
     led = replace(led, source=enlarge(latents, height, width, upscale))
     noise = _noise(given, job.seed ^ 2, height, width)
     return (yield from _denoised(given, noise, led, done=done, steps=job.steps, start=start))
@@ -207,7 +215,10 @@ def _denoised(
 def _guided(given: _Prepared, noise: Tensor, led: Lead) -> Guided:
     """What leads a pass over latents of this size, b c f h w."""
     job = given.job
-    height, width = noise.shape[3] * given.base.factor, noise.shape[4] * given.base.factor
+    height, width = (
+        noise.shape[3] * given.base.vae_scale_factor,
+        noise.shape[4] * given.base.vae_scale_factor,
+    )
     towards, away = with_pictures(
         job,
         given.models,
@@ -237,7 +248,7 @@ def _regions(
         conditions = towards
         if towards is not None and towards.pooled_text is not None:
             conditions = replace(towards, pooled_text=text.pooled)
-        mask = mask_of(one.mask, job, (width, height), given.base.factor)
+        mask = mask_of(one.mask, job, (width, height), given.base.vae_scale_factor)
         made.append(
             Region(
                 text=_states(text, job),

@@ -198,7 +198,13 @@ def _stills(job: Job, base: BaseModel, animated: AnimatedUNet) -> float:
 
 
 def _still_latents(job: Job, base: BaseModel, still: StillUNet, animated: AnimatedUNet) -> Tensor:
-    shape = (1, 4, job.frames, job.height // base.factor, job.width // base.factor)
+    shape = (
+        1,
+        4,
+        job.frames,
+        job.height // base.vae_scale_factor,
+        job.width // base.vae_scale_factor,
+    )
     config = animated.motion.config
     scheduler = make_scheduler(job.scheduler, config, prediction_type=base.prediction_type)
     return denoise(

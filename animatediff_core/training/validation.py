@@ -58,7 +58,7 @@ def sample_images(
 
 
 def _shape(config: TrainConfig, base: BaseModel, frames: int) -> tuple[int, int, int, int, int]:
-    height, width = (size // base.factor for size in config.data.sample_size)
+    height, width = (size // base.vae_scale_factor for size in config.data.sample_size)
     return 1, base.unet.config.in_channels, frames, height, width
 
 
@@ -76,7 +76,7 @@ def _sample(
     with torch.no_grad():
         text = embed_prompt(base, {0: prompt}, noise.shape[2])
         negative = embed_prompt(base, {0: ""}, noise.shape[2])
-        height, width = (size * base.factor for size in noise.shape[3:])
+        height, width = (size * base.vae_scale_factor for size in noise.shape[3:])
         latents = denoise(
             model,
             make_scheduler(

@@ -38,7 +38,9 @@ def check_tensors(
             f"{printable(found[name])}, not {printable(expected[name])})"
         )
     if problems:
-        raise CheckpointError(f"{path}: is no {part} here: it {', '.join(problems)}; {advice}")
+        raise CheckpointError(
+            f"{path}: does not fit the {part}: it {', '.join(problems)}; {advice}"
+        )
 
 
 def shapes_of(tensors: nn.Module | Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

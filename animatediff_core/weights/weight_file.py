@@ -9,27 +9,24 @@ models share memory. Pickles of the older form, whose tensors would take memory,
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CheckpointError
-from .files import check_names, check_weight_file, is_safetensors
-from .mapped import map_tensors
-from .pickles import MALFORMED, broken, is_archive, load_pickle
+from .files import check_plain_file, printable, unreadable
+from .pickles import broken, is_archive, read_pickle, refused
+from .safetensors_file import Header, is_safetensors, map_tensors, read_header
 
 Shapes = Mapping[str, tuple[int, ...]]
 _MAX_OPEN = 256
 """Files whose names are remembered; a few hundred kilobytes each."""
-_WRAPPERS = ("state_dict", "controlnet")
-_MAX_WRAPPERS = 4
-_MAX_DEPTH = 3
-"""Dictionaries within dictionaries; real files have one or two."""
+_MAX_NAME = 512
+_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _DTYPES = {
     "F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "float64": "fp64",
     "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "f8_e4m3",
@@ -52,6 +49,9 @@ class WeightFile:
     metadata: dict[str, str]
     """The text entries of a safetensors file; the texts and numbers beside a pickle's tensors,
     outside the wrapper too (`name`, `global_step`)."""
+    _header: Header = field(default_factory=dict, repr=False)
+    _data: int = field(default=0, repr=False)
+    """Where the values of a safetensors file begin."""
     _mapped: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Tensors of a pickle that are pages of the file and that nobody has asked for yet."""
 
@@ -62,13 +62,11 @@ class WeightFile:
         """
         names = [name for name in self.shapes if not prefixes or name.startswith(prefixes)]
         if self.container == "safetensors":
-            try:
-                return map_tensors(self.path, names)
-            except (SafetensorError, *MALFORMED) as error:
-                raise broken(self.path) from error
+            entries = {name: self._header[name] for name in names}
+            return map_tensors(self.path, entries, self._data)
         if self._mapped.keys() >= set(names):
             return {name: self._mapped.pop(name) for name in names}
-        tensors = dict(_flat(_unwrapped(load_pickle(self.path))))
+        tensors, _ = read_pickle(self.path)
         if not tensors.keys() >= set(names):
             raise CheckpointError(f"{self.path}: changed while it was in use; start again")
         return {name: tensors[name] for name in names}
@@ -84,89 +82,72 @@ class WeightFile:
         counts: Counter[str] = Counter()
         for name, shape in self.shapes.items():
             counts[self.dtypes[name]] += math.prod(shape)
-        real = [d for d, _ in counts.most_common() if d.startswith(("fp", "bf", "f8", "float8"))]
+        real = [d for d, _ in counts.most_common() if d.startswith(("fp", "bf", "f8"))]
         return ", ".join(real or [d for d, _ in counts.most_common()])
 
 
 def open_weights(path: Path) -> WeightFile:
     """The weight file at a path, checked and listed once for as long as it does not change.
 
-    Raises CheckpointError with what the file is instead, where it is no weight file or hostile.
+    Raises CheckpointError with what the file is instead, if it is no weight file or hostile.
     """
-    try:
-        entry = path.stat()
-    except (OSError, ValueError):
-        check_weight_file(path)  # says why
-        raise
-    return _open(path, entry.st_size, entry.st_mtime_ns, entry.st_ino)
+    check_plain_file(path, "weight")
+    entry = path.stat()
+    return _opened(path, entry.st_size, entry.st_mtime_ns, entry.st_ino)
 
 
 def close_weights() -> None:
     """Forget all opened files: for the end of a run and for tests."""
-    _open.cache_clear()
+    _opened.cache_clear()
 
 
 @lru_cache(maxsize=_MAX_OPEN)
-def _open(path: Path, size: int, time: int, inode: int) -> WeightFile:
+def _opened(path: Path, size: int, time: int, inode: int) -> WeightFile:
     """All but `path` only tell two states of a file apart."""
-    check_weight_file(path)
-    return _listed_safetensors(path) if is_safetensors(path) else _listed_pickle(path)
-
-
-def _listed_safetensors(path: Path) -> WeightFile:
     try:
-        with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = {name: _dtype(part.get_dtype()) for name, part in slices.items()}
-            return WeightFile(path, "safetensors", shapes, dtypes, dict(file.metadata() or {}))
-    except (SafetensorError, *MALFORMED) as error:
-        raise broken(path) from error
+        with path.open("rb") as content:
+            start = content.read(256)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    _check_start(start, path)
+    if is_safetensors(path):
+        header, metadata, data = read_header(path)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        dtypes = {name: _dtype(entry["dtype"]) for name, entry in header.items()}
+        opened = WeightFile(path, "safetensors", shapes, dtypes, metadata, header, data)
+    else:
+        tensors, metadata = read_pickle(path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        dtypes = {name: _dtype(str(tensor.dtype)) for name, tensor in tensors.items()}
+        mapped = tensors if is_archive(path) else {}
+        opened = WeightFile(path, "pickle", shapes, dtypes, metadata, _mapped=mapped)
+    for name in opened.shapes:  # names reach messages and logs
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise refused(path, f"names a tensor '{printable(name)}'")
+    return opened
 
 
-def _listed_pickle(path: Path) -> WeightFile:
-    content = load_pickle(path)
-    inner = _unwrapped(content)
-    if not isinstance(inner, dict):
-        raise CheckpointError(f"{path}: holds no named tensors; use a file of model weights")
-    tensors = dict(_flat(inner))
-    check_names(tensors, path)
-    return WeightFile(
-        path,
-        "pickle",
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        {name: _dtype(tensor.dtype) for name, tensor in tensors.items()},
-        {
-            str(name): str(value)
-            for part in (content, inner)
-            for name, value in part.items()
-            if isinstance(value, str | int | float)
-        },
-        tensors if is_archive(path) else {},
-    )
-
-
-def _dtype(name: object) -> str:
-    name = str(name).removeprefix("torch.")
-    return _DTYPES.get(name, name.lower())
-
-
-def _unwrapped(content: Any) -> Any:
-    for _ in range(_MAX_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-    return content
-
-
-def _flat(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dictionaries by dotted names."""
-    if isinstance(content, nn.ParameterDict):
-        content = vars(content).get("_parameters")
-    if not isinstance(content, dict) or depth > _MAX_DEPTH:
+def _check_start(start: bytes, path: Path) -> None:
+    """Raise CheckpointError if the first bytes are plainly of something else."""
+    text = start.lstrip().lower()
+    if not start:
+        raise CheckpointError(f"{path}: is empty; download it again")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(
+            f"{path}: is a web page, not weights; download the file itself "
+            "(a site that asks for a log-in answers with a page)"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` or download it"
+        )
+    if start[8:9] == b"{" or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value.detach()
-        elif isinstance(key, str | int):
-            yield from _flat(value, f"{prefix}{key}.", depth + 1)
+    if path.suffix in _SUFFIXES or start[:2] == b"PK":
+        raise broken(path)
+    raise CheckpointError(f"{path}: is no weight file; use .safetensors, .ckpt, .pt or .bin")
+
+
+def _dtype(name: str) -> str:
+    name = name.removeprefix("torch.")
+    return _DTYPES.get(name, name.lower())

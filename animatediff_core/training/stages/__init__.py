@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ...checkpoints.base_model import BaseModel
-from ...weights.files import read_tensors
 from ...weights.match import check_tensors, shapes_of
+from ...weights.weight_file import open_weights
 from ..config import TrainConfig
 from ..stage import Stage
 from .controlnet import controlnet_stage
@@ -37,7 +37,7 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stage:
 
 
 def _replace_unet(base: BaseModel, path: Path) -> None:
-    tensors = read_tensors(path).tensors
+    file = open_weights(path)
     advice = "name the unet.safetensors that the image stage wrote"
-    check_tensors(shapes_of(base.unet), shapes_of(tensors), path, "UNet of this base model", advice)
-    base.unet.load_state_dict(tensors)
+    check_tensors(shapes_of(base.unet), file.shapes, path, "UNet of this base model", advice)
+    base.unet.load_state_dict(file.tensors())

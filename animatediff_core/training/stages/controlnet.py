@@ -21,7 +21,7 @@ from ...jobs.conditions import Canny
 from ...media.edges import canny
 from ...media.image import read_image
 from ...motion import Conditions, added_conditions
-from ...planning.conditions import control_place
+from ...weights.places import local_path
 from ..clips import IMAGE_SUFFIXES, ReadCondition, to_image, to_pixels
 from ..config import TrainConfig
 from ..stage import Stage, frozen_text, image_scheduler
@@ -34,9 +34,11 @@ _EMBEDDING_CHANNELS = (16, 32, 96, 256)
 def controlnet_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stage:
     """Train a new ControlNet, or the one of the configuration."""
     if config.controlnet is not None:
-        controlnet = load_controlnet(control_place(config.controlnet, offline=offline), base.unet)
+        controlnet = load_controlnet(
+            local_path(config.controlnet, "control", offline=offline), base.unet
+        )
     else:
-        halvings = base.factor.bit_length() - 1
+        halvings = base.vae_scale_factor.bit_length() - 1
         controlnet = new_controlnet(base.unet, halvings, config.seed, small=bool(config.small))
     base.unet.requires_grad_(False).eval()
     controlnet.requires_grad_(True).train()

@@ -18,7 +18,7 @@ from ...checkpoints.base_model import BaseModel
 from ...diffusion.image_embeddings import as_clip_sees
 from ...diffusion.loss import image_loss
 from ...motion import Conditions
-from ...planning.conditions import encoder_place
+from ...weights.places import local_path
 from ..clips import ReadCondition, to_image
 from ..config import TrainConfig
 from ..stage import Stage, frozen_text, image_scheduler
@@ -30,7 +30,7 @@ _TOKENS = 4
 
 def ip_adapter_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stage:
     """Train a new plain IP-Adapter; it is written in the official keys."""
-    path = encoder_place(str(config.image_encoder), offline=offline)
+    path = local_path(str(config.image_encoder), "image encoder", offline=offline)
     encoder = load_image_encoder(path)
     generator = torch.Generator().manual_seed(config.seed)
     parts = new_ip_adapter(base.unet, encoder.config.projection_dim, generator)

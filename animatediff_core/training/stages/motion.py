@@ -7,13 +7,14 @@ import torch
 from diffusers.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from ...checkpoints.base_model import BaseModel, resolve_file
+from ...checkpoints.base_model import BaseModel
+from ...checkpoints.motion_files import MOTION_FILE
 from ...checkpoints.motion_module import load_motion_module, save_motion_module
-from ...checkpoints.write import MOTION_FILE
 from ...diffusion.loss import motion_loss
 from ...diffusion.schedules import training_scheduler
 from ...errors import TrainingError
 from ...motion import AnimatedUNet, Conditions, MotionModule, for_unet, inflate
+from ...weights.places import local_path
 from ..config import TrainConfig
 from ..stage import Stage, Weights, frozen_text
 
@@ -78,7 +79,7 @@ def motion_parameters(animated: AnimatedUNet) -> dict[str, nn.Parameter]:
 
 def _loaded(config: TrainConfig, offline: bool) -> MotionModule:
     source = str(config.motion)
-    path = Path(source) if Path(source).exists() else resolve_file(source, offline=offline)
+    path = Path(source) if Path(source).exists() else local_path(source, offline=offline)
     motion = load_motion_module(path, version=config.motion_version)
     if config.max_frames not in (None, motion.config.max_frames):
         raise TrainingError(

@@ -1,0 +1,193 @@
+"""Wrong changes of diffusion: noise, windows, schedules, guidance, text, the loop."""
+
+from . import Table
+
+MUTANTS: Table = {
+    ("diffusion/size_conditions.py", "text::test_sdxls_sizes_are_height_before_width"): [
+        ("[height, width, 0, 0, height, width]", "[width, height, 0, 0, width, height]"),
+    ],
+    ("diffusion/noise.py", "noise schedules"): [
+        ("if seed >= 2**32:", "if seed >= 2**33:"),
+        ("if seed >= 2**32:", "if False:"),
+        ("[seed % 2**32, seed // 2**32]", "[seed // 2**32, seed % 2**32]"),
+        ("[seed % 2**32, seed // 2**32]", "[seed % 2**32 + seed // 2**32]"),
+        ("slice(24, 24 + 624 * 8)", "slice(24, 24 + 312 * 8)"),
+        ("return alpha / length, 1 / length", "return 1 / length, alpha / length"),
+        ("length = math.sqrt(1 + alpha**2)", "length = 1 + alpha"),
+        ("return kept * common + new * own", "return kept * common - new * own + 0.1"),
+        (
+            "frames.append(kept * frames[-1] + new * frame)",
+            "frames.append(kept * frames[0] + new * frame)",
+        ),
+        (
+            "seeded(one)) for one in given.frame_seeds",
+            "seeded(given.frame_seeds[0])) for one in given.frame_seeds",
+        ),
+        (
+            "return _mixed(own, _one_frame(shape, generator), given.alpha)",
+            "return _mixed(own, _one_frame(shape, seeded(0)), 1.0)",
+        ),
+        ("latents, generator.initial_seed())", "latents, 0)"),
+    ],
+    ("diffusion/windows.py", "windows"): [
+        ("hop = length * scale - window.overlap", "hop = length - window.overlap"),
+        ("int(shift * scale)", "0"),
+        (
+            "range(first, first + frames, window.length * scale - window.overlap)",
+            "range(first, first + frames, window.length - window.overlap)",
+        ),
+        ("range(int(hop * shift), last, hop)", "range(0, last, hop)"),
+        ("{min(int(scale * shift), last), last,", "{0, last,"),
+        ("shift = reversed_bits(step)", "shift = 0.0"),
+        ("value += half * (step & 1)", "value += half * (step & 1) / 2"),
+        ("(weights / total[number]).float()", "(weights / total[number] ** 2).float()"),
+        ('if window.fuse == "flat":', 'if window.fuse != "pyramid":'),
+        ("edge = torch.minimum(near, near.flip(0))", "edge = near"),
+        ("near / (window.overlap + 1)", "near / window.overlap"),
+        (
+            "before = ramp if looped or place[0] > 0 else",
+            "before = ramp if looped or place[0] > 1 else",
+        ),
+        ("return frames > window.length or", "return frames >= window.length or"),
+        (
+            'return frames > window.length or window.schedule == "looped_uniform"',
+            "return frames > window.length",
+        ),
+        ("while (length - 1) * 2**scales < frames:", "while length * 2**scales < frames:"),
+        ("predicted * weights", "predicted * weights.mean()"),
+        ("return min(window.length, frames)", "return window.length"),
+        ("for i in range(window.stride)", "for i in range(1)"),
+    ],
+    ("diffusion/denoise.py", "kept windows guidance official_numbers"): [
+        (
+            "after = times[index + 1] if index + 1 < len(times) else None",
+            "after = times[index] if index + 1 < len(times) else None",
+        ),
+        ("parts_at(divided, x.shape[2], index)", "parts_at(divided, x.shape[2], 0)"),
+        ("x = kept.blend(x, latents, scheduler, times[0])", "pass"),
+        ("here = replace(moment, away=away)", "here = moment"),
+        ("first: Tensor = noise * scheduler.init_noise_sigma", "first: Tensor = noise"),
+        ("first = start * scheduler.order", "first = start"),
+        (
+            "first = scheduler.add_noise(source, noise, timesteps[:1])",
+            "first = scheduler.add_noise(source, noise, timesteps[-1:])",
+        ),
+        ("conditions = conditions.at(frames, total)", "pass"),
+        ("if scale > 1:", "if scale > 2:"),
+        ("part.add_to(predicted, _predict", "parts[0].add_to(predicted, _predict"),
+        (
+            "return text.index_select(1, frames",
+            "return text[:, :len(frames)].index_select(1, 0 * frames",
+        ),
+        ("given.index_select(2, frames)", "given[:, :, : len(frames)]"),
+    ],
+    ("diffusion/encoders.py", "text"): [
+        ("pooled[::count]", "pooled[: len(prompts)]"),
+        ("layers[-clip_skip]", "layers[-clip_skip - 1]"),
+        ("out.hidden_states[-1 - clip_skip]", "out.hidden_states[-clip_skip]"),
+        ("plain.abs().mean() / scaled.abs().mean()", "1"),
+        ("weights[1 : 1 + len(chunk.weights)]", "weights[: len(chunk.weights)]"),
+        ("ids == tokenizer.eos_token_id", "ids >= tokenizer.bos_token_id"),
+        ("first = ends.int().argmax(dim=-1)", "first = ends.int().argmax(dim=-1) - 1"),
+        (
+            "unflatten(0, (-1, count)).flatten(1, 2)",
+            "unflatten(0, (count, -1)).transpose(0, 1).flatten(1, 2)",
+        ),
+        ("return min(layers) - (len(layers) > 1)", "return min(layers)"),
+    ],
+    ("diffusion/schedules.py", "schedules presets"): [
+        ("steps > sampler.most_steps", "steps >= sampler.most_steps"),
+        ("steps < 2 and", "steps < 3 and"),
+        ('"steps_offset": 1}', '"steps_offset": 0}'),
+        ("prediction_type=prediction_type, **settings)", 'prediction_type="epsilon", **settings)'),
+        ('"timestep_spacing": config.timestep_spacing', '"timestep_spacing": "leading"'),
+        ('"rescale_betas_zero_snr": True}', '"rescale_betas_zero_snr": False}'),
+        ('"beta_end": end,', '"beta_end": 0.012,'),
+    ],
+    ("diffusion/samplers.py", "schedules"): [
+        ('"original_inference_steps": 100}', '"original_inference_steps": 50}'),
+        ('"original_inference_steps": 50}', '"original_inference_steps": 100}'),
+        ("most_steps=50,", "most_steps=100,"),
+        ('_multistep("dpmsolver++", 3)', '_multistep("dpmsolver++", 2)'),
+        ('_multistep("sde-dpmsolver++", 2)', '_multistep("dpmsolver++", 2)'),
+        (
+            'settings={"skip_prk_steps": True, "set_alpha_to_one": True}',
+            'settings={"skip_prk_steps": True}',
+        ),
+        ('scheduler="EulerAncestralDiscreteScheduler"', 'scheduler="EulerDiscreteScheduler"'),
+        ('"lower_order_final": True}', '"lower_order_final": False}'),
+        ('"plms": "pndm"', '"plms": "lms"'),
+        (
+            'settings={"clip_sample": False, "set_alpha_to_one": True}',
+            'settings={"clip_sample": False, "set_alpha_to_one": False}',
+        ),
+        (
+            'scheduler="DDPMScheduler", settings={"clip_sample": False}',
+            'scheduler="DDPMScheduler", settings={}',
+        ),
+    ],
+    ("diffusion/known_region.py", "kept"): [
+        ("mask * x + (1 - mask) * kept", "(1 - mask) * x + mask * kept"),
+        (".mode().float())", ".sample(torch.Generator().manual_seed(0)).float())"),
+        ("/ 127.5) - 1", "/ 255)"),
+        ("return F.max_pool2d(bright, factor)", "return F.avg_pool2d(bright, factor)"),
+        ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
+        (
+            "return steps - max(1, min(int(steps * strength), steps))",
+            "return steps - min(int(steps * strength), steps)",
+        ),
+    ],
+    ("diffusion/known_region.py", "training_data"): [
+        ("torch.cat(parts) * vae.config.scaling_factor", "torch.cat(parts)"),
+    ],
+    ("diffusion/guidance.py", "guidance"): [
+        ("share = step / (steps - 1) if steps > 1 else 0.0", "share = step / steps"),
+        ("if not start - _ROUNDING <= share <= end + _ROUNDING:", "if not start <= share <= end:"),
+        ("return 1.0\n", "return self.scale\n"),
+        ("low + (high - low) * (share - left) / (right - left)", "low + (high - low) * share"),
+        ("points[0][1] if share < points[0][0] else points[-1][1]", "points[-1][1]"),
+        ("without + scale * (predicted - without)", "predicted + scale * (predicted - without)"),
+        ("axes = tuple(range(1, guided.ndim))", "axes = tuple(range(guided.ndim))"),
+        ("rescale * kept + (1 - rescale)", "(1 - rescale) * kept + rescale"),
+    ],
+    ("diffusion/free_init.py", "free_init"): [
+        ("(1 - alpha) ** 0.5 * first.float()", "(1 - alpha) * first.float()"),
+        ("* (1 - low_pass)", "* low_pass"),
+        ("given.spatial_stop / given.temporal_stop", "given.temporal_stop / given.spatial_stop"),
+        (
+            "_frequencies(height)[:, None] ** 2 + _frequencies(width) ** 2",
+            "_frequencies(width)[:, None] ** 2 + _frequencies(height) ** 2",
+        ),
+        ("square / stop**2) ** given.order", "square / stop**2) ** 2"),
+        ("torch.exp(-square / (2 * stop**2))", "torch.exp(-square / stop**2)"),
+        ("(square <= 2 * stop)", "(square <= stop)"),
+        ("steps * (i + 1) // given.iterations", "steps * i // given.iterations"),
+    ],
+    ("diffusion/free_noise.py", "free_noise"): [
+        ("hop = window.length - window.overlap", "hop = window.length"),
+        ("[stretch[i] for i in torch.randperm(hop, generator=generator).tolist()]", "stretch"),
+        ("generator = seeded(seed)", "generator = seeded(0)"),
+        ("min(window.length, frames)", "1"),
+    ],
+    ("diffusion/prompt_travel.py", "text"): [
+        ("(frame - keys[before]) / (keys[after] - keys[before])", "frame / keys[after]"),
+        ("if key > frame)", "if key >= frame)"),
+        (
+            "(1 - share) * start.float() + share * end.float()",
+            "share * start.float() + (1 - share) * end.float()",
+        ),
+        ("(share * angle).sin() * b", "share * angle.sin() * b"),
+        ("_NO_ARC = 1e-3", "_NO_ARC = 0.0"),
+        ('slerp if way == "slerp" else _straight', "slerp"),
+    ],
+    ("diffusion/chunks.py", "text"): [
+        ("room = tokenizer.model_max_length - 2", "room = tokenizer.model_max_length - 3"),
+        ("(piece.weight,) * len(word)", "(1.0,) * len(word)"),
+        (
+            'ended = name.endswith("</w>") or following in learned or following == ""',
+            "ended = True",
+        ),
+        ("ended = not (following in learned and _follows(following, name))", "ended = True"),
+        ("if ended or end - start == room:", "if ended:"),
+    ],
+}
