@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from ..checkpoints.families import FOLDERS, family_of, unet_shape
+from ..checkpoints.sd_names import original_layers
 from ..errors import CheckpointError
 from ..motion import MotionModule
 from ..weights.weight_file import open_weights
 from .lora_files import LoraFile, read_lora
 from .lora_math import Delta, changed_weight, product
-from .lora_names import from_original
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
     file = _read(path, motion=False)
     unet = target if isinstance(target, nn.Module) else target.unet
     _check_family(file, unet, path)
-    count = getattr(unet.config, "layers_per_block", 2)
-    layers_per_block = count if isinstance(count, int) else count[0]
-    deltas = {from_original(name, layers_per_block): d for name, d in file.deltas.items()}
+    names = original_layers(unet)
+    deltas = {names.get(name, name): delta for name, delta in file.deltas.items()}
     layers = _targets(target)
     if isinstance(target, nn.Module) and any(n.startswith(("te1_", "te2_")) for n in deltas):
         raise CheckpointError(

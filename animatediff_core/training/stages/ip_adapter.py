@@ -15,7 +15,7 @@ from transformers.models.clip import CLIPVisionModelWithProjection
 
 from ...adapters.ip_adapter import IPAdapterWeights, attach_ip_adapters, load_image_encoder
 from ...checkpoints.base_model import BaseModel
-from ...diffusion.image_embeddings import as_clip_sees
+from ...diffusion.image_embeddings import clip_pixels
 from ...diffusion.loss import image_loss
 from ...motion import Conditions
 from ...weights.places import local_path
@@ -134,4 +134,4 @@ def _text_attentions(unet: UNet2DConditionModel) -> list[str]:
 
 def clip_condition(size: int) -> ReadCondition:
     """The sample, normalised for CLIP: 3 size size."""
-    return lambda file, pixels: as_clip_sees(to_image(pixels), size)
+    return lambda file, pixels: clip_pixels(to_image(pixels), size)
