@@ -146,8 +146,8 @@ def test_an_ip_adapters_picture_is_dropped_by_itself(tmp_path):
 
     stage = {"stage": "ip-adapter", "image_encoder": "e"}
     assert 5 < dropped(**stage) < 40  # a tenth
-    assert dropped(**stage, picture_dropout=0.0) == 0
-    assert dropped(**stage, picture_dropout=1.0) == 200
+    assert dropped(**stage, image_dropout=0.0) == 0
+    assert dropped(**stage, image_dropout=1.0) == 200
     assert dropped(stage="controlnet", condition_folder="c") == 0
 
 

@@ -174,7 +174,7 @@ class Clips(Dataset[Sample]):
     def _image_dropout(self) -> float:
         if self.config.stage != "ip-adapter":
             return 0.0
-        share = self.config.picture_dropout
+        share = self.config.image_dropout
         return 0.1 if share is None else share
 
     def _window(self, file: ClipFile, rng: random.Random) -> tuple[Tensor, Tensor | None]:
