@@ -7,19 +7,19 @@ from typing import TypeVar
 from ..adapters.control_models import ControlKind, control_families, control_frames, read_control
 from ..adapters.identify import identify
 from ..adapters.t2i_adapter import read_t2i_adapter, t2i_form
-from ..diffusion.windows import divides, longest_window
+from ..diffusion.windows import divides, window_length
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
 from ..jobs.conditions import Fit, Pictures
 from ..media.pictures import PictureSource, check_source, spread
 from ..weights.places import local_path
-from .models import Found
+from .models import FoundModel
 
 Value = TypeVar("Value")
 _KEYS: dict[ControlKind, str] = {"ControlNet": "controlnets", "SparseCtrl": "sparse_controls"}
 
 
-def check_control(job: Job, found: Found, *, offline: bool) -> None:
+def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
     """Every model is of the right kind and family, every picture there and of the right size.
 
     Raises the first problem; nothing is loaded.
@@ -85,7 +85,7 @@ def _single(path: Path, job: Job, fit: Fit) -> PictureSource:
     return PictureSource(path, (0,), (job.width, job.height), fit)
 
 
-def _check_models(job: Job, found: Found, offline: bool) -> None:
+def _check_models(job: Job, found: FoundModel, offline: bool) -> None:
     for net in job.controlnets:
         counted(net.weights or {}, job.frames, "controlnets.weights")
         _check_kind(net.path, "ControlNet", found, offline)
@@ -97,7 +97,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
         longest = control_frames(read_control(path, shapes_only=True))
         seen = job.frames
         if job.window is not None and divides(job.window, job.frames):
-            seen = longest_window(job.window, job.frames)
+            seen = window_length(job.window, job.frames)
         if seen > longest:
             raise CheckpointError(
                 f"{sparse.path}: knows {longest} frames at most, but {seen} are denoised together; "
@@ -119,7 +119,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
         local_path(adapter.encoder, "image encoder", offline=offline)
 
 
-def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> None:
+def _check_t2i_adapter(source: str, job: Job, found: FoundModel, offline: bool) -> None:
     path = local_path(source, "control", offline=offline)
     report = identify(path)
     if report.kind != "T2I-Adapter":
@@ -127,7 +127,7 @@ def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> No
             f"{source}: is a {report.kind}, which goes into {report.goes_in}, not into t2i_adapters"
         )
     content = read_t2i_adapter(path, shapes_only=True)
-    form = t2i_form(content, found.motion_config.block_out_channels, found.factor)
+    form = t2i_form(content, found.motion_config.block_out_channels, found.vae_scale_factor)
     for scale in (1.0, job.upscale.scale if job.upscale else 1.0):
         width, height = round(job.width * scale), round(job.height * scale)
         if width % form.downscale_factor or height % form.downscale_factor:
@@ -137,7 +137,7 @@ def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> No
             )
 
 
-def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> Path:
+def _check_kind(source: str, kind: ControlKind, found: FoundModel, offline: bool) -> Path:
     path = local_path(source, "control", offline=offline)
     if identify(path).kind == "T2I-Adapter":
         raise CheckpointError(
@@ -158,7 +158,7 @@ def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> 
     return path
 
 
-def _check_starts(job: Job, found: Found) -> None:
+def _check_starts(job: Job, found: FoundModel) -> None:
     """What a clip begins from, and what it begins with, go together."""
     counted(job.motion_strength.frames or {}, job.frames, "motion_strength.frames")
     known = _blocks(found)
@@ -189,7 +189,7 @@ def _check_starts(job: Job, found: Found) -> None:
         )
 
 
-def _blocks(found: Found) -> list[str]:
+def _blocks(found: FoundModel) -> list[str]:
     """The blocks of the UNet in which the motion module acts."""
     levels = range(len(found.motion_config.block_out_channels))
     middle = ["mid_block"] if found.motion_config.mid_block else []
