@@ -158,7 +158,10 @@ def test_conditions_are_edges_or_pictures_of_the_same_name(tmp_path):
             {"stage": "controlnet", "canny": True, "validation": {"prompts": ["a"]}},
             "leave them out",
         ),  # noqa: E501
-        ({"stage": "controlnet", "canny": {"low": 9, "high": 1}}, "canny.high: must be low 9 or more, got 1"),
+        (
+            {"stage": "controlnet", "canny": {"low": 9, "high": 1}},
+            "canny.high: must be low 9 or more, got 1",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(drawn, tmp_path, changes, message):

@@ -132,10 +132,6 @@ MUTANTS: Table = {
         ("/ 127.5) - 1", "/ 255)"),
         ("return F.max_pool2d(bright, factor)", "return F.avg_pool2d(bright, factor)"),
         ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
-        (
-            "return steps - max(1, min(int(steps * strength), steps))",
-            "return steps - min(int(steps * strength), steps)",
-        ),
     ],
     ("diffusion/known_region.py", "training_data"): [
         ("torch.cat(parts) * vae.config.scaling_factor", "torch.cat(parts)"),
