@@ -18,7 +18,7 @@ from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.adapters.control_models import ControlContent, control_families
 from animatediff_core.adapters.controlnet import load_controlnet
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
-from animatediff_core.diffusion.residuals import Control, Moment, controlled
+from animatediff_core.diffusion.residuals import Control, Moment, add_residuals
 from animatediff_core.errors import CheckpointError
 
 FRAMES, STEPS = 3, 4
@@ -154,9 +154,9 @@ def test_weights_by_frame_scale_what_each_frame_gets():
     control = Control(model=diffusers_model(), condition=condition())
     given = (Moment(step=0, steps=1, frames=None), sample, 5, text, None)
     with torch.no_grad():
-        plain = controlled([control], *given)
-        weighted = controlled([replace(control, weights=(0.0, 0.5, 1.0))], *given)
-        twice = controlled([control, control], *given)
+        plain = add_residuals([control], *given)
+        weighted = add_residuals([replace(control, weights=(0.0, 0.5, 1.0))], *given)
+        twice = add_residuals([control, control], *given)
     factors = torch.tensor([0.0, 0.5, 1.0]).view(-1, 1, 1, 1)
     for full, some, double in zip(
         (*plain.down_residuals, plain.mid_residual),
@@ -175,8 +175,8 @@ def test_one_that_pools_leads_towards_the_prompt_alone():
     control = Control(model=model, condition=condition())
     moment = Moment(step=0, steps=1, frames=None)
     with torch.no_grad():
-        towards = controlled([control], moment, sample, 5, text, None)
-        away = controlled([control], replace(moment, away=True), sample, 5, text, None)
+        towards = add_residuals([control], moment, sample, 5, text, None)
+        away = add_residuals([control], replace(moment, away=True), sample, 5, text, None)
     assert towards.mid_residual.shape[2:] == (1, 1)
     assert away is None
 
@@ -186,8 +186,10 @@ def test_a_window_gets_its_own_frames_pictures():
     frames = torch.tensor([2, 0])
     control = Control(model=diffusers_model(), condition=condition(), weights=(1.0, 2.0, 3.0))
     with torch.no_grad():
-        whole = controlled([control], Moment(step=0, steps=1, frames=None), sample, 5, text, None)
-        window = controlled(
+        whole = add_residuals(
+            [control], Moment(step=0, steps=1, frames=None), sample, 5, text, None
+        )
+        window = add_residuals(
             [control], Moment(step=0, steps=1, frames=frames), sample[:, :, frames], 5, text, None
         )
     assert torch.allclose(whole.mid_residual[frames], window.mid_residual, rtol=1e-4, atol=1e-4)

@@ -7,19 +7,20 @@ from typing import TypeVar
 from ..adapters.control_models import ControlKind, control_families, control_frames, read_control
 from ..adapters.identify import identify
 from ..adapters.t2i_adapter import read_t2i_adapter, t2i_form
-from ..diffusion.windows import divides, longest_window
+from ..diffusion.windows import divides, window_length
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
-from ..jobs.conditions import Fit, Pictures
+from ..jobs.choices import Fit
+from ..jobs.conditions import Images
 from ..media.pictures import PictureSource, check_source, spread
 from ..weights.places import local_path
-from .models import Found
+from .models import FoundModel
 
 Value = TypeVar("Value")
 _KEYS: dict[ControlKind, str] = {"ControlNet": "controlnets", "SparseCtrl": "sparse_controls"}
 
 
-def check_control(job: Job, found: Found, *, offline: bool) -> None:
+def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
     """Every model is of the right kind and family, every picture there and of the right size.
 
     Raises the first problem; nothing is loaded.
@@ -35,7 +36,7 @@ def check_control(job: Job, found: Found, *, offline: bool) -> None:
         raise type(error)(f"{job.name}: {error}") from error
 
 
-def pictures_of(pictures: Pictures, job: Job) -> PictureSource:
+def pictures_of(pictures: Images, job: Job) -> PictureSource:
     """Where the picture of every frame lies."""
     numbers = spread(job.frames, pictures.first, pictures.every)
     return PictureSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
@@ -61,23 +62,23 @@ def counted(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Val
 
 def _sources(job: Job) -> Iterator[PictureSource]:
     for net in (*job.controlnets, *job.t2i_adapters):
-        yield pictures_of(net.pictures, job)
+        yield pictures_of(net.images, job)
     for region in job.regions:
         yield pictures_of(region.mask, job)
     if job.start is not None:
-        yield pictures_of(job.start.pictures, job)
+        yield pictures_of(job.start.images, job)
         if job.start.mask is not None:
             yield pictures_of(job.start.mask, job)
     if job.animate is not None:
-        yield _single(Path(job.animate.picture), job, job.animate.fit)
+        yield _single(Path(job.animate.image), job, job.animate.fit)
     for sparse in job.sparse_controls:
-        for path in keyed(sparse.pictures, job.frames, "sparse_controls").values():
+        for path in keyed(sparse.images, job.frames, "sparse_controls").values():
             yield _single(path, job, sparse.fit)
     if job.keyframes is not None:
-        for path in keyed(job.keyframes.pictures, job.frames, "keyframes").values():
+        for path in keyed(job.keyframes.images, job.frames, "keyframes").values():
             yield _single(path, job, job.keyframes.fit)
     for adapter in job.ip_adapters:
-        for path in keyed(adapter.pictures, job.frames, "ip_adapters").values():
+        for path in keyed(adapter.images, job.frames, "ip_adapters").values():
             yield _single(path, job, "stretch")  # the encoder takes any size
 
 
@@ -85,7 +86,7 @@ def _single(path: Path, job: Job, fit: Fit) -> PictureSource:
     return PictureSource(path, (0,), (job.width, job.height), fit)
 
 
-def _check_models(job: Job, found: Found, offline: bool) -> None:
+def _check_models(job: Job, found: FoundModel, offline: bool) -> None:
     for net in job.controlnets:
         counted(net.weights or {}, job.frames, "controlnets.weights")
         _check_kind(net.path, "ControlNet", found, offline)
@@ -97,7 +98,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
         longest = control_frames(read_control(path, shapes_only=True))
         seen = job.frames
         if job.window is not None and divides(job.window, job.frames):
-            seen = longest_window(job.window, job.frames)
+            seen = window_length(job.window, job.frames)
         if seen > longest:
             raise CheckpointError(
                 f"{sparse.path}: knows {longest} frames at most, but {seen} are denoised together; "
@@ -119,7 +120,7 @@ def _check_models(job: Job, found: Found, offline: bool) -> None:
         local_path(adapter.encoder, "image encoder", offline=offline)
 
 
-def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> None:
+def _check_t2i_adapter(source: str, job: Job, found: FoundModel, offline: bool) -> None:
     path = local_path(source, "control", offline=offline)
     report = identify(path)
     if report.kind != "T2I-Adapter":
@@ -127,7 +128,7 @@ def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> No
             f"{source}: is a {report.kind}, which goes into {report.goes_in}, not into t2i_adapters"
         )
     content = read_t2i_adapter(path, shapes_only=True)
-    form = t2i_form(content, found.motion_config.block_out_channels, found.factor)
+    form = t2i_form(content, found.motion_config.block_out_channels, found.vae_scale_factor)
     for scale in (1.0, job.upscale.scale if job.upscale else 1.0):
         width, height = round(job.width * scale), round(job.height * scale)
         if width % form.downscale_factor or height % form.downscale_factor:
@@ -137,7 +138,7 @@ def _check_t2i_adapter(source: str, job: Job, found: Found, offline: bool) -> No
             )
 
 
-def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> Path:
+def _check_kind(source: str, kind: ControlKind, found: FoundModel, offline: bool) -> Path:
     path = local_path(source, "control", offline=offline)
     if identify(path).kind == "T2I-Adapter":
         raise CheckpointError(
@@ -158,7 +159,7 @@ def _check_kind(source: str, kind: ControlKind, found: Found, offline: bool) -> 
     return path
 
 
-def _check_starts(job: Job, found: Found) -> None:
+def _check_starts(job: Job, found: FoundModel) -> None:
     """What a clip begins from, and what it begins with, go together."""
     counted(job.motion_strength.frames or {}, job.frames, "motion_strength.frames")
     known = _blocks(found)
@@ -189,7 +190,7 @@ def _check_starts(job: Job, found: Found) -> None:
         )
 
 
-def _blocks(found: Found) -> list[str]:
+def _blocks(found: FoundModel) -> list[str]:
     """The blocks of the UNet in which the motion module acts."""
     levels = range(len(found.motion_config.block_out_channels))
     middle = ["mid_block"] if found.motion_config.mid_block else []

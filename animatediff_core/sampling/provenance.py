@@ -6,10 +6,10 @@ from pathlib import Path
 from ..jobs import Job
 from ..weights.files import digest
 from ..weights.places import local_path
-from .conditions import ControlModels
+from .conditions import ConditionModels
 
 
-def control_sources(job: Job, models: ControlModels) -> list[dict[str, str]]:
+def condition_files(job: Job, models: ConditionModels) -> list[dict[str, str]]:
     """Role, path and SHA-256 of every picture, video and model that leads a job's clip; what
     several jobs share is read once."""
     told = []
@@ -41,18 +41,18 @@ def _files(job: Job, offline: bool) -> Iterator[tuple[str, str, Path]]:
 
 def _pictures(job: Job) -> Iterator[str]:
     for net in (*job.controlnets, *job.t2i_adapters):
-        yield net.pictures.path
+        yield net.images.path
     for sparse in job.sparse_controls:
-        yield from sparse.pictures.values()
+        yield from sparse.images.values()
     for adapter in job.ip_adapters:
-        yield from adapter.pictures.values()
+        yield from adapter.images.values()
     if job.keyframes is not None:
-        yield from job.keyframes.pictures.values()
+        yield from job.keyframes.images.values()
     if job.start is not None:
-        yield job.start.pictures.path
+        yield job.start.images.path
         if job.start.mask is not None:
             yield job.start.mask.path
     for region in job.regions:
         yield region.mask.path
     if job.animate is not None:
-        yield job.animate.picture
+        yield job.animate.image

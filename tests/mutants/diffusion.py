@@ -71,7 +71,7 @@ MUTANTS: Table = {
             "after = times[index + 1] if index + 1 < len(times) else None",
             "after = times[index] if index + 1 < len(times) else None",
         ),
-        ("parts_at(divided, x.shape[2], index)", "parts_at(divided, x.shape[2], 0)"),
+        ("context_windows(divided, x.shape[2], index)", "context_windows(divided, x.shape[2], 0)"),
         ("x = kept.blend(x, latents, scheduler, times[0])", "pass"),
         ("here = replace(moment, away=away)", "here = moment"),
         ("first: Tensor = noise * scheduler.init_noise_sigma", "first: Tensor = noise"),
@@ -140,10 +140,10 @@ MUTANTS: Table = {
         ("/ 127.5) - 1", "/ 255)"),
         ("return F.max_pool2d(bright, factor)", "return F.avg_pool2d(bright, factor)"),
         ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
-        (
-            "return steps - max(1, min(int(steps * strength), steps))",
-            "return steps - min(int(steps * strength), steps)",
-        ),
+    ],
+    ("jobs/sampling.py", "kept::test_strength_is_the_share_of_the_steps_that_run"): [
+        ("steps - max(1, round(steps * strength))", "steps - round(steps * strength)"),
+        ("steps - max(1, round(steps * strength))", "steps - max(1, int(steps * strength))"),
     ],
     ("diffusion/known_region.py", "training_data"): [
         ("torch.cat(parts) * vae.config.scaling_factor", "torch.cat(parts)"),
