@@ -141,7 +141,7 @@ MUTANTS: Table = {
         ("return F.max_pool2d(bright, factor)", "return F.avg_pool2d(bright, factor)"),
         ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
     ],
-    ("jobs/sampling.py", "kept::test_strength_is_the_share_of_the_steps_that_run"): [
+    ("jobs/sampling.py", "second_pass"): [
         ("steps - max(1, round(steps * strength))", "steps - round(steps * strength)"),
         ("steps - max(1, round(steps * strength))", "steps - max(1, int(steps * strength))"),
     ],
