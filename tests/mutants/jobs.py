@@ -12,7 +12,8 @@ MUTANTS: Table = {
         ("seeds[index % len(seeds)]", "seeds[0]"),
     ],
     ("jobs/prompt_travel_control.py", "other_programs"): [
-        ("self.prompt_fixed_ratio), end - 1)", "self.prompt_fixed_ratio), end)"),
+        ("* self.prompt_fixed_ratio), end - 1)", "* self.prompt_fixed_ratio), end)"),
+        ("held[last] = texts[start]", "held[last] = texts[end]"),
     ],
     ("jobs/record.py", "jobs"): [
         ("both[key] = inner.merged(below, above)", "pass"),
@@ -21,10 +22,6 @@ MUTANTS: Table = {
     ("jobs/kinds.py", "jobs"): [
         ("if key % frames in counted:", "if False:"),
         ("if not -frames <= key < frames:", "if not -frames <= key <= frames:"),
-    ],
-    ("jobs/sampling.py", "second_pass"): [
-        ("round(steps * strength)", "int(steps * strength)"),
-        ("max(1, round(", "max(0, round("),
     ],
     ("jobs/presets.py", "jobs"): [
         ("if all(s.get(k) == first[k] for s in others)", "if True"),
