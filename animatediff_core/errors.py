@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each with the exit code that the command line gives it.
+"""Errors that are meant for the user, each with the exit code of the command line.
 
 A message says where, what was wrong with the value, and what would work. It is shown without a
 stack trace, so it must be enough on its own.

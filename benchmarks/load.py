@@ -51,13 +51,14 @@ def _main(side: str, folder: Path, place: Place) -> None:
 
 
 def _ours(folder: Path, place: Place) -> Any:
-    from animatediff_core.planning.models import Parts, find, load
-    from animatediff_core.sampling.placement import Placed, Placing
+    from animatediff_core.planning.models import ModelSpec, find_model
+    from animatediff_core.sampling.loading import load_model
+    from animatediff_core.sampling.placement import PlacedModel, Placement
 
-    def ready() -> Placed:
-        parts = Parts(base=str(folder / "base"), motion=str(folder / "motion"))
-        placing = Placing(place.device, place.dtypes[0])
-        return Placed(*load(find(parts, offline=True), offline=True), placing)
+    def ready() -> PlacedModel:
+        parts = ModelSpec(base=str(folder / "base"), motion=str(folder / "motion"))
+        placing = Placement(place.device, place.dtypes[0])
+        return PlacedModel(*load_model(find_model(parts, offline=True), offline=True), placing)
 
     return ready
 

@@ -12,7 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import animatediff_core as ad
 from animatediff_core.checkpoints.families import CONFIGS
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
-from animatediff_core.planning.models import Parts, find, load
+from animatediff_core.planning.models import ModelSpec, find_model
+from animatediff_core.sampling.loading import load_model
 from animatediff_core.weights.places import bundled_path
 
 LEVELS = {
@@ -26,7 +27,9 @@ LEVELS = {
 def model(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
     """The bundled model, or random weights of a size, in fp32."""
     if size == "bundled":
-        base, motion = load(find(Parts(base="bundled:tiny"), offline=True), offline=True)
+        base, motion = load_model(
+            find_model(ModelSpec(base="bundled:tiny"), offline=True), offline=True
+        )
         unet = base.unet
     else:
         unet, motion = random_model(size, frames)

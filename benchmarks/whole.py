@@ -24,11 +24,12 @@ from turns import Times, alternate, run_child, spread
 from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job
-from animatediff_core.planning.models import Parts, find, load
-from animatediff_core.sampling.conditions import ControlModels
+from animatediff_core.planning.models import ModelSpec, find_model
+from animatediff_core.sampling.conditions import ConditionModels
 from animatediff_core.sampling.device import made_with
+from animatediff_core.sampling.loading import load_model
 from animatediff_core.sampling.output import write
-from animatediff_core.sampling.placement import Placed, Placing
+from animatediff_core.sampling.placement import PlacedModel, Placement
 from animatediff_core.sampling.sample import Step, sample
 from animatediff_core.weights.places import bundled_path
 
@@ -121,10 +122,10 @@ def _files(size: str, scratch: Path) -> _Files:
 
 def _ours(place: Place, files: _Files, folder: Path) -> Callable[[int], Path]:
     base, motion = str(files.base), str(files.motion)
-    found = find(Parts(base=base, motion=motion), offline=True)
+    found = find_model(ModelSpec(base=base, motion=motion), offline=True)
     device, dtype = place.device, place.dtypes[0]
-    placed = Placed(*load(found, offline=True), Placing(device, dtype))
-    models = ControlModels(base=placed.base, device=device, dtype=dtype, offline=True)
+    placed = PlacedModel(*load_model(found, offline=True), Placement(device, dtype))
+    models = ConditionModels(base=placed.base, device=device, dtype=dtype, offline=True)
 
     def make(steps: int) -> Path:
         job = Job(name="clip", prompt={0: PROMPT}, seed=1, base=base, motion=motion, frames=16,

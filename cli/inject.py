@@ -66,10 +66,10 @@ def inject(
         raise AnimateDiffError("--base is missing: which model should be made to move?")
     options.go_offline(offline)
     with importing():
-        from animatediff_core.planning.models import Found, Parts
+        from animatediff_core.planning.models import FoundModel, ModelSpec
         from animatediff_core.runs import inject as use
 
-    parts = Parts(
+    parts = ModelSpec(
         base=base,
         variant=variant,
         motion=motion,
@@ -90,7 +90,7 @@ def inject(
         offline=offline,
     )
     found = planned.found
-    moved = found if isinstance(found, Found) else None
+    moved = found if isinstance(found, FoundModel) else None
     record: dict[str, object] = {
         "folder": _text(output), "motion_file": _text(motion_file),
         "single_file": _text(single_file), "base": str(found.base),

@@ -12,7 +12,7 @@ from control_things import FRAMES, write_things
 from PIL import Image
 
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
-from animatediff_core.diffusion.pia_mask import picture_likeness
+from animatediff_core.diffusion.pia_mask import pia_mask
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_prompt_file
 from animatediff_core.planning.jobs import plan
@@ -124,7 +124,7 @@ def test_a_pia_module_animates_a_picture(things, tmp_path):
     ],
 )
 def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
-    assert torch.allclose(picture_likeness(amount, frames), torch.tensor(likeness))
+    assert torch.allclose(pia_mask(amount, frames), torch.tensor(likeness))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.adapters.control_models import ControlContent, control_families
 from animatediff_core.adapters.controlnet import load_controlnet
+from animatediff_core.checkpoints.families import families_of
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
-from animatediff_core.diffusion.residuals import Control, Moment, controlled
+from animatediff_core.diffusion.residuals import Control, Moment, add_residuals
 from animatediff_core.errors import CheckpointError
 
 FRAMES, STEPS = 3, 4
@@ -154,9 +154,9 @@ def test_weights_by_frame_scale_what_each_frame_gets():
     control = Control(model=diffusers_model(), condition=condition())
     given = (Moment(step=0, steps=1, frames=None), sample, 5, text, None)
     with torch.no_grad():
-        plain = controlled([control], *given)
-        weighted = controlled([replace(control, weights=(0.0, 0.5, 1.0))], *given)
-        twice = controlled([control, control], *given)
+        plain = add_residuals([control], *given)
+        weighted = add_residuals([replace(control, weights=(0.0, 0.5, 1.0))], *given)
+        twice = add_residuals([control, control], *given)
     factors = torch.tensor([0.0, 0.5, 1.0]).view(-1, 1, 1, 1)
     for full, some, double in zip(
         (*plain.down_residuals, plain.mid_residual),
@@ -175,8 +175,8 @@ def test_one_that_pools_leads_towards_the_prompt_alone():
     control = Control(model=model, condition=condition())
     moment = Moment(step=0, steps=1, frames=None)
     with torch.no_grad():
-        towards = controlled([control], moment, sample, 5, text, None)
-        away = controlled([control], replace(moment, away=True), sample, 5, text, None)
+        towards = add_residuals([control], moment, sample, 5, text, None)
+        away = add_residuals([control], replace(moment, away=True), sample, 5, text, None)
     assert towards.mid_residual.shape[2:] == (1, 1)
     assert away is None
 
@@ -186,8 +186,10 @@ def test_a_window_gets_its_own_frames_pictures():
     frames = torch.tensor([2, 0])
     control = Control(model=diffusers_model(), condition=condition(), weights=(1.0, 2.0, 3.0))
     with torch.no_grad():
-        whole = controlled([control], Moment(step=0, steps=1, frames=None), sample, 5, text, None)
-        window = controlled(
+        whole = add_residuals(
+            [control], Moment(step=0, steps=1, frames=None), sample, 5, text, None
+        )
+        window = add_residuals(
             [control], Moment(step=0, steps=1, frames=frames), sample[:, :, frames], 5, text, None
         )
     assert torch.allclose(whole.mid_residual[frames], window.mid_residual, rtol=1e-4, atol=1e-4)
@@ -232,10 +234,9 @@ def test_a_small_one_without_transformers_loads_from_file_and_folder(tmp_path):
             load_controlnet(path, new_unet((32, 32)))
 
 
-def test_levels_tell_the_family_of_one_that_reads_no_text(tmp_path):
+def test_levels_tell_the_family_of_one_that_reads_no_text():
     shapes = {f"down_blocks.{i}.resnets.0.conv1.weight": (c, c, 3, 3)
               for i, c in enumerate((320, 640, 1280, 1280))}  # fmt: skip
-    content = ControlContent("ControlNet", shapes, None)
-    assert control_families(content, tmp_path) == ["SD1.5", "SD2"]
+    assert families_of(shapes) == ("SD1.5", "SD2")
     shapes |= {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight": (1280, 1024)}
-    assert control_families(content, tmp_path) == ["SD2"]
+    assert families_of(shapes) == ("SD2",)

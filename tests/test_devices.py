@@ -25,9 +25,9 @@ from animatediff_core.diffusion.noise import seeded
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.jobs import Job, load_prompt_file
 from animatediff_core.planning.jobs import plan
-from animatediff_core.planning.models import load
-from animatediff_core.sampling.conditions import ControlModels
-from animatediff_core.sampling.placement import Placed, Placing
+from animatediff_core.sampling.conditions import ConditionModels
+from animatediff_core.sampling.loading import load_model
+from animatediff_core.sampling.placement import PlacedModel, Placement
 from animatediff_core.sampling.sample import Step, sample
 from animatediff_core.speed.checkpointing import recompute_blocks
 from animatediff_core.speed.training import quicken_training
@@ -60,8 +60,8 @@ def job_of(folder: Path, **changes: object) -> Job:
 def made(job: Job, dtype: torch.dtype, device: torch.device) -> Iterator[Step | np.ndarray]:
     """A job's steps and frames."""
     (planned,) = plan([job], offline=True)
-    placed = Placed(*load(planned.found, offline=True), Placing(device, dtype))
-    models = ControlModels(base=placed.base, device=device, dtype=dtype, offline=True)
+    placed = PlacedModel(*load_model(planned.found, offline=True), Placement(device, dtype))
+    models = ConditionModels(base=placed.base, device=device, dtype=dtype, offline=True)
     yield from sample(job, placed.base, placed.animated, models=models)
 
 

@@ -25,7 +25,7 @@ from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
-from animatediff_core.planning.jobs import parts_of
+from animatediff_core.planning.jobs import spec_of
 from animatediff_core.weights.hub import HubId, hub_id
 from animatediff_core.weights.places import local_path, looks_local
 
@@ -364,7 +364,7 @@ def test_a_job_names_the_variant_and_another_base_drops_it(tmp_path):
     overridden = load_prompt_file(file, overrides={"base": "org/third"})
     assert [job.variant for job in overridden] == [None] * 3
     (job,) = job_from_options({"preset": "sd15-v3", "variant": "fp16", "prompt": "x"})
-    assert parts_of(job).variant == "fp16"
+    assert spec_of(job).variant == "fp16"
     (tmp_path / "side.yaml").write_text(dump_job(job))
     assert load_prompt_file(tmp_path / "side.yaml") == [job]
     file.write_text("variant: 16\njobs: [a]")

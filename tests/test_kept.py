@@ -18,7 +18,7 @@ from animatediff_core.diffusion.known_region import (
     between,
     encode,
     first_step_of,
-    keep_frames,
+    known_frames,
     latent_mask,
 )
 from animatediff_core.tiny.renderer import render
@@ -117,8 +117,8 @@ def test_nothing_kept_is_the_free_clip_and_all_kept_the_given_one():
 
 
 def test_kept_frames_lead_the_others():
-    first = keep_frames({0: clip(5)[:, :, :1]}, FRAMES)
-    last = keep_frames({0: clip(6)[:, :, :1]}, FRAMES)
+    first = known_frames({0: clip(5)[:, :, :1]}, FRAMES)
+    last = known_frames({0: clip(6)[:, :, :1]}, FRAMES)
     assert first.mask.flatten(2)[0, 0].view(FRAMES, -1).amax(1).tolist() == [0, 1, 1]
     assert (run(kept=first) - run(kept=last))[:, :, 1:].abs().max() > 0.01
 

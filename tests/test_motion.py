@@ -214,7 +214,7 @@ def test_a_full_size_module_has_the_released_sizes():
     ("change", "message"),
     [
         (lambda: inflate(new_unet((32, 64)), new_motion((32, 32))), "base model's family"),
-        (lambda: inflate(new_unet((32, 64)), new_motion((32, 64, 64))), "levels of 32, 64, 64"),
+        (lambda: inflate(new_unet((32, 64)), new_motion((32, 64, 64))), "blocks of 32, 64, 64"),
         (lambda: inflate(inflate(new_unet(), new_motion()).unet, new_motion()), "already animated"),
         (lambda: inflate(new_unet(), new_motion(max_frames=2))(*sample(4)), "fewer frames"),
     ],

@@ -37,8 +37,9 @@ from animatediff_core.errors import CheckpointError
 from animatediff_core.jobs import Adapter, Job
 from animatediff_core.motion import VERSIONS
 from animatediff_core.planning import models as model
-from animatediff_core.planning.models import Parts, files_of, find, load
+from animatediff_core.planning.models import ModelSpec, find_model, model_files
 from animatediff_core.runs import inject
+from animatediff_core.sampling.loading import load_model
 
 
 def test_the_word_pieces_are_clips_own():
@@ -546,7 +547,7 @@ def write_parts(folder, configs, family):
         },
         folder / "lora.safetensors",
     )
-    return Parts(
+    return ModelSpec(
         base=str(folder / "base.safetensors"),
         motion=str(folder / "motion.safetensors"),
         loras=(Adapter(path=str(folder / "lora.safetensors"), scale=0.7),),
@@ -558,7 +559,7 @@ def test_inject_writes_the_merged_model_as_one_checkpoint(tmp_path, small_famili
     parts = write_parts(tmp_path, small_families, family)
     planned = inject.plan(parts, tmp_path / "model", single_file=tmp_path / "merged.safetensors")
     inject.run(planned)
-    merged, _ = load(find(parts, offline=True), offline=True)
+    merged, _ = load_model(find_model(parts, offline=True), offline=True)
     for source in ("merged.safetensors", "model"):
         again = load_base(str(tmp_path / source))
         for one, other in zip(
@@ -591,15 +592,15 @@ def test_a_merged_checkpoint_alone_needs_no_motion_module(asked, tmp_path, small
 
 def test_sd2_takes_sd15s_motion_modules_but_not_its_loras_and_words(tmp_path, small_families):
     parts = write_parts(tmp_path, small_families, "sd21")
-    found = find(parts, offline=True)
+    found = find_model(parts, offline=True)
     assert (found.family, found.motion_config.block_out_channels) == ("SD2", (32, 64, 64, 64))
     assert identify(found.motion).details["base models"] == "SD1.5 and SD2"
     with pytest.raises(CheckpointError, match="no motion module is known for its family .SD2"):
-        find(replace(parts, motion=None), offline=True)
+        find_model(replace(parts, motion=None), offline=True)
     xl = new_motion((32, 64, 64), layers_per_block=2)
     save_motion_module(xl, tmp_path / "xl.safetensors")
     with pytest.raises(CheckpointError, match="motion module for SDXL but .* is SD2; use a motion"):
-        find(replace(parts, motion=str(tmp_path / "xl.safetensors")), offline=True)
+        find_model(replace(parts, motion=str(tmp_path / "xl.safetensors")), offline=True)
 
 
 def test_an_sd15_file_on_an_sd2_base_is_refused_by_family(tmp_path, monkeypatch):
@@ -613,13 +614,13 @@ def test_an_sd15_file_on_an_sd2_base_is_refused_by_family(tmp_path, monkeypatch)
     config = VERSIONS["v3"]
     monkeypatch.setattr(model, "_motion_config", lambda *_: config)
     (tmp_path / "m.safetensors").touch()
-    parts = Parts(base=str(tmp_path), motion=str(tmp_path / "m.safetensors"))
-    assert find(parts, offline=True).family == "SD2"
+    parts = ModelSpec(base=str(tmp_path), motion=str(tmp_path / "m.safetensors"))
+    assert find_model(parts, offline=True).family == "SD2"
     lora = Adapter(path=str(tmp_path / "l.safetensors"))
     with pytest.raises(CheckpointError, match="is a LoRA for SD1.5 but .* is SD2; use one of the"):
-        find(replace(parts, loras=(lora,)), offline=True)
+        find_model(replace(parts, loras=(lora,)), offline=True)
     with pytest.raises(CheckpointError, match="is an embedding for SD1.5 but .* is SD2; use one"):
-        find(replace(parts, embeddings=(str(tmp_path / "word.safetensors"),)), offline=True)
+        find_model(replace(parts, embeddings=(str(tmp_path / "word.safetensors"),)), offline=True)
 
 
 def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_families):
@@ -627,23 +628,31 @@ def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_famili
     bare = tmp_path / "bare.safetensors"
     write_checkpoint(bare, small_families, "sd15", leave="first_stage_model.")
     with pytest.raises(CheckpointError, match="has no VAE inside; name one with --vae"):
-        find(replace(parts, base=str(bare)), offline=True)
+        find_model(replace(parts, base=str(bare)), offline=True)
     with pytest.raises(CheckpointError, match="is a motion module; name a VAE's folder or file"):
-        find(replace(parts, base=str(bare), vae=parts.motion), offline=True)
+        find_model(replace(parts, base=str(bare), vae=parts.motion), offline=True)
     with pytest.raises(CheckpointError, match="no such file"):
-        find(replace(parts, base=str(bare), vae="missing.safetensors"), offline=True)
-    found = find(replace(parts, base=str(bare), vae=parts.base), offline=True)
-    base, _ = load(found, offline=True)
+        find_model(replace(parts, base=str(bare), vae="missing.safetensors"), offline=True)
+    found = find_model(replace(parts, base=str(bare), vae=parts.base), offline=True)
+    base, _ = load_model(found, offline=True)
     whole = load_base(parts.base).vae.state_dict()
     assert all(torch.equal(t, whole[key]) for key, t in base.vae.state_dict().items())
-    assert [role for role, *_ in files_of(found, offline=True)] == ["base", "vae", "motion", "lora"]
+    assert [role for role, *_ in model_files(found, offline=True)] == [
+        "base",
+        "vae",
+        "motion",
+        "lora",
+    ]
 
 
 def test_a_given_prediction_type_wins_over_the_files(tmp_path, small_families):
     parts = write_parts(tmp_path, small_families, "sd21")
-    assert load(find(parts, offline=True), offline=True)[0].prediction_type == "v_prediction"
+    assert (
+        load_model(find_model(parts, offline=True), offline=True)[0].prediction_type
+        == "v_prediction"
+    )
     parts = replace(parts, prediction_type="epsilon")
-    assert load(find(parts, offline=True), offline=True)[0].prediction_type == "epsilon"
+    assert load_model(find_model(parts, offline=True), offline=True)[0].prediction_type == "epsilon"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from transformers.models.clip import CLIPTextModel, CLIPTokenizer
 
 from animatediff_core.diffusion.denoise import Guided, denoise_steps
 from animatediff_core.diffusion.guidance import Guidance
-from animatediff_core.diffusion.image_unet import StillUNet
+from animatediff_core.diffusion.image_unet import ImageUNet
 from animatediff_core.diffusion.text2video_zero import (
     background_smoothed,
     cross_frame_attention,
@@ -82,7 +82,7 @@ def test_the_latents_are_those_of_diffusers_pipeline():
     ).images
     text, negative = pipeline.encode_prompt(prompt, "cpu", 1, True)
     guided = Guided(text=text, negative_text=negative, guidance=Guidance(scale=5.0))
-    scheduler, still = DDIMScheduler.from_config(schedule.config), StillUNet(unet)
+    scheduler, still = DDIMScheduler.from_config(schedule.config), ImageUNet(unet)
     steps = denoise_steps(still, scheduler, noise[:, :, None], guided, steps=10)
     reached = {at.step: at.latents for at, _ in zip(steps, range(4), strict=False)}
     timesteps = [int(t) for t in scheduler.timesteps]

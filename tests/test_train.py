@@ -3,8 +3,8 @@
 import json
 import random
 import shutil
+import time
 from dataclasses import replace
-from time import sleep
 
 import numpy as np
 import pytest
@@ -225,12 +225,13 @@ def test_settings_of_another_stage_are_refused(drawn, tmp_path):
 
 def test_time_spent_waiting_for_data_is_told(drawn, tmp_path, asked, monkeypatch):
     config(drawn, tmp_path, max_train_steps=2)
-    read = Clips.__getitem__
+    read, late, clock = Clips.__getitem__, [0.0], time.perf_counter
 
     def slowly(self, index):
-        sleep(1)
+        late[0] += 5
         return read(self, index)
 
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
     shares = []
     for folder in ("quick", "slow"):
         done = asked("train", "train.yaml", "-o", folder, "--json")
@@ -263,12 +264,12 @@ def held_out_loss(motion_file, videos) -> float:
     text = encode(base, [""])[0]
     scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
     rng, generator, losses = random.Random(5), torch.Generator().manual_seed(5), []
-    for time in range(100, 900, 100):
+    for timestep in range(100, 900, 100):
         pixels = decode(videos[-1], 4, 2, (32, 32), rng)
         latents = base.vae.encode(pixels).latent_dist.mean.transpose(0, 1).unsqueeze(0)
         noise = torch.randn(latents.shape, generator=generator)
         with torch.no_grad():
-            loss = motion_loss(animated, scheduler, latents, noise, torch.tensor([time]), text)
+            loss = motion_loss(animated, scheduler, latents, noise, torch.tensor([timestep]), text)
         losses.append(float(loss))
     return sum(losses) / len(losses)
 

@@ -1,12 +1,16 @@
 """A weight file is opened once: what it lists, whose its tensors are, and one comparison."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+import yaml
+from control_things import write_things
+from safetensors.torch import load_file, save_file
 
 from animatediff_core.errors import CheckpointError
+from animatediff_core.weights import pickles
 from animatediff_core.weights.match import check_tensors, shapes_of
 from animatediff_core.weights.weight_file import close_weights, open_weights
 
@@ -137,3 +141,32 @@ def test_shapes_are_those_of_a_model_or_of_named_tensors():
     linear = torch.nn.Linear(3, 2)
     assert shapes_of(linear) == {"weight": (2, 3), "bias": (2,)}
     assert shapes_of(dict(linear.state_dict())) == {"weight": (2, 3), "bias": (2,)}
+
+
+def test_a_run_of_ten_jobs_opens_a_pickled_controlnet_once(asked, tmp_path, loads, monkeypatch):
+    """Once in a dry run, and once in a real run, in which it is loaded too."""
+    checks, check = [], pickles._check_archive
+
+    def counted(path):
+        checks.append(path.name)
+        check(path)
+
+    monkeypatch.setattr(pickles, "_check_archive", counted)
+    write_things(tmp_path)
+    weights = load_file(tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors")
+    torch.save(weights, tmp_path / "edges.ckpt")
+    control = {"path": "edges.ckpt", "pictures": "film", "canny": True}
+    jobs = [
+        {"prompt": f"ball {n}", "seed": n, "controlnets": [control], "frames": 2, "steps": 1}
+        for n in range(10)
+    ]
+    (tmp_path / "ten.yaml").write_text(yaml.safe_dump({"jobs": jobs}))
+    for options in (["--dry-run"], ["-o", tmp_path / "clips"]):
+        loads.clear()
+        checks.clear()
+        close_weights()
+        done = asked("generate", tmp_path / "ten.yaml", "--device", "cpu", *options)
+        assert done.exit_code == 0, done.output
+        sys.stdout.write(f"{options[0]}: {len(loads)} torch.load, {len(checks)} check\n")
+        assert (loads, checks) == (["edges.ckpt"], ["edges.ckpt"])
+    assert len(list((tmp_path / "clips").glob("ball*.gif"))) == 10

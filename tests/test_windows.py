@@ -11,7 +11,7 @@ from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.diffusion.denoise import Guided, denoise_steps
 from animatediff_core.diffusion.guidance import Guidance
 from animatediff_core.diffusion.noise import draw_noise
-from animatediff_core.diffusion.windows import divides, most_scales, parts_at, windows_at
+from animatediff_core.diffusion.windows import context_windows, divides, max_stride, window_frames
 from animatediff_core.jobs import Window
 from animatediff_core.motion import Conditions, Positions
 
@@ -28,7 +28,7 @@ def settings(count: int = 400):
         given = {"length": length, "overlap": draw.randrange(length), "schedule": schedule,
                  "fuse": draw.choice(FUSES)}  # fmt: skip
         frames = draw.randint(2 if schedule == "looped_uniform" else length + 1, 150)
-        most = most_scales(Window(**given), frames)
+        most = max_stride(Window(**given), frames)
         if schedule != "standard_static":
             given["stride"] = draw.randint(1, most)
         yield Window(**given), frames
@@ -37,7 +37,7 @@ def settings(count: int = 400):
 def test_windows_cover_every_frame_in_every_step_and_never_one_twice():
     for window, frames in settings():
         for step in (0, 1, 2, 3, 7, 24):
-            places = windows_at(window, frames, step)
+            places = window_frames(window, frames, step)
             length = min(window.length, frames)
             assert all(len(place) == length == len(set(place)) for place in places), window
             assert set().union(*places) == set(range(frames)), (window, frames, step)
@@ -46,7 +46,7 @@ def test_windows_cover_every_frame_in_every_step_and_never_one_twice():
 def test_weights_are_positive_and_sum_to_one_in_every_frame():
     for window, frames in settings(200):
         total = torch.zeros(frames)
-        for part in parts_at(window, frames, 5):
+        for part in context_windows(window, frames, 5):
             assert (part.weights > 0).all()
             total[part.frames] += part.weights
         torch.testing.assert_close(total, torch.ones(frames), msg=str((window, frames)))
@@ -54,7 +54,7 @@ def test_weights_are_positive_and_sum_to_one_in_every_frame():
 
 def test_neighbours_share_the_overlap_and_standard_windows_never_wrap():
     for window, frames in settings():
-        places = windows_at(window, frames, 6)
+        places = window_frames(window, frames, 6)
         near = [p for p in places if (p[1] - p[0]) % frames == 1] if frames > 2 else places
         for one, after in zip(near, near[1:], strict=False):
             assert len({*one} & {*after}) >= min(window.overlap, len(one)), (window, frames)
@@ -64,31 +64,31 @@ def test_neighbours_share_the_overlap_and_standard_windows_never_wrap():
 
 def test_stride_spreads_windows_over_scales():
     window = Window(length=4, overlap=1, stride=3, schedule="looped_uniform")
-    apart = {(p[1] - p[0]) % 16 for p in windows_at(window, 16, 3)}
+    apart = {(p[1] - p[0]) % 16 for p in window_frames(window, 16, 3)}
     assert apart == {1, 2, 4}
-    assert most_scales(window, 16) == 3
-    assert most_scales(window, 12) == 2  # 4 frames 4 apart span 13
+    assert max_stride(window, 16) == 3
+    assert max_stride(window, 12) == 2  # 4 frames 4 apart span 13
 
 
 def test_static_windows_stay_and_uniform_ones_move_with_the_step():
     fixed = Window(schedule="standard_static")
-    static = windows_at(fixed, 48, 0)
+    static = window_frames(fixed, 48, 0)
     assert [place[0] for place in static] == [0, 12, 24, 32]
-    assert windows_at(fixed, 48, 9) == static
+    assert window_frames(fixed, 48, 9) == static
     uniform = Window()
-    assert [[p[0] for p in windows_at(uniform, 48, step)] for step in range(3)] == [
+    assert [[p[0] for p in window_frames(uniform, 48, step)] for step in range(3)] == [
         [0, 12, 24, 32], [0, 6, 18, 30, 32], [0, 3, 15, 27, 32],
     ]  # fmt: skip
     looped = Window(schedule="looped_uniform")
-    assert [[p[0] for p in windows_at(looped, 48, step)] for step in range(3)] == [
+    assert [[p[0] for p in window_frames(looped, 48, step)] for step in range(3)] == [
         [0, 12, 24, 36], [24, 36, 0, 12], [12, 24, 36, 0],
     ]  # fmt: skip
-    assert windows_at(looped, 48, 0)[-1] == [*range(36, 48), *range(4)]
+    assert window_frames(looped, 48, 0)[-1] == [*range(36, 48), *range(4)]
 
 
 def first_frames(window: Window, frames: int, step: int) -> list[tuple[int, int]]:
     """First frame of each window, and the distance of its frames."""
-    return [(p[0], (p[1] - p[0]) % frames) for p in windows_at(window, frames, step)]
+    return [(p[0], (p[1] - p[0]) % frames) for p in window_frames(window, frames, step)]
 
 
 def apart(distance: int, *starts: int) -> list[tuple[int, int]]:
@@ -112,7 +112,7 @@ def test_windows_of_every_scale_hop_by_their_own_length_and_shift_with_the_step(
 def test_fuse_weights():
     def shares(fuse: str, frames: int = 6) -> list[list[float]]:
         window = Window(length=4, overlap=2, fuse=fuse)
-        return [part.weights.tolist() for part in parts_at(window, frames, 0)]
+        return [part.weights.tolist() for part in context_windows(window, frames, 0)]
 
     assert shares("flat") == [[1, 1, 0.5, 0.5], [0.5, 0.5, 1, 1]]
     first, second = shares("pyramid")  # 1 2 2 1 and 1 2 2 1
@@ -180,7 +180,11 @@ BY_FRAME = {  # a value with 5 frames, and what frames 4, 0 and 1 of it are
     "mid_residual": (FOLDED, [4, 0, 1, 9, 5, 6]),
     "adapter_residuals": ((FOLDED,), [[4, 0, 1, 9, 5, 6]]),
     "image_embeddings": ((FOLDED, 20 + FOLDED), [[4, 0, 1, 9, 5, 6], [24, 20, 21, 29, 25, 26]]),
-    "image_weights": ((torch.arange(5.0), 2 * torch.arange(5.0)), [[4, 0, 1], [8, 0, 2]]),
+    "image_masks": (
+        (torch.arange(10.0).view(5, 1, 2), torch.arange(5.0).view(5, 1, 1)),
+        [[8, 9, 0, 1, 2, 3], [4, 0, 1]],
+    ),
+    "lora_weights": ((torch.arange(5.0), 2 * torch.arange(5.0)), [[4, 0, 1], [8, 0, 2]]),
     "image_latents": (torch.arange(10.0).view(2, 1, 5, 1, 1), [4, 0, 1, 9, 5, 6]),
     "motion_frames": (torch.arange(5.0), [4, 0, 1]),
 }

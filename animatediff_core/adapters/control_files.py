@@ -68,7 +68,7 @@ class ControlInfo(FileReport):
 
 
 def recognise_control(file: WeightFile) -> ControlInfo | None:
-    """A ControlNet, control-LoRA or SparseCtrl encoder, which holds tensors that look like others'."""
+    """A ControlNet, control-LoRA or SparseCtrl encoder."""
     bare = {key.removeprefix("controlnet.").removeprefix("module."): key for key in file.shapes}
     if not any(name.startswith(_MARKS) for name in bare):
         return None

@@ -33,7 +33,7 @@ RECOGNISERS: tuple[Callable[[WeightFile], FileReport | None], ...] = (
     recognise_clip,
     recognise_embedding,
 )
-"""The first that knows a file is right: the earlier ones hold tensors that look like the later's."""
+"""In this order, because the earlier kinds hold tensors that look like those of the later."""
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers.models import UNet2DConditionModel
 
-from ..checkpoints.empty_model import emptied, fill, without_weights
+from ..checkpoints.empty_model import fill, without_weights
 from ..checkpoints.motion_module import check_positions
 from ..checkpoints.motion_names import is_position, site_name
 from ..errors import CheckpointError

@@ -6,7 +6,7 @@ The configurations in the package are those of the families that can be animated
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,6 @@ _TRANSFORMERS = {
     "adaln_single.": "PixArt",
 }  # fmt: skip
 _READS_TEXT = re.compile(r"attn2\.?to_k\.?weight$")
-
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,9 +99,7 @@ def wrong_kind(report: FileReport, key: str, source: str | Path) -> CheckpointEr
         return CheckpointError(f"{source}: is {report.named} that cannot be used: {note}")
     option = _WANTED.get(report.goes_in, ("", None))[1]
     place = f"{report.goes_in} ({option})" if option else report.goes_in
-    return CheckpointError(
-        f"{source}: is {report.named}, which goes into {place}, not into {key}"
-    )
+    return CheckpointError(f"{source}: is {report.named}, which goes into {place}, not into {key}")
 
 
 def wrong_family(

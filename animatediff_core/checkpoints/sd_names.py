@@ -40,6 +40,7 @@ _KEY = re.compile(
     r"(?P<side>down|up)_blocks\.(?P<block>\d+)\."
     r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<layer>\d+)\.(?P<rest>.+)"
 )
+_MIDDLE = re.compile(r"mid_block\.(?P<kind>resnets|attentions)\.(?P<layer>\d+)\.(?P<rest>.+)")
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,38 @@ def unet_entries(unet: UNet2DConditionModel) -> list[Original]:
 
 def unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
     """diffusers' name -> the original one, without its prefix, for every tensor of a UNet."""
+    names = _unet_names(unet)
+    assert len(names) == len(unet.state_dict())
+    return names
+
+
+def original_layers(unet: UNet2DConditionModel) -> dict[str, str]:
+    """A UNet's layers, original name -> diffusers', with _ for dots as in LoRAs."""
+    return {
+        name.rpartition(".")[0].replace(".", "_"): key.rpartition(".")[0].replace(".", "_")
+        for key, name in _unet_names(unet).items()
+    }
+
+
+def _unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
+    """For all tensors that the first release had."""
     keys = list(unet.state_dict())
-    layers = int(unet.config.layers_per_block)
+    count = unet.config.layers_per_block
+    layers = int(count if isinstance(count, int) else count[0])
     attended = {key.split(".")[1] for key in keys if re.match(r"up_blocks\.\d+\.attentions", key)}
-    return {key: _unet_name(key, layers, attended) for key in keys}
+    return {key: name for key in keys if (name := _unet_name(key, layers, attended)) is not None}
 
 
-def _unet_name(key: str, layers: int, attended: Collection[str]) -> str:
+def _unet_name(key: str, layers: int, attended: Collection[str]) -> str | None:
     for own, original in _OUTER.items():
         if key.startswith(f"{own}."):
             return key.replace(own, original, 1)
-    if key.startswith("mid_block."):
-        _, kind, number, rest = key.split(".", 3)
-        layer = 1 if kind == "attentions" else 2 * int(number)
-        return f"middle_block.{layer}.{_inner(kind, rest)}"
+    if match := _MIDDLE.fullmatch(key):
+        layer = 1 if match["kind"] == "attentions" else 2 * int(match["layer"])
+        return f"middle_block.{layer}.{_inner(match['kind'], match['rest'])}"
     match = _KEY.fullmatch(key)
-    assert match, key
+    if match is None:
+        return None
     layer, kind = int(match["layer"]), match["kind"]
     first = int(match["block"]) * (layers + 1)
     if kind == "downsamplers":

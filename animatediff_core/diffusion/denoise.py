@@ -13,11 +13,11 @@ from torch import Tensor
 from ..jobs import Window
 from ..motion import AnimatedUNet, Conditions
 from .guidance import Guidance, guide
-from .image_unet import StillUNet
+from .image_unet import ImageUNet
 from .known_region import Kept
 from .noise import step_noise
-from .residuals import Control, Moment, controlled
-from .windows import Part, divides, parts_at
+from .residuals import Control, Moment, add_residuals
+from .windows import Part, context_windows, divides
 from .x0_cache import Reuse
 
 FrameText = Callable[[Tensor], Tensor]
@@ -67,7 +67,7 @@ class Progress:
 
 
 def denoise(
-    animated: AnimatedUNet | StillUNet,
+    animated: AnimatedUNet | ImageUNet,
     scheduler: SchedulerMixin,
     latents: Tensor,
     text: Tensor,
@@ -114,7 +114,7 @@ def denoise(
 
 
 def denoise_steps(
-    animated: AnimatedUNet | StillUNet,
+    animated: AnimatedUNet | ImageUNet,
     scheduler: SchedulerMixin,
     latents: Tensor,
     guided: Guided,
@@ -149,7 +149,7 @@ def denoise_steps(
         predicted = reuse.predict(given, timestep, index, len(timesteps))
         if predicted is None:
             if divided is not None:
-                parts = parts_at(divided, x.shape[2], index)
+                parts = context_windows(divided, x.shape[2], index)
             here = Progress(index, len(timesteps), 0, len(parts) or 1, x)
             time = times[index]
             predicted = yield from _modelled(animated, given, time, guided, moment, parts, here)
@@ -162,7 +162,7 @@ def denoise_steps(
 
 
 def _modelled(
-    animated: AnimatedUNet | StillUNet,
+    animated: AnimatedUNet | ImageUNet,
     given: Tensor,
     timestep: Tensor,
     guided: Guided,
@@ -184,7 +184,7 @@ def _modelled(
 
 @torch.no_grad()
 def _predict(
-    animated: AnimatedUNet | StillUNet,
+    animated: AnimatedUNet | ImageUNet,
     given: Tensor,
     timestep: Tensor,
     guided: Guided,
@@ -203,7 +203,7 @@ def _predict(
             conditions = conditions.at(frames, total)
         states = _text_at(text, numbers, total)
         here = replace(moment, away=away)
-        conditions = controlled(guided.controls, here, part, timestep, states, conditions)
+        conditions = add_residuals(guided.controls, here, part, timestep, states, conditions)
         predicted: Tensor = animated(part, timestep, states, conditions)
         return predicted.to(given.dtype)
 

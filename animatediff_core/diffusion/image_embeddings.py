@@ -17,7 +17,7 @@ _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @torch.no_grad()
-def embed_pictures(
+def embed_images(
     encoder: CLIPVisionModelWithProjection,
     pictures: Mapping[int, np.ndarray],
     frames: int,
@@ -31,7 +31,7 @@ def embed_pictures(
     d each (the last layer's input, for the others).
     """
     size = encoder.config.image_size
-    given = torch.stack([as_clip_sees(picture, size) for picture in pictures.values()])
+    given = torch.stack([clip_pixels(picture, size) for picture in pictures.values()])
     given = given.to(encoder.device, encoder.dtype)
     if states:
         found = encoder(given, output_hidden_states=True).hidden_states[-2]
@@ -44,7 +44,7 @@ def embed_pictures(
     return travelled.unsqueeze(1), without.expand_as(travelled).unsqueeze(1)
 
 
-def as_clip_sees(picture: np.ndarray, size: int) -> Tensor:
+def clip_pixels(picture: np.ndarray, size: int) -> Tensor:
     """The middle square, normalised: 3 size size."""
     height, width = picture.shape[:2]
     scale = size / min(height, width)

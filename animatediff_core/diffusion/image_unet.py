@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..motion import Conditions, added_conditions
 
 
-class StillUNet(nn.Module):
+class ImageUNet(nn.Module):
     """Called like an AnimatedUNet, but its frames do not know of each other."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:

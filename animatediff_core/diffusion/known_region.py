@@ -60,7 +60,7 @@ def latent_mask(pictures: np.ndarray, factor: int) -> Tensor:
     return F.max_pool2d(bright, factor).transpose(0, 1).unsqueeze(0)
 
 
-def keep_frames(latents: Mapping[int, Tensor], frames: int) -> Kept:
+def known_frames(latents: Mapping[int, Tensor], frames: int) -> Kept:
     """Frames that are given whole: latents 1 c 1 h w by number; the others are made anew."""
     some = next(iter(latents.values()))
     clean = torch.zeros_like(some).repeat(1, 1, frames, 1, 1)

@@ -14,7 +14,7 @@ _CURVES: dict[str, tuple[float, ...]] = {
 """By frame, as the released module was trained to read them; the last one goes on."""
 
 
-def picture_likeness(amount: Amount, frames: int) -> Tensor:
+def pia_mask(amount: Amount, frames: int) -> Tensor:
     """1 in the first frame, less in the later ones: f. A loop goes small's way from both ends."""
     curve = _CURVES["small" if amount == "loop" else amount]
     away = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]

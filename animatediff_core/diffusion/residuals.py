@@ -72,7 +72,7 @@ class Moment:
         )
 
 
-def controlled(
+def add_residuals(
     controls: Sequence[Control],
     moment: Moment,
     sample: Tensor,

@@ -37,23 +37,23 @@ def divides(window: Window | None, frames: int) -> bool:
     return frames > window.length or window.schedule == "looped_uniform"
 
 
-def longest_window(window: Window, frames: int) -> int:
+def window_length(window: Window, frames: int) -> int:
     """Frames that the model sees at once."""
     return min(window.length, frames)
 
 
-def most_scales(window: Window, frames: int) -> int:
+def max_stride(window: Window, frames: int) -> int:
     """The largest `stride` with which a window of its widest scale still lies within the clip."""
-    length = longest_window(window, frames)
+    length = window_length(window, frames)
     scales = 1
     while (length - 1) * 2**scales < frames:
         scales += 1
     return scales
 
 
-def parts_at(window: Window, frames: int, step: int) -> list[Part]:
+def context_windows(window: Window, frames: int, step: int) -> list[Part]:
     """All windows of a step, counted from 0, with weights that sum to 1 in every frame."""
-    places = windows_at(window, frames, step)
+    places = window_frames(window, frames, step)
     raw = [_weights(window, frames, place) for place in places]
     total = torch.zeros(frames, dtype=torch.float64)
     numbers = [torch.tensor(place) for place in places]
@@ -65,13 +65,13 @@ def parts_at(window: Window, frames: int, step: int) -> list[Part]:
     ]
 
 
-def windows_at(window: Window, frames: int, step: int) -> list[list[int]]:
+def window_frames(window: Window, frames: int, step: int) -> list[list[int]]:
     """The frames of each window of a step. Together they cover the clip, each frame once in each.
 
     Neighbours share at least `overlap` frames. Uniform windows are shifted from step to step, so
     that their seams never lie in the same place for long; static ones lie where they lie.
     """
-    length = longest_window(window, frames)
+    length = window_length(window, frames)
     if window.schedule == "standard_static":
         return [list(range(s, s + length)) for s in _starts(window, length, frames, 1, 0.0)]
     shift = reversed_bits(step)

@@ -15,8 +15,9 @@ import torch
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
+from .conditions import NO_CONDITIONS, fold_frames
 from .config import MotionConfig
-from .hooks import Clip, MotionHook
+from .hooks import CallState, MotionHook
 from .module import TemporalTransformer
 
 Reads = Literal["latents", "pictures"]
@@ -57,23 +58,23 @@ class SparseControlNet(nn.Module):
             )
         blocks = [_SparseBlock(channels, config) for channels in config.block_out_channels]
         self.down_blocks = nn.ModuleList(blocks)
-        self._clip = Clip()
+        self._call = CallState()
         for block, moved in zip(self.controlnet.down_blocks, blocks, strict=True):
             layers = getattr(block, "attentions", None) or block.resnets
             for layer, site in zip(layers, moved.sites, strict=True):
-                layer.register_forward_hook(MotionHook(site.temporal_transformer, self._clip))
+                layer.register_forward_hook(MotionHook(site.temporal_transformer, self._call))
 
     def forward(self, condition: Tensor, timestep: Tensor, text: Tensor) -> Residuals:
         """condition: b c f h w in pixels or latents, its last channel 1 at the given frames and 0
         elsewhere; timestep: (b,); text: (b f) n d. Gives the residuals at full strength.
         """
         frames = condition.shape[2]
-        folded = condition.transpose(1, 2).flatten(0, 1)  # (b f) c h w
+        folded = fold_frames(condition)
         reduced = 1 if self.reads == "latents" else self._pixels_for_latent
         height, width = (side // reduced for side in folded.shape[2:])
         first = self.controlnet.conv_in
         nothing = folded.new_zeros(len(folded), first.in_channels, height, width)
-        self._clip.frames = frames
+        self._call.begin(frames, NO_CONDITIONS)
         try:
             down, mid = self.controlnet(
                 nothing,
@@ -83,7 +84,7 @@ class SparseControlNet(nn.Module):
                 return_dict=False,
             )
         finally:
-            self._clip.frames = None
+            self._call.end()
         return tuple(down), mid
 
     @property

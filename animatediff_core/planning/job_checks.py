@@ -6,13 +6,13 @@ from pathlib import Path
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.schedules import check_scheduler
-from ..diffusion.windows import divides, longest_window, most_scales
+from ..diffusion.windows import divides, max_stride, window_length
 from ..errors import AnimateDiffError, CheckpointError, PromptFileError
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions
 from ..motion import Positions
 from ..weights.files import printable, read_config_json, refused_json
-from .models import Found
+from .models import FoundModel
 
 _LAYERS = {"SD1.5": (12,), "SD2": (23,), "SDXL": (12, 32)}
 """Of the text encoders in a single file, whose family says them."""
@@ -20,7 +20,7 @@ _DEFAULT_LAYERS = 12
 """transformers' own, where a configuration names none."""
 
 
-def check_text(job: Job, found: Found) -> None:
+def check_text(job: Job, found: FoundModel) -> None:
     """Prompts that only other tools understand, and a clip_skip beyond the text encoder."""
     for key in ("prompt", "negative_prompt"):
         for frame, text in getattr(job, key).items():
@@ -36,7 +36,7 @@ def check_text(job: Job, found: Found) -> None:
         )
 
 
-def check_sampler(job: Job, found: Found) -> None:
+def check_sampler(job: Job, found: FoundModel) -> None:
     """A sampler's name, its packages, and what it cannot do with this model and so many steps."""
     try:
         check_scheduler(
@@ -72,7 +72,7 @@ def check_sizes(job: Job, factor: int) -> None:
             )
 
 
-def check_length(job: Job, found: Found) -> None:
+def check_length(job: Job, found: FoundModel) -> None:
     """What the motion module sees at once is no longer than it knows."""
     longest, window = found.motion_config.max_frames, job.window
     name = found.motion.name
@@ -96,7 +96,7 @@ def check_length(job: Job, found: Found) -> None:
                 f"window.length (-C) to {longest} or less, or lower frames (-L) to {longest}"
             )
         return
-    if window.stride > (most := most_scales(window, job.frames)):
+    if window.stride > (most := max_stride(window, job.frames)):
         raise CheckpointError(
             f"{job.name}: window.stride {window.stride} (-S {window.stride - 1}) spreads a window "
             f"over more than the {job.frames} frames; lower it to {most} (-S {most - 1}), or lower "
@@ -104,12 +104,12 @@ def check_length(job: Job, found: Found) -> None:
         )
 
 
-def _check_positions(job: Job, found: Found) -> None:
+def _check_positions(job: Job, found: FoundModel) -> None:
     """The frames that are denoised together stay within the module's positions."""
     at, most = job.motion_positions, found.motion_config.max_frames - 1
     seen = job.frames
     if job.window is not None and divides(job.window, job.frames):
-        seen = longest_window(job.window, job.frames)
+        seen = window_length(job.window, job.frames)
     positions = Positions(stretch=at.stretch, offset=at.offset)
     if positions.fit(seen, most + 1):
         return
@@ -128,7 +128,7 @@ def _rounded_down(value: float) -> str:
     return f"{math.floor(value * 1000 + 1e-6) / 1000:g}"
 
 
-def _text_layers(found: Found) -> tuple[int, ...]:
+def _text_layers(found: FoundModel) -> tuple[int, ...]:
     """How many layers each text encoder has, as far as files and family say."""
     if not found.base.is_dir():
         return _LAYERS.get(found.family, ())

@@ -7,7 +7,7 @@ from ..errors import AnimateDiffError
 from ..jobs import Job
 from .conditions import check_control
 from .job_checks import check_length, check_sampler, check_sizes, check_text
-from .models import Found, Parts, find, problems_of
+from .models import FoundModel, ModelSpec, find_model, raise_all
 from .output import check_output
 
 
@@ -16,22 +16,22 @@ class Planned:
     """A job whose files are here and fit."""
 
     job: Job
-    found: Found
+    found: FoundModel
 
 
 def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     """Check everything that can be checked without loading; all problems in one error."""
-    found: dict[Parts, Found | AnimateDiffError] = {}
+    found: dict[ModelSpec, FoundModel | AnimateDiffError] = {}
     problems: list[AnimateDiffError] = []
     planned = []
     for job in jobs:
-        parts = parts_of(job)
-        if parts not in found:
+        spec = spec_of(job)
+        if spec not in found:
             try:
-                found[parts] = find(parts, offline=offline)
+                found[spec] = find_model(spec, offline=offline)
             except AnimateDiffError as error:
-                found[parts] = error
-        there = found[parts]
+                found[spec] = error
+        there = found[spec]
         if isinstance(there, AnimateDiffError):
             problems.append(there)
             continue
@@ -41,13 +41,13 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
         except AnimateDiffError as error:
             problems.append(error)
         planned.append(Planned(job, there))
-    problems_of(problems)
+    raise_all(problems)
     return planned
 
 
-def parts_of(job: Job) -> Parts:
+def spec_of(job: Job) -> ModelSpec:
     """The model that a job needs."""
-    return Parts(
+    return ModelSpec(
         base=job.base,
         variant=job.variant,
         motion=job.motion,
@@ -61,9 +61,9 @@ def parts_of(job: Job) -> Parts:
     )
 
 
-def _check_job(job: Job, found: Found) -> None:
+def _check_job(job: Job, found: FoundModel) -> None:
     check_length(job, found)
-    check_sizes(job, found.factor)
+    check_sizes(job, found.vae_scale_factor)
     check_text(job, found)
     check_sampler(job, found)
     check_output(job)

@@ -7,8 +7,8 @@ import torch
 from ..motion import MotionConfig, MotionModule
 from ..speed.memory import PLENTY, Need, Thrift, needed
 from .jobs import Planned
-from .model_size import Weighed, weigh
-from .models import Found
+from .model_size import ModelSize, weigh
+from .models import FoundModel
 
 
 def need_of(planned: Planned, dtype: torch.dtype, thrift: Thrift = PLENTY) -> Need:
@@ -21,15 +21,15 @@ def need_of(planned: Planned, dtype: torch.dtype, thrift: Thrift = PLENTY) -> Ne
         num_weights=weighed.num_weights + _num_motion_weights(found.motion_config),
         channels=(found.motion_config.block_out_channels[0], weighed.vae_channels),
         shape=(frames, round(job.height * scale), round(job.width * scale)),
-        factor=found.factor,
+        factor=found.vae_scale_factor,
         itemsize=dtype.itemsize,
         thrift=thrift,
     )
 
 
 @cache
-def _weighed(found: Found) -> Weighed:
-    return weigh(found.base, found.parts.base, found.parts.variant)
+def _weighed(found: FoundModel) -> ModelSize:
+    return weigh(found.base, found.spec.base, found.spec.variant)
 
 
 @cache

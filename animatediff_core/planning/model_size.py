@@ -11,7 +11,7 @@ _UNUSED = ("model_ema.", "optimizer_states", "first_stage_model.loss.")
 
 
 @dataclass(frozen=True)
-class Weighed:
+class ModelSize:
     """What loading it takes."""
 
     num_weights: int
@@ -20,7 +20,7 @@ class Weighed:
     """Features of the VAE's decoder at the pictures' size."""
 
 
-def weigh(place: Path, source: str, variant: str | None) -> Weighed:
+def weigh(place: Path, source: str, variant: str | None) -> ModelSize:
     """A folder or single file that planning has found to be a base model; nothing is loaded."""
     files = [place]
     if place.is_dir():
@@ -29,4 +29,4 @@ def weigh(place: Path, source: str, variant: str | None) -> Weighed:
     shapes = [item for file in files for item in open_weights(file).shapes.items()]
     used = [(name, shape) for name, shape in shapes if not name.startswith(_UNUSED)]
     ends = [shape for name, shape in used if name.endswith("decoder.conv_out.weight")]
-    return Weighed(sum(prod(shape) for _, shape in used), ends[0][1] if ends else 128)
+    return ModelSize(sum(prod(shape) for _, shape in used), ends[0][1] if ends else 128)

@@ -1,19 +1,14 @@
 """A model from its parts: base, VAE, LoRAs, embeddings, motion module, MotionLoRAs.
 
 `generate` and `inject` both load through here, in fp32 and in one order, so that an injected
-folder gives the same frames as its parts.
+folder gives the same frames as its spec.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
-from ..adapters.identify import FileReport, identify
-from ..adapters.lora import apply_lora, apply_motion_lora
-from ..adapters.textual_inversion import apply_embedding
-from ..checkpoints.base_model import BaseModel
+from ..adapters.identify import identify
 from ..checkpoints.diffusers_folder import folder_shape
 from ..checkpoints.families import (
     FOLDERS,
@@ -22,13 +17,13 @@ from ..checkpoints.families import (
     family_of,
     unet_shape,
 )
-from ..checkpoints.loading import load_base
+from ..checkpoints.file_report import require, wrong_family
 from ..checkpoints.motion_files import MOTION_FILE, read_motion
-from ..checkpoints.motion_module import config_of, load_motion_module
+from ..checkpoints.motion_module import config_of
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, kept_adapters, load_preset
 from ..jobs.camera import Camera
-from ..motion import MotionConfig, MotionModule
+from ..motion import MotionConfig
 from ..weights.places import local_path
 from ..weights.weight_file import open_weights
 from .camera import motion_loras_of
@@ -38,7 +33,7 @@ FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class ModelSpec:
     """What a model is made of, as a job names it."""
 
     base: str
@@ -55,84 +50,88 @@ class Parts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundImage:
+class FoundImageModel:
     """An image model's files, which are here and fit together."""
 
-    parts: Parts
+    spec: ModelSpec
     """With the adapters that the base model's own folder keeps, which come first, and the camera's
     moves among the MotionLoRAs."""
     base: Path
-    levels: tuple[int, ...]
+    block_out_channels: tuple[int, ...]
     """The UNet's channels."""
-    factor: int
+    vae_scale_factor: int
     """Pixels for one latent."""
     family: str
-    """SD1.5, SD2, SDXL, or the UNet's levels."""
+    """SD1.5, SD2, SDXL, or the UNet's channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found(FoundImage):
+class FoundModel(FoundImageModel):
     """The same with a motion module."""
 
     motion: Path
     motion_config: MotionConfig
 
 
-def find(parts: Parts, *, offline: bool) -> Found:
+def find_model(spec: ModelSpec, *, offline: bool) -> FoundModel:
     """Locate every file (fetching from the hub) and check kinds and family by names and shapes.
 
     Nothing is loaded. Raises the first problem as CheckpointError or SurroundingsError.
     """
-    image = _find_base(parts, offline)
+    image = _find_base(spec, offline)
     motion = _motion_place(image, offline)
-    config = _motion_config(motion, parts.motion_version)
-    if config.block_out_channels != image.levels:
+    config = _motion_config(motion, spec.motion_version)
+    if config.block_out_channels != image.block_out_channels:
         theirs = " and ".join(families_with(config.block_out_channels)) or family_of(
             config.block_out_channels, 0
         )
         raise CheckpointError(
-            f"{motion}: is a motion module for {theirs} but {parts.base} is {image.family}; "
+            f"{motion}: is a motion module for {theirs} but {spec.base} is {image.family}; "
             "use a motion module of the base model's family"
         )
-    moves = motion_loras_of(image.parts.camera, config, motion.name)
-    loras = image.parts.motion_loras + moves
-    image = replace(image, parts=replace(image.parts, motion_loras=loras, camera=Camera()))
+    moves = motion_loras_of(image.spec.camera, config, motion.name)
+    loras = image.spec.motion_loras + moves
+    image = replace(image, spec=replace(image.spec, motion_loras=loras, camera=Camera()))
     _check_beside(image, offline)
-    return Found(**vars(image), motion=motion, motion_config=config)
+    return FoundModel(**vars(image), motion=motion, motion_config=config)
 
 
-def find_image(parts: Parts, *, offline: bool) -> FoundImage:
+def find_image_model(spec: ModelSpec, *, offline: bool) -> FoundImageModel:
     """As `find`, for the image model alone, whatever would move it."""
-    image = _find_base(parts, offline)
-    image = replace(image, parts=replace(image.parts, motion_loras=()))
+    image = _find_base(spec, offline)
+    image = replace(image, spec=replace(image.spec, motion_loras=()))
     _check_beside(image, offline)
     return image
 
 
-def _find_base(parts: Parts, offline: bool) -> FoundImage:
-    base = local_path(parts.base, "base", variant=parts.variant, offline=offline)
-    if base.is_file() and (kind := identify(base)).kind != "base model":
-        raise CheckpointError(f"{parts.base}: is a {kind.kind}, which goes into {kind.goes_in}")
-    parts = _with_kept(parts, base)
-    levels, width, factor = _base_shape(parts, base)
-    return FoundImage(
-        parts=parts, base=base, levels=levels, factor=factor, family=family_of(levels, width)
+def _find_base(spec: ModelSpec, offline: bool) -> FoundImageModel:
+    base = local_path(spec.base, "base", variant=spec.variant, offline=offline)
+    if base.is_file() and (report := identify(base)).kind != "base model":
+        require(report, "base", spec.base)
+    spec = _with_kept(spec, base)
+    channels, width, factor = _base_shape(spec, base)
+    return FoundImageModel(
+        spec=spec,
+        base=base,
+        block_out_channels=channels,
+        vae_scale_factor=factor,
+        family=family_of(channels, width),
     )
 
 
-def _check_beside(image: FoundImage, offline: bool) -> None:
+def _check_beside(image: FoundImageModel, offline: bool) -> None:
     """The VAE and the adapters."""
-    if image.parts.vae is not None:
-        _check_vae(image.parts.vae, offline)
-    _check_adapters(image.parts, image.family, offline)
+    if image.spec.vae is not None:
+        _check_vae(image.spec.vae, offline)
+    _check_adapters(image.spec, image.family, offline)
 
 
-def _with_kept(parts: Parts, base: Path) -> Parts:
+def _with_kept(spec: ModelSpec, base: Path) -> ModelSpec:
     """The parts and what `inject --keep-adapters` left beside the base model. MotionLoRAs belong
     to the folder's own motion module."""
     kept = kept_adapters(base)
-    ours = () if parts.motion is not None else kept["motion_lora"]
-    return replace(parts, loras=kept["lora"] + parts.loras, motion_loras=ours + parts.motion_loras)
+    ours = () if spec.motion is not None else kept["motion_lora"]
+    return replace(spec, loras=kept["lora"] + spec.loras, motion_loras=ours + spec.motion_loras)
 
 
 def _check_vae(source: str, offline: bool) -> None:
@@ -144,46 +143,24 @@ def _check_vae(source: str, offline: bool) -> None:
         raise CheckpointError(f"{source}: is a {what}; name a VAE's folder or file")
 
 
-def load(found: Found, *, offline: bool) -> tuple[BaseModel, MotionModule]:
-    """Load and merge everything in fp32."""
-    base = load_image(found, offline=offline)
-    motion = load_motion_module(found.motion, version=found.parts.motion_version)
-    for adapter in found.parts.motion_loras:
-        apply_motion_lora(motion, local_path(adapter.path, offline=offline), adapter.scale)
-    return base, motion
-
-
-def load_image(found: FoundImage, *, offline: bool) -> BaseModel:
-    """The image model with its adapters merged, in fp32."""
-    parts = found.parts
-    base = load_base(
-        parts.base, vae=parts.vae, variant=parts.variant, dtype=torch.float32, offline=offline
-    )
-    if parts.prediction_type is not None:
-        base.scheduler_config["prediction_type"] = parts.prediction_type
-    for adapter in parts.loras:
-        apply_lora(base, local_path(adapter.path, offline=offline), adapter.scale)
-    for path in parts.embeddings:
-        apply_embedding(base, local_path(path, offline=offline))
-    return base
-
-
-def files_of(found: FoundImage, *, offline: bool) -> Iterator[tuple[str, Path, float | None]]:
+def model_files(
+    found: FoundImageModel, *, offline: bool
+) -> Iterator[tuple[str, Path, float | None]]:
     """(role, path, scale) of every file that a model was made from."""
-    parts = found.parts
+    spec = found.spec
     yield "base", found.base, None
-    if parts.vae is not None:
-        yield "vae", local_path(parts.vae, "vae", offline=offline), None
-    if isinstance(found, Found):
+    if spec.vae is not None:
+        yield "vae", local_path(spec.vae, "vae", offline=offline), None
+    if isinstance(found, FoundModel):
         yield "motion", found.motion, None
-    for role, adapters in (("lora", parts.loras), ("motion_lora", parts.motion_loras)):
+    for role, adapters in (("lora", spec.loras), ("motion_lora", spec.motion_loras)):
         for adapter in adapters:
             yield role, local_path(adapter.path, offline=offline), adapter.scale
-    for path in parts.embeddings:
+    for path in spec.embeddings:
         yield "embedding", local_path(path, offline=offline), None
 
 
-def problems_of(checks: Sequence[AnimateDiffError]) -> None:
+def raise_all(checks: Sequence[AnimateDiffError]) -> None:
     """Raise one error for all of several problems, or none."""
     if not checks:
         return
@@ -192,18 +169,18 @@ def problems_of(checks: Sequence[AnimateDiffError]) -> None:
     raise type(worst)("\n".join(told))
 
 
-def _base_shape(parts: Parts, base: Path) -> tuple[tuple[int, ...], int, int]:
+def _base_shape(spec: ModelSpec, base: Path) -> tuple[tuple[int, ...], int, int]:
     """Levels and text width of the UNet, pixels for one latent of the VAE."""
     if base.is_dir():
-        return folder_shape(base, parts.base, parts.variant)
-    kind = check_single_file(open_weights(base).shapes, parts.base, vae_given=parts.vae is not None)
+        return folder_shape(base, spec.base, spec.variant)
+    kind = check_single_file(open_weights(base).shapes, spec.base, vae_given=spec.vae is not None)
     return (*unet_shape(kind.family), 8)
 
 
-def _motion_place(image: FoundImage, offline: bool) -> Path:
+def _motion_place(image: FoundImageModel, offline: bool) -> Path:
     """The motion module: as named, else inside the base's folder, else its family's."""
     base, family = image.base, image.family
-    named = image.parts.motion
+    named = image.spec.motion
     if named is None:
         if (base / MOTION_FILE).is_file():
             return base / MOTION_FILE
@@ -212,7 +189,7 @@ def _motion_place(image: FoundImage, offline: bool) -> Path:
             return beside
         if family not in FAMILY_PRESETS:
             raise CheckpointError(
-                f"{image.parts.base}: no motion module is known for its family ({family}); name "
+                f"{image.spec.base}: no motion module is known for its family ({family}); name "
                 "one with --motion (motion: in a prompt file)"
             )
         named = str(load_preset(FAMILY_PRESETS[family])["motion"])
@@ -223,45 +200,18 @@ def _motion_config(path: Path, version: str | None) -> MotionConfig:
     """The module's configuration by shapes; a LoRA or image model here is refused by name."""
     content = read_motion(path)
     if not content.shapes:
-        report = identify(path)
-        raise CheckpointError(
-            f"{path}: is no motion module but a {report.kind}, which goes into {report.goes_in}"
-        )
+        require(identify(path), "motion", path)
     return config_of(content, version=version, path=path)
 
 
-def _check_adapters(parts: Parts, family: str, offline: bool) -> None:
-    wanted = {"loras": ("LoRA", "domain adapter"), "motion_loras": ("MotionLoRA",)}
-    for key, kinds in wanted.items():
-        for adapter in getattr(parts, key):
-            report = identify(local_path(adapter.path, offline=offline))
-            if report.kind not in kinds:
-                raise CheckpointError(
-                    f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, "
-                    f"not into {key}"
-                )
-            # a module for SD1.5 runs on SD2 as well, and so do its MotionLoRAs
-            fits = families_with(_levels_of(family)) if key == "motion_loras" else [family]
-            _check_family(report, adapter.path, parts.base, family, fits)
-    for path in parts.embeddings:
-        report = identify(local_path(path, offline=offline))
-        if report.kind != "embedding":
-            raise CheckpointError(
-                f"{path}: is a {report.kind}, which goes into {report.goes_in}, not into embeddings"
-            )
-        _check_family(report, path, parts.base, family, [family])
-
-
-def _levels_of(family: str) -> tuple[int, ...]:
-    return unet_shape(family)[0] if family in FOLDERS else ()
-
-
-def _check_family(
-    report: FileReport, path: str, base: str, family: str, fits: Sequence[str]
-) -> None:
-    """Refuse a file of another family, where both families are known."""
-    if report.family in FOLDERS and family in FOLDERS and report.family not in fits:
-        raise CheckpointError(
-            f"{path}: is {'an' if report.kind == 'embedding' else 'a'} {report.kind} for "
-            f"{report.family} but {base} is {family}; use one of the base model's family"
-        )
+def _check_adapters(spec: ModelSpec, family: str, offline: bool) -> None:
+    embeddings = [(path, "embeddings") for path in spec.embeddings]
+    loras = [(lora.path, "loras") for lora in spec.loras]
+    motion_loras = [(lora.path, "motion_loras") for lora in spec.motion_loras]
+    for source, key in (*loras, *motion_loras, *embeddings):
+        report = require(identify(local_path(source, offline=offline)), key, source)
+        fits = [family]
+        if key == "motion_loras" and family in FOLDERS:
+            fits = families_with(unet_shape(family)[0])  # a module for SD1.5 runs on SD2 as well
+        if report.family in FOLDERS and family in FOLDERS and report.family not in fits:
+            raise wrong_family(report, family, source, spec.base)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import AnimateDiffError
 from ..jobs import job_from_options
-from ..planning.jobs import parts_of
-from ..planning.models import files_of, find
+from ..planning.jobs import spec_of
+from ..planning.models import find_model, model_files
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def run(
     }
     for name, job in jobs.items():
         try:
-            found = find(parts_of(job), offline=offline)
-            files = tuple((role, path) for role, path, _ in files_of(found, offline=offline))
+            found = find_model(spec_of(job), offline=offline)
+            files = tuple((role, path) for role, path, _ in model_files(found, offline=offline))
         except AnimateDiffError as error:
             yield Missing(name, error)
         else:

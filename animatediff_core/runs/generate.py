@@ -14,12 +14,13 @@ from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
 from ..media import Frames
 from ..planning.jobs import Planned, plan
-from ..planning.models import Parts, load
-from ..sampling.conditions import ControlModels
+from ..planning.models import ModelSpec
+from ..sampling.conditions import ConditionModels
 from ..sampling.device import choose, made_with
+from ..sampling.loading import load_model
 from ..sampling.output import write
-from ..sampling.placement import Placed, Placing, check_compiling
-from ..sampling.provenance import control_sources
+from ..sampling.placement import PlacedModel, Placement, check_compiling
+from ..sampling.provenance import condition_files
 from ..sampling.sample import Step, sample
 from ..speed.compiling import compiling_explained
 from ..speed.memory import PLENTY, Thrift, described, ladder
@@ -90,14 +91,14 @@ def run(
     where, thrift = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
     planned = plan(jobs, offline=offline)
     folder = Path(output_dir or "outputs")
-    groups: dict[tuple[Parts, torch.dtype], list[Planned]] = {}
+    groups: dict[tuple[ModelSpec, torch.dtype], list[Planned]] = {}
     for one in planned:
         kind = choose(device, dtype, fast=one.job.fast > 0)[1]
-        groups.setdefault((one.found.parts, kind), []).append(one)
+        groups.setdefault((one.found.spec, kind), []).append(one)
     events = (
         event
         for (_, kind), members in groups.items()
-        for event in _run_group(members, folder, Placing(where, kind, thrift, compiled), offline)
+        for event in _run_group(members, folder, Placement(where, kind, thrift, compiled), offline)
     )
     yield from _written_behind(events, folder)
 
@@ -172,23 +173,23 @@ def _unwritable(folder: Path, error: OSError) -> SurroundingsError:
 
 
 def _run_group(
-    members: Sequence[Planned], folder: Path, placing: Placing, offline: bool
+    members: Sequence[Planned], folder: Path, placing: Placement, offline: bool
 ) -> Iterator[Loading | Step | _Finished | Result]:
     """All jobs of one model, which is loaded for them and gone before the next one comes."""
     found = members[0].found
-    yield Loading(found.parts.base, len(members))
+    yield Loading(found.spec.base, len(members))
     gc.collect()  # what is left of the last one, whole or not, is a cycle
     try:
-        placed = Placed(*load(found, offline=offline), placing)
+        placed = PlacedModel(*load_model(found, offline=offline), placing)
     except AnimateDiffError as error:
         yield from (_failed(one.job, error) for one in members)
         return
     except (torch.OutOfMemoryError, MemoryError):
-        message = f"{found.parts.base}: not enough memory on {placing.device} to load it"
+        message = f"{found.spec.base}: not enough memory on {placing.device} to load it"
         full = SurroundingsError(message)
         yield from (Result(one.job, None, None, full) for one in members)
         return
-    models = ControlModels(
+    models = ConditionModels(
         base=placed.base, device=placing.device, dtype=placing.dtype, offline=offline
     )
     for one in members:
@@ -196,7 +197,7 @@ def _run_group(
 
 
 def _run_job(
-    job: Job, placed: Placed, folder: Path, models: ControlModels
+    job: Job, placed: PlacedModel, folder: Path, models: ConditionModels
 ) -> Iterator[Step | _Finished | Result]:
     """One job, again and again with less memory while there is a leaner way."""
     while True:
@@ -215,14 +216,14 @@ def _run_job(
 
 
 def _attempt(
-    job: Job, placed: Placed, folder: Path, models: ControlModels
+    job: Job, placed: PlacedModel, folder: Path, models: ConditionModels
 ) -> Iterator[Step | _Finished | Result]:
     try:
         notes = dict[str, Any]()
         thrift = placed.placing.thrift
         if thrift != PLENTY:
             notes["memory"] = asdict(thrift)
-        if led_by := control_sources(job, models):
+        if led_by := condition_files(job, models):
             notes["sources"] = led_by
         events = sample(
             job, placed.base, placed.animated, folder=folder, notes=notes, models=models,

@@ -24,8 +24,16 @@ from ..checkpoints.write import (
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, defaults_of
 from ..motion import inflate
-from ..planning.models import Found, FoundImage, Parts, files_of, find, find_image, load, load_image
+from ..planning.models import (
+    FoundImageModel,
+    FoundModel,
+    ModelSpec,
+    find_image_model,
+    find_model,
+    model_files,
+)
 from ..sampling.device import DTYPES
+from ..sampling.loading import load_image_model, load_model
 from ..weights.files import digest
 from ..weights.places import local_path
 from .difference import one_step_difference
@@ -37,7 +45,7 @@ log = logging.getLogger(__name__)
 class InjectPlan:
     """What will be joined, all found and fitting, and what it will be written as."""
 
-    found: Found | FoundImage
+    found: FoundModel | FoundImageModel
     """The image model alone, where nothing is written that moves."""
     output: Path | None
     """A folder for diffusers and for us."""
@@ -66,7 +74,7 @@ class Injected:
 
 
 def plan(
-    parts: Parts,
+    parts: ModelSpec,
     output: Path | None,
     *,
     motion_file: Path | None = None,
@@ -90,8 +98,8 @@ def plan(
             "--single-file alone holds nothing that moves; leave --motion, --motion-version and "
             "--motion-lora out, or give -o FOLDER or --motion-file too"
         )
-    found = (find_image if alone else find)(parts, offline=offline)
-    if keep_adapters and dtype != "fp32" and (found.parts.loras or found.parts.motion_loras):
+    found = (find_image_model if alone else find_model)(parts, offline=offline)
+    if keep_adapters and dtype != "fp32" and (found.spec.loras or found.spec.motion_loras):
         raise AnimateDiffError(
             "--keep-adapters needs --dtype fp32: adapters that are merged into rounded weights "
             "give other frames"
@@ -133,17 +141,17 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
     """
     found, kept = planned.found, []
     if planned.keep_adapters:
-        kept = [("lora", one) for one in found.parts.loras]
-        kept += [("motion_lora", one) for one in found.parts.motion_loras]
-        found = replace(found, parts=replace(found.parts, loras=(), motion_loras=()))
+        kept = [("lora", one) for one in found.spec.loras]
+        kept += [("motion_lora", one) for one in found.spec.motion_loras]
+        found = replace(found, spec=replace(found.spec, loras=(), motion_loras=()))
     motion, difference = None, None
-    if isinstance(found, Found):
-        base, motion = load(found, offline=offline)
+    if isinstance(found, FoundModel):
+        base, motion = load_model(found, offline=offline)
         inflate(base.unet, motion).deflate()
         difference = one_step_difference(base, motion)
         motion.to(planned.dtype)
     else:
-        base = load_image(found, offline=offline)
+        base = load_image_model(found, offline=offline)
     for part in (base.unet, *base.text_encoders):
         nn.Module.to(part, dtype=planned.dtype)  # diffusers' own warns of nothing here
     with together(planned.outputs) as places:
@@ -177,12 +185,12 @@ def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:
         "animatediff": version("animatediff"),
         "dtype": names[planned.dtype],
         "sources": list(_sources(planned.found, offline)),
-        "defaults": defaults_of(planned.found.parts.base),
+        "defaults": defaults_of(planned.found.spec.base),
     }
 
 
-def _sources(found: FoundImage, offline: bool) -> Iterator[dict[str, object]]:
-    for role, path, scale in files_of(found, offline=offline):
+def _sources(found: FoundImageModel, offline: bool) -> Iterator[dict[str, object]]:
+    for role, path, scale in model_files(found, offline=offline):
         source: dict[str, object] = {"role": role, "path": str(path), "sha256": digest(path)}
         if scale is not None:
             source["scale"] = scale

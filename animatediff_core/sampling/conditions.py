@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..adapters.sparse_ctrl import load_sparse_control
 from ..checkpoints.base_model import BaseModel
-from ..diffusion.known_region import Kept, between, encode, first_step_of, keep_frames, latent_mask
+from ..diffusion.known_region import Kept, between, encode, first_step_of, known_frames, latent_mask
 from ..diffusion.residuals import Control
 from ..diffusion.windows import divides
 from ..jobs import Job
@@ -33,7 +33,7 @@ Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlModels:
+class ConditionModels:
     """The control models of all jobs on one base model, each loaded when a job first needs it."""
 
     base: BaseModel
@@ -59,7 +59,7 @@ class Lead:
     """Clean latents 1 c f h w that the pass begins from; None is noise alone."""
 
 
-def lead(job: Job, models: ControlModels, size: tuple[int, int]) -> Lead:
+def lead(job: Job, models: ConditionModels, size: tuple[int, int]) -> Lead:
     """All that leads a pass of this width and height in pixels."""
     device = torch.device("cpu") if divides(job.window, job.frames) else models.device
     controls = [_control(net, controlnet_of(net, models), job, size, device)
@@ -94,7 +94,7 @@ def mask_of(pictures: Pictures, job: Job, size: tuple[int, int], factor: int) ->
     return latent_mask(_pictures(pictures, job, size), factor)
 
 
-def controlnet_of(net: ControlNet, models: ControlModels) -> "ControlNetModel":
+def controlnet_of(net: ControlNet, models: ConditionModels) -> "ControlNetModel":
     from ..adapters.controlnet import load_controlnet
 
     def load() -> "ControlNetModel":
@@ -104,7 +104,7 @@ def controlnet_of(net: ControlNet, models: ControlModels) -> "ControlNetModel":
     return models.once("controlnet", net.path, load)
 
 
-def sparse_model_of(net: SparseControl, models: ControlModels) -> SparseControlNet:
+def sparse_model_of(net: SparseControl, models: ConditionModels) -> SparseControlNet:
     def load() -> SparseControlNet:
         path = local_path(net.path, "control", offline=models.offline)
         return load_sparse_control(path, models.base.unet).to(models.device, models.dtype)
@@ -112,7 +112,7 @@ def sparse_model_of(net: SparseControl, models: ControlModels) -> SparseControlN
     return models.once("sparse", net.path, load)
 
 
-def t2i_adapter_of(net: T2IAdapter, models: ControlModels) -> "LoadedT2IAdapter":
+def t2i_adapter_of(net: T2IAdapter, models: ConditionModels) -> "LoadedT2IAdapter":
     """The model, loaded when a job first needs it."""
     from ..adapters.t2i_adapter import load_t2i_adapter
 
@@ -145,7 +145,9 @@ def _control(
     )  # fmt: skip
 
 
-def _sparse(net: SparseControl, job: Job, models: ControlModels, size: tuple[int, int]) -> Control:
+def _sparse(
+    net: SparseControl, job: Job, models: ConditionModels, size: tuple[int, int]
+) -> Control:
     model = sparse_model_of(net, models)
     read: dict[int, Tensor] = {}
     for frame, file in keyed(net.pictures, job.frames, "sparse_controls").items():
@@ -164,7 +166,7 @@ def _sparse(net: SparseControl, job: Job, models: ControlModels, size: tuple[int
 
 def _kept(
     job: Job,
-    models: ControlModels,
+    models: ConditionModels,
     given: dict[int, Tensor],
     video: Tensor | None,
     size: tuple[int, int],
@@ -176,7 +178,7 @@ def _kept(
         kept = Kept(latents=video, mask=mask.to(video))
     if not given:
         return kept
-    frames = keep_frames(given, job.frames)
+    frames = known_frames(given, job.frames)
     if kept is None:
         return frames
     latents = torch.where(frames.mask == 0, frames.latents, kept.latents)
@@ -191,7 +193,7 @@ def _source(job: Job, given: dict[int, Tensor], video: Tensor | None) -> Tensor 
     return None
 
 
-def latents_of(models: ControlModels, pictures: np.ndarray) -> Tensor:
+def latents_of(models: ConditionModels, pictures: np.ndarray) -> Tensor:
     return encode(models.base.vae, pictures).to(models.device)
 
 

@@ -19,8 +19,8 @@ from ..adapters.ip_adapter import (
     load_image_encoder,
     read_ip_adapter,
 )
-from ..diffusion.image_embeddings import embed_pictures
-from ..diffusion.pia_mask import picture_likeness
+from ..diffusion.image_embeddings import embed_images
+from ..diffusion.pia_mask import pia_mask
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions, MotionStrength
 from ..media import read_picture
@@ -28,7 +28,7 @@ from ..motion import Conditions, Positions
 from ..planning.conditions import keyed
 from ..weights.places import local_path
 from .conditions import (
-    ControlModels,
+    ConditionModels,
     by_frame,
     controlnet_of,
     latents_of,
@@ -38,7 +38,7 @@ from .conditions import (
 
 
 @contextmanager
-def reading_pictures(job: Job, models: ControlModels) -> Iterator[None]:
+def reading_pictures(job: Job, models: ConditionModels) -> Iterator[None]:
     """While this lasts, the UNet has the job's IP-Adapters."""
     if not job.ip_adapters:
         yield
@@ -57,7 +57,7 @@ def reading_pictures(job: Job, models: ControlModels) -> Iterator[None]:
 
 def with_pictures(
     job: Job,
-    models: ControlModels,
+    models: ConditionModels,
     size: tuple[int, int],
     pair: tuple[Conditions | None, Conditions | None],
 ) -> tuple[Conditions | None, Conditions | None]:
@@ -69,19 +69,19 @@ def with_pictures(
     led, away = (replace(one or Conditions(), **moving) for one in pair)
     seen, unseen = _embeddings(job, models)
     weights = _weights(job, models)
-    led = replace(led, image_embeddings=seen, image_weights=weights)
-    away = replace(away, image_embeddings=unseen, image_weights=weights)
+    led = replace(led, image_embeddings=seen, image_masks=weights)
+    away = replace(away, image_embeddings=unseen, image_masks=weights)
     if job.animate is not None:
         picture = picture_of(Path(job.animate.picture), job, job.animate.fit, size)
         still = latents_of(models, picture[None]).expand(-1, -1, job.frames, -1, -1)
-        likeness = picture_likeness(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
+        likeness = pia_mask(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
         mask = likeness.to(still).expand(1, 1, -1, *still.shape[3:])
         image = torch.cat([mask, still], dim=1).to(models.dtype)
         led, away = replace(led, image_latents=image), replace(away, image_latents=image)
     return led, away
 
 
-def _moving(job: Job, models: ControlModels) -> dict[str, Any]:
+def _moving(job: Job, models: ConditionModels) -> dict[str, Any]:
     """How the motion module acts where it is not as usual, as fields of the conditions."""
     said, at = job.motion_strength, job.motion_positions
     if said == MotionStrength() and at == MotionPositions():
@@ -95,7 +95,7 @@ def _moving(job: Job, models: ControlModels) -> dict[str, Any]:
     }
 
 
-def _embeddings(job: Job, models: ControlModels) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _embeddings(job: Job, models: ConditionModels) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Of the pictures and of none, for each IP-Adapter f 1 d or f 1 n d."""
     pairs = []
     for one in job.ip_adapters:
@@ -106,24 +106,27 @@ def _embeddings(job: Job, models: ControlModels) -> tuple[tuple[Tensor, ...], tu
         named = keyed(one.pictures, job.frames, "ip_adapters")
         pictures = {frame: read_picture(path) for frame, path in named.items()}
         states = _adapter(models, one.path).form != "plain"
-        pairs.append(embed_pictures(encoder, pictures, job.frames, states=states))
+        pairs.append(embed_images(encoder, pictures, job.frames, states=states))
     return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)
 
 
-def _weights(job: Job, models: ControlModels) -> tuple[Tensor, ...]:
-    """Of all IP-Adapters by frame, f each; none where no adapter names any."""
+def _weights(job: Job, models: ConditionModels) -> tuple[Tensor, ...]:
+    """Masks of all IP-Adapters, f 1 1 each; none where no adapter names weights."""
     if all(one.weights is None for one in job.ip_adapters):
         return ()
     lines = (by_frame(one.weights, job.frames, "ip_adapters.weights") for one in job.ip_adapters)
-    return tuple(torch.tensor(line or [1.0] * job.frames, device=models.device) for line in lines)
+    return tuple(
+        torch.tensor(line or [1.0] * job.frames, device=models.device).view(-1, 1, 1)
+        for line in lines
+    )
 
 
-def _encoder(source: str, models: ControlModels) -> CLIPVisionModelWithProjection:
+def _encoder(source: str, models: ConditionModels) -> CLIPVisionModelWithProjection:
     place = local_path(source, "image encoder", offline=models.offline)
     return load_image_encoder(place).to(models.device, models.dtype)
 
 
-def _adapter(models: ControlModels, source: str) -> IPAdapterWeights:
+def _adapter(models: ConditionModels, source: str) -> IPAdapterWeights:
     return models.once(
         "ip_adapter", source,
         lambda: read_ip_adapter(local_path(source, offline=models.offline)),

@@ -14,7 +14,7 @@ from ..speed.memory import PLENTY, Thrift, leaner, place
 
 
 @dataclass(frozen=True)
-class Placing:
+class Placement:
     """Where and how a model runs."""
 
     device: torch.device
@@ -33,12 +33,12 @@ def check_compiling(device: torch.device, thrift: Thrift) -> None:
     prepare_compiling(device)
 
 
-class Placed:
+class PlacedModel:
     """A model in its place: `base` and `animated` are ready to sample."""
 
     animated: AnimatedUNet
 
-    def __init__(self, base: BaseModel, motion: MotionModule, placing: Placing) -> None:
+    def __init__(self, base: BaseModel, motion: MotionModule, placing: Placement) -> None:
         self.base = base
         self.motion = motion
         self.placing = placing

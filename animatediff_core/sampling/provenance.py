@@ -6,10 +6,10 @@ from pathlib import Path
 from ..jobs import Job
 from ..weights.files import digest
 from ..weights.places import local_path
-from .conditions import ControlModels
+from .conditions import ConditionModels
 
 
-def control_sources(job: Job, models: ControlModels) -> list[dict[str, str]]:
+def condition_files(job: Job, models: ConditionModels) -> list[dict[str, str]]:
     """Role, path and SHA-256 of every picture, video and model that leads a job's clip; what
     several jobs share is read once."""
     told = []

@@ -28,7 +28,7 @@ from ..jobs import Job, Upscale
 from ..media.on_disk import on_disk
 from ..motion import AnimatedUNet, Conditions, MotionModule
 from ..planning.conditions import counted
-from .conditions import ControlModels, Lead, first_start, lead, mask_of
+from .conditions import ConditionModels, Lead, first_start, lead, mask_of
 from .decoding import decoded
 from .image_conditions import reading_pictures, with_pictures
 
@@ -60,7 +60,7 @@ class _Prepared:
     generator: torch.Generator
     """Feeds the scheduler and FreeInit, on the CPU."""
     base: BaseModel
-    models: ControlModels
+    models: ConditionModels
     steps: int
     """Of all passes."""
 
@@ -72,7 +72,7 @@ def sample(
     *,
     folder: Path | None = None,
     notes: dict[str, Any] | None = None,
-    models: ControlModels | None = None,
+    models: ConditionModels | None = None,
     decode_chunk: int = 8,
 ) -> Iterator[Step | np.ndarray]:
     """Steps, then the frames f h w 3 uint8 of one job on a loaded model.
@@ -85,7 +85,7 @@ def sample(
     notes = {} if notes is None else notes
     _warn(job, base)
     if models is None:
-        models = ControlModels(base=base, device=animated.unet.device, dtype=animated.unet.dtype)
+        models = ConditionModels(base=base, device=animated.unet.device, dtype=animated.unet.dtype)
     prepared = _prepare(job, base, animated, models)
     with reading_pictures(job, models):
         latents = yield from _first_pass(prepared)
@@ -115,7 +115,9 @@ def _warn(job: Job, base: BaseModel) -> None:
                     job.name, word)  # fmt: skip
 
 
-def _prepare(job: Job, base: BaseModel, animated: AnimatedUNet, models: ControlModels) -> _Prepared:
+def _prepare(
+    job: Job, base: BaseModel, animated: AnimatedUNet, models: ConditionModels
+) -> _Prepared:
     motion: MotionModule = animated.motion
     config = replace(motion.config, betas=job.betas or motion.config.betas)
     scheduler = make_scheduler(

@@ -21,9 +21,9 @@ from ..jobs import job_from_options
 from ..media import write_picture
 from ..media.edges import canny
 from ..planning.jobs import plan
-from ..planning.models import load
-from ..sampling.conditions import ControlModels
-from ..sampling.placement import Placed, Placing
+from ..sampling.conditions import ConditionModels
+from ..sampling.loading import load_model
+from ..sampling.placement import PlacedModel, Placement
 from ..sampling.sample import sample
 from .measure import judge, observe
 from .renderer import coverage, render
@@ -47,10 +47,10 @@ class Bench:
 
     def __init__(self) -> None:
         found = plan(job_from_options({"prompt": "a"}))[0].found
-        placing = Placing(torch.device("cpu"), torch.float32)
-        placed = Placed(*load(found, offline=True), placing)
+        placing = Placement(torch.device("cpu"), torch.float32)
+        placed = PlacedModel(*load_model(found, offline=True), placing)
         self.base, self.animated = placed.base, placed.animated
-        self.models = ControlModels(base=self.base, device=placing.device, dtype=placing.dtype)
+        self.models = ConditionModels(base=self.base, device=placing.device, dtype=placing.dtype)
 
     def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
         """One clip as `generate` makes it: f 3 h w in [0, 1]."""

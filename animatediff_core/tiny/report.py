@@ -16,16 +16,16 @@ from torch import Tensor
 from ..checkpoints.base_model import BaseModel
 from ..diffusion.decoding import decode
 from ..diffusion.denoise import denoise
-from ..diffusion.image_unet import StillUNet
+from ..diffusion.image_unet import ImageUNet
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.text import embed_prompt
 from ..jobs import Job, job_from_options
 from ..media import contact_sheet, write_picture
 from ..motion import AnimatedUNet
-from ..planning.jobs import parts_of, plan
-from ..planning.models import load
-from ..sampling.placement import Placed, Placing
+from ..planning.jobs import plan, spec_of
+from ..sampling.loading import load_model
+from ..sampling.placement import PlacedModel, Placement
 from ..sampling.sample import sample
 from .measure import Verdict, judge
 from .members import MEMBERS, PLAIN_MEMBER, Member, member_named
@@ -112,9 +112,9 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
         for seed, scene in enumerate(scenes)
     ]
     planned = plan(jobs)
-    assert all(parts_of(job) == planned[0].found.parts for job in jobs)
-    placing = Placing(torch.device("cpu"), torch.float32)
-    placed = Placed(*load(planned[0].found, offline=True), placing)
+    assert all(spec_of(job) == planned[0].found.spec for job in jobs)
+    placing = Placement(torch.device("cpu"), torch.float32)
+    placed = PlacedModel(*load_model(planned[0].found, offline=True), placing)
     clips = [_clip(job, placed.base, placed.animated) for job in jobs]
     verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()
@@ -193,11 +193,11 @@ def _paths(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
 def _stills(job: Job, base: BaseModel, animated: AnimatedUNet) -> float:
     """The change between frames that the image model alone makes of the prompt."""
     single = replace(job, frames=STILLS)
-    latents = _still_latents(single, base, StillUNet(base.unet), animated)
+    latents = _still_latents(single, base, ImageUNet(base.unet), animated)
     return change_between(_tensor(decode(base.vae, latents)))
 
 
-def _still_latents(job: Job, base: BaseModel, still: StillUNet, animated: AnimatedUNet) -> Tensor:
+def _still_latents(job: Job, base: BaseModel, still: ImageUNet, animated: AnimatedUNet) -> Tensor:
     shape = (
         1,
         4,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checkpoints.base_model import BaseModel
 from ..diffusion.decoding import decode
 from ..diffusion.denoise import denoise
-from ..diffusion.image_unet import StillUNet
+from ..diffusion.image_unet import ImageUNet
 from ..diffusion.noise import draw_noise
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.size_conditions import size_conditions
@@ -52,7 +52,7 @@ def sample_stills(
     """Pictures of the image model, one for each seed: f h w 3. `settings`: steps and guidance."""
     noise = torch.cat([draw_noise(seed, _shape(config, base, 1)) for seed in seeds], dim=2)
     schedule = MotionConfig(betas=config.betas or base.betas)
-    return _sample(base, StillUNet(base.unet), schedule, noise, prompt, settings)
+    return _sample(base, ImageUNet(base.unet), schedule, noise, prompt, settings)
 
 
 def _shape(config: TrainConfig, base: BaseModel, frames: int) -> tuple[int, int, int, int, int]:
@@ -62,7 +62,7 @@ def _shape(config: TrainConfig, base: BaseModel, frames: int) -> tuple[int, int,
 
 def _sample(
     base: BaseModel,
-    model: AnimatedUNet | StillUNet,
+    model: AnimatedUNet | ImageUNet,
     schedule: MotionConfig,
     noise: Tensor,
     prompt: str,

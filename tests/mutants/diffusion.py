@@ -63,7 +63,7 @@ MUTANTS: Table = {
             "after = times[index + 1] if index + 1 < len(times) else None",
             "after = times[index] if index + 1 < len(times) else None",
         ),
-        ("parts_at(divided, x.shape[2], index)", "parts_at(divided, x.shape[2], 0)"),
+        ("context_windows(divided, x.shape[2], index)", "context_windows(divided, x.shape[2], 0)"),
         ("x = kept.blend(x, latents, scheduler, times[0])", "pass"),
         ("here = replace(moment, away=away)", "here = moment"),
         ("first: Tensor = noise * scheduler.init_noise_sigma", "first: Tensor = noise"),

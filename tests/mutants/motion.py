@@ -4,18 +4,33 @@ from . import Table
 
 MUTANTS: Table = {
     ("motion/conditions.py", "windows::test_conditions_with_a_frame_axis_are_cut_to_the_window"): [
-        ("motion_frames=None if moved is None else moved.index_select(0, frames),", ""),
-        ("adapter_residuals=tuple(map(folded, self.adapter_residuals)),", ""),
-        ("tuple(one.index_select(0, frames) for one in self.image_weights)", "self.image_weights"),
+        (
+            "motion_frames: Tensor | None = field(default=None, metadata=_AXIS_0)",
+            "motion_frames: Tensor | None = None",
+        ),
+        (
+            "adapter_residuals: tuple[Tensor, ...] = field(default=(), metadata=_FOLDED)",
+            "adapter_residuals: tuple[Tensor, ...] = ()",
+        ),
+        (
+            "image_masks: tuple[Tensor, ...] = field(default=(), metadata=_AXIS_0)",
+            "image_masks: tuple[Tensor, ...] = ()",
+        ),
+        (
+            "lora_weights: tuple[Tensor, ...] = field(default=(), metadata=_AXIS_0)",
+            "lora_weights: tuple[Tensor, ...] = ()",
+        ),
         (
             "unflatten(0, (-1, total)).index_select(1, frames)",
             "unflatten(0, (total, -1)).index_select(0, frames)",
         ),
-        ("image.index_select(2, frames)", "image[:, :, : len(frames)]"),
-        ("pooled = pooled.index_select(1, frames)", "pooled = pooled[:, : len(frames)]"),
+        ("return value.index_select(axis, frames)", "return value.narrow(axis, 0, len(frames))"),
     ],
     ("motion/conditions.py", "text"): [
         ("else pooled.repeat_interleave(frames, 0)", "else pooled.repeat(frames, 1)"),
+    ],
+    ("motion/conditions.py", "motion official_numbers"): [
+        ("else text.repeat_interleave(frames, 0)", "else text.repeat(frames, 1, 1)"),
     ],
     ("motion/module.py", "motion official_numbers"): [
         ("features + (x if strength == 1.0 else x * strength)", "features + x"),
@@ -56,27 +71,32 @@ MUTANTS: Table = {
         ),
     ],
     ("motion/hooks.py", "motion official_numbers"): [
-        ("self.clip.strength * self.clip.blocks.get(self.block, 1.0)", "self.clip.strength"),
-        ("torch.lerp(features, moved, weights", "torch.lerp(moved, features, weights"),
         (
-            "self.clip.weights.to(moved).repeat(len(moved) // frames)",
-            "self.clip.weights.to(moved).repeat_interleave(len(moved) // frames)",
+            "conditions.motion_strength * conditions.motion_blocks.get(self.block, 1.0)",
+            "conditions.motion_strength",
         ),
-        ("return (clips.flatten(2, 3),)", "return (clips.flatten(2, 3).flip(0),)"),
+        ("torch.lerp(features, out, weights", "torch.lerp(out, features, weights"),
+        (
+            "conditions.motion_frames.to(out).repeat(len(out) // frames)",
+            "conditions.motion_frames.to(out).repeat_interleave(len(out) // frames)",
+        ),
+        ("self.call.frames).flatten(2, 3),)", "self.call.frames).flatten(2, 3).flip(0),)"),
     ],
     ("motion/inflation.py", "motion official_numbers"): [
         ("time.repeat_interleave(frames)", "time.repeat(frames)"),
-        ("else text.repeat_interleave(frames, 0)", "else text.repeat(frames, 1, 1)"),
         ("yield resnet.norm2", "pass"),
         ("if unet.conv_norm_out is not None:", "if False:"),
-        ("self._clip.positions = given.motion_positions", "pass"),
+        ("self.call.begin(frames, conditions, text", "self.call.begin(frames, NO_CONDITIONS, text"),
         ('getattr(block, "attentions", None) or block.resnets', "block.resnets"),
         ("self._handles.pop().remove()", "self._handles.pop()"),
         ('named += [(f"{side}.{i}"', 'named += [(f"{side}.{i + 1}"'),
     ],
     ("motion/inflation.py", "ip_adapter sparse_control controlnet t2i_adapter"): [
-        ("given.down_residuals or None", "None"),
-        ("mid_block_additional_residual=given.mid_residual", "mid_block_additional_residual=None"),
-        ("list(given.adapter_residuals) or None", "None"),
+        ("conditions.down_residuals or None", "None"),
+        (
+            "mid_block_additional_residual=conditions.mid_residual",
+            "mid_block_additional_residual=None",
+        ),
+        ("list(conditions.adapter_residuals) or None", "None"),
     ],
 }

@@ -15,19 +15,17 @@ from torch import nn
 
 from ...checkpoints.families import FOLDERS, family_of_unet, unet_shape
 from ...checkpoints.file_report import require, wrong_family
+from ...checkpoints.sd_names import original_layers
 from ...errors import CheckpointError
 from ...motion import MotionModule
 from ...weights.weight_file import open_weights
 from .files import LoraInfo, read_lora, recognise_lora
 from .math import Delta, changed_weight, product
-from .names import original_layers
 
 log = logging.getLogger(__name__)
 
 Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
 Layers = Mapping[str, Layer]
-_ORIGINAL = ("input_blocks_", "middle_block_", "output_blocks_", "time_embed_", "label_emb_", "out_")
-"""How the original code's names of a UNet's layers begin."""
 
 
 def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
@@ -73,11 +71,8 @@ def image_deltas(unet: Any, path: Path) -> dict[str, Delta]:
     """The layers of a LoRA for the image model, by diffusers' plain names."""
     info = require(recognise_lora(open_weights(path)), "loras", path)
     _check_family(info, unet, path)
-    deltas = read_lora(info)
-    if not any(name.startswith(_ORIGINAL) for name in deltas):
-        return deltas
     names = original_layers(unet)
-    return {names.get(name, name): delta for name, delta in deltas.items()}
+    return {names.get(name, name): delta for name, delta in read_lora(info).items()}
 
 
 def _check_family(info: LoraInfo, unet: Any, path: Path) -> None:
@@ -118,8 +113,8 @@ def _merge(layers: Layers, deltas: Mapping[str, Delta], path: Path, scale: float
     missing = sorted(name for name in deltas if name not in layers)
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} of its {len(deltas)} layers match nothing in this model, first "
-            f"{', '.join(missing[:3])}; {hint}"
+            f"{path}: {len(missing)} of its {len(deltas)} layers match nothing in this model, "
+            f"first {', '.join(missing[:3])}; {hint}"
         )
     for name, delta in deltas.items():
         _check_fit(layers[name], name, delta, path)

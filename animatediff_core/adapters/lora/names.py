@@ -7,10 +7,8 @@ diffusers' names of motion modules the official ones.
 
 import re
 
-from diffusers.models import UNet2DConditionModel
-
 from ...checkpoints.motion_names import official_rest
-from ...checkpoints.sd_names import OPEN_CLIP, unet_names
+from ...checkpoints.sd_names import OPEN_CLIP
 
 _DIFFUSERS_SITE = re.compile(
     r"^((?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+)(\.transformer_blocks\..+)$"
@@ -30,16 +28,6 @@ def plain_name(name: str) -> str:
     return _text_name(name) if name.startswith(("te1_", "te2_")) else name
 
 
-def original_layers(unet: UNet2DConditionModel) -> dict[str, str]:
-    """diffusers' plain name of each layer of a UNet, by the original code's."""
-    names = unet_names(unet).items()
-    return {_layer(original): _layer(own) for own, original in names}
-
-
-def _layer(tensor: str) -> str:
-    return tensor.rpartition(".")[0].replace(".", "_")
-
-
 def _text_name(name: str) -> str:
     """Old diffusers' and OpenCLIP's names of a text encoder's layers as transformers has them."""
     name = re.sub(r"_self_attn_to_([qkv])$", r"_self_attn_\1_proj", name)
@@ -47,5 +35,5 @@ def _text_name(name: str) -> str:
     if "transformer_resblocks_" in name:
         for own, original in OPEN_CLIP.items():
             name = name.replace(original.replace(".", "_"), own.replace(".", "_"))
-        name = name.replace("_encoder_layers_", "_text_model_encoder_layers_", 1)
+        name = name.replace("_encoder_layers", "_text_model_encoder_layers")
     return name

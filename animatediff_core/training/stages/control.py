@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.models.clip import CLIPVisionModelWithProjection
 
 from ...adapters.controlnet import controlnet_for
-from ...diffusion.image_embeddings import as_clip_sees
+from ...diffusion.image_embeddings import clip_pixels
 from ...diffusion.loss import image_loss
 from ...errors import MediaError, TrainingError
 from ...jobs.conditions import Canny
@@ -214,7 +214,7 @@ def clip_condition(size: int) -> Condition:
     """The sample as CLIP sees it: 3 size size."""
 
     def seen(file: Path, pixels: Tensor) -> Tensor:
-        return as_clip_sees(((pixels.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy(), size)
+        return clip_pixels(((pixels.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy(), size)
 
     return seen
 
