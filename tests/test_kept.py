@@ -17,10 +17,10 @@ from animatediff_core.diffusion.known_region import (
     Kept,
     between,
     encode,
-    first_step_of,
     known_frames,
     latent_mask,
 )
+from animatediff_core.jobs import first_step
 from animatediff_core.tiny.renderer import render
 from animatediff_core.tiny.world import draw_scene, poses
 
@@ -53,7 +53,7 @@ def test_video_to_video_is_that_of_diffusers():
         unet=UNetMotionModel.from_unet2d(new_unet(), motion_adapter(motion)),
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
-    start = first_step_of(0.6, STEPS)
+    start = first_step(0.6, STEPS)
     scheduler.set_timesteps(STEPS)
     noisy = scheduler.add_noise(clip(5), clip(0), scheduler.timesteps[start : start + 1])
     theirs = pipeline(
@@ -63,13 +63,6 @@ def test_video_to_video_is_that_of_diffusers():
     ).frames  # fmt: skip
     ours = run(norm="clip", source=clip(5), start=start)
     assert (ours - theirs).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("strength", "steps", "first"), [(1.0, 25, 0), (0.6, 5, 2), (0.5, 25, 13), (0.01, 25, 24)]
-)
-def test_strength_is_the_share_of_the_steps_that_run(strength, steps, first):
-    assert first_step_of(strength, steps) == first
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "euler_a", "dpmpp_2m", "pndm", "lcm"])

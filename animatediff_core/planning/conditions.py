@@ -11,7 +11,8 @@ from ..checkpoints.file_report import require, wrong_family
 from ..diffusion.windows import divides, window_length
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
-from ..jobs.conditions import Fit, Pictures
+from ..jobs.choices import Fit
+from ..jobs.conditions import Images
 from ..media.pictures import PictureSource, check_source, spread
 from ..weights.places import local_path
 from .models import FoundModel
@@ -35,7 +36,7 @@ def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
         raise type(error)(f"{job.name}: {error}") from error
 
 
-def pictures_of(pictures: Pictures, job: Job) -> PictureSource:
+def pictures_of(pictures: Images, job: Job) -> PictureSource:
     """Where the picture of every frame lies."""
     numbers = spread(job.frames, pictures.first, pictures.every)
     return PictureSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
@@ -61,23 +62,23 @@ def counted(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Val
 
 def _sources(job: Job) -> Iterator[PictureSource]:
     for net in (*job.controlnets, *job.t2i_adapters):
-        yield pictures_of(net.pictures, job)
+        yield pictures_of(net.images, job)
     for region in job.regions:
         yield pictures_of(region.mask, job)
     if job.start is not None:
-        yield pictures_of(job.start.pictures, job)
+        yield pictures_of(job.start.images, job)
         if job.start.mask is not None:
             yield pictures_of(job.start.mask, job)
     if job.animate is not None:
-        yield _single(Path(job.animate.picture), job, job.animate.fit)
+        yield _single(Path(job.animate.image), job, job.animate.fit)
     for sparse in job.sparse_controls:
-        for path in keyed(sparse.pictures, job.frames, "sparse_controls").values():
+        for path in keyed(sparse.images, job.frames, "sparse_controls").values():
             yield _single(path, job, sparse.fit)
     if job.keyframes is not None:
-        for path in keyed(job.keyframes.pictures, job.frames, "keyframes").values():
+        for path in keyed(job.keyframes.images, job.frames, "keyframes").values():
             yield _single(path, job, job.keyframes.fit)
     for adapter in job.ip_adapters:
-        for path in keyed(adapter.pictures, job.frames, "ip_adapters").values():
+        for path in keyed(adapter.images, job.frames, "ip_adapters").values():
             yield _single(path, job, "stretch")  # the encoder takes any size
 
 

@@ -72,7 +72,7 @@ def with_pictures(
     led = replace(led, image_embeddings=seen, image_masks=weights)
     away = replace(away, image_embeddings=unseen, image_masks=weights)
     if job.animate is not None:
-        picture = picture_of(Path(job.animate.picture), job, job.animate.fit, size)
+        picture = picture_of(Path(job.animate.image), job, job.animate.fit, size)
         still = latents_of(models, picture[None]).expand(-1, -1, job.frames, -1, -1)
         likeness = pia_mask(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
         mask = likeness.to(still).expand(1, 1, -1, *still.shape[3:])
@@ -103,7 +103,7 @@ def _embeddings(job: Job, models: ConditionModels) -> tuple[tuple[Tensor, ...], 
             "encoder", one.encoder,
             lambda one=one: _encoder(one.encoder, models),  # type: ignore[misc]
         )  # fmt: skip
-        named = keyed(one.pictures, job.frames, "ip_adapters")
+        named = keyed(one.images, job.frames, "ip_adapters")
         pictures = {frame: read_picture(path) for frame, path in named.items()}
         states = _adapter(models, one.path).form != "plain"
         pairs.append(embed_images(encoder, pictures, job.frames, states=states))
