@@ -48,7 +48,7 @@ class Bench:
     def __init__(self) -> None:
         found = plan(job_from_options({"prompt": "a"}))[0].found
         placing = Placement(torch.device("cpu"), torch.float32)
-        placed = PlacedModel(*load_model(found, offline=True), placing)
+        placed = PlacedModel(*load_model(found, dtype=placing.dtype, offline=True), placing)
         self.base, self.animated = placed.base, placed.animated
         self.models = ConditionModels(base=self.base, device=placing.device, dtype=placing.dtype)
 

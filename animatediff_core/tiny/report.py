@@ -114,7 +114,7 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
     planned = plan(jobs)
     assert all(spec_of(job) == planned[0].found.spec for job in jobs)
     placing = Placement(torch.device("cpu"), torch.float32)
-    placed = PlacedModel(*load_model(planned[0].found, offline=True), placing)
+    placed = PlacedModel(*load_model(planned[0].found, dtype=placing.dtype, offline=True), placing)
     clips = [_clip(job, placed.base, placed.animated) for job in jobs]
     verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()
