@@ -13,7 +13,7 @@ from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileEr
 from ..jobs import Job
 from ..jobs.choices import Fit
 from ..jobs.conditions import Images
-from ..media.pictures import PictureSource, check_source, spread
+from ..media.image_source import ImageSource, check_images, spread
 from ..weights.places import local_path
 from .models import FoundModel
 
@@ -28,7 +28,7 @@ def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
     try:
         _check_models(job, found, offline)
         for source in _sources(job):
-            check_source(source)
+            check_images(source)
         _check_starts(job, found)
     except MediaError as error:
         raise MediaError(f"{job.name}: {error}") from error
@@ -36,10 +36,10 @@ def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
         raise type(error)(f"{job.name}: {error}") from error
 
 
-def pictures_of(pictures: Images, job: Job) -> PictureSource:
+def pictures_of(pictures: Images, job: Job) -> ImageSource:
     """Where the picture of every frame lies."""
     numbers = spread(job.frames, pictures.first, pictures.every)
-    return PictureSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
+    return ImageSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
 
 
 def keyed(pictures: Mapping[int, str], frames: int, key: str) -> dict[int, Path]:
@@ -60,7 +60,7 @@ def counted(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Val
     return dict(sorted((number % frames, value) for number, value in values.items()))
 
 
-def _sources(job: Job) -> Iterator[PictureSource]:
+def _sources(job: Job) -> Iterator[ImageSource]:
     for net in (*job.controlnets, *job.t2i_adapters):
         yield pictures_of(net.images, job)
     for region in job.regions:
@@ -82,8 +82,8 @@ def _sources(job: Job) -> Iterator[PictureSource]:
             yield _single(path, job, "stretch")  # the encoder takes any size
 
 
-def _single(path: Path, job: Job, fit: Fit) -> PictureSource:
-    return PictureSource(path, (0,), (job.width, job.height), fit)
+def _single(path: Path, job: Job, fit: Fit) -> ImageSource:
+    return ImageSource(path, (0,), (job.width, job.height), fit)
 
 
 def _check_models(job: Job, found: FoundModel, offline: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
-from ..media import Frames
+from ..media.frames import Frames
 from ..planning.jobs import Planned, plan
 from ..planning.models import ModelSpec
 from ..sampling.conditions import ConditionModels

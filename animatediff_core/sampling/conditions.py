@@ -21,7 +21,7 @@ from ..jobs import Job, first_step
 from ..jobs.choices import Fit
 from ..jobs.conditions import ControlNet, Images, SparseControl, T2IAdapter
 from ..media.edges import canny
-from ..media.pictures import PictureSource, fitted, read_source
+from ..media.image_source import ImageSource, fit_image, read_images
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
 from ..planning.conditions import counted, keyed, pictures_of
 from ..weights.places import local_path
@@ -133,11 +133,11 @@ def _control(
     device: torch.device,
 ) -> Control:
     """Its pictures lie on `device`; those of a long clip come from the CPU window by window."""
-    pictures = read_source(pictures_of(net.images, job))
+    pictures = read_images(pictures_of(net.images, job))
     if net.canny is not None:
         edges = [canny(one, net.canny.low, net.canny.high) for one in pictures]
         pictures = np.stack(edges)
-    pictures = np.stack([fitted(one, size, "stretch") for one in pictures])
+    pictures = np.stack([fit_image(one, size, "stretch") for one in pictures])
     condition = torch.from_numpy(pictures.copy()).permute(3, 0, 1, 2).unsqueeze(0).float() / 255
     return Control(
         model=model, condition=condition.to(device),
@@ -199,13 +199,13 @@ def latents_of(models: ConditionModels, pictures: np.ndarray) -> Tensor:
 
 
 def _pictures(pictures: Images, job: Job, size: tuple[int, int]) -> np.ndarray:
-    read = read_source(pictures_of(pictures, job))
-    return np.stack([fitted(one, size, "stretch") for one in read])
+    read = read_images(pictures_of(pictures, job))
+    return np.stack([fit_image(one, size, "stretch") for one in read])
 
 
 def picture_of(path: Path, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
-    source = PictureSource(path, (0,), (job.width, job.height), fit)
-    return fitted(read_source(source)[0], size, "stretch")
+    source = ImageSource(path, (0,), (job.width, job.height), fit)
+    return fit_image(read_images(source)[0], size, "stretch")
 
 
 def by_frame(named: Mapping[int, float] | None, frames: int, key: str) -> tuple[float, ...]:

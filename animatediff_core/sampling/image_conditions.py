@@ -23,7 +23,7 @@ from ..diffusion.image_embeddings import embed_images
 from ..diffusion.pia_mask import pia_mask
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions, MotionStrength
-from ..media import read_picture
+from ..media.image import read_image
 from ..motion import Conditions, Positions
 from ..planning.conditions import keyed
 from ..weights.places import local_path
@@ -104,7 +104,7 @@ def _embeddings(job: Job, models: ConditionModels) -> tuple[tuple[Tensor, ...], 
             lambda one=one: _encoder(one.encoder, models),  # type: ignore[misc]
         )  # fmt: skip
         named = keyed(one.images, job.frames, "ip_adapters")
-        pictures = {frame: read_picture(path) for frame, path in named.items()}
+        pictures = {frame: read_image(path) for frame, path in named.items()}
         states = _adapter(models, one.path).form != "plain"
         pairs.append(embed_images(encoder, pictures, job.frames, states=states))
     return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)
