@@ -1,9 +1,9 @@
 """`make bench-gpu`: this program beside diffusers on a GPU, part by part, figures as they come.
 
 Random weights of SD1.5 with a v2 module, 16 frames of 512 x 512 pixels, guidance, unless a row says
-otherwise; wall time between synchronisations, medians, both sides in turns. A part that fails prints
-why, and the next one runs. The rows are written to $OUT/gpu.json, or to build/gpu.json. Without a GPU
-everything runs at a tiny size, to show that it does.
+otherwise; wall time between synchronisations, medians, both sides in turns. If a part fails, its
+error is printed and the next one runs. The rows are written to $OUT/gpu.json, or to build/gpu.json.
+Without a GPU everything runs at a tiny size, to show that it does.
 """
 
 import argparse
@@ -29,7 +29,6 @@ if not Path("/dev/nvidiactl").exists():  # read when torch is imported
 
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -363,10 +362,11 @@ def profiled(side: Side, animated: Any) -> Iterator[Row]:
 @torch.no_grad()
 def compiled() -> Iterator[Row]:
     """diffusers with its blocks compiled, ours by its kernels, which no compiler is needed for."""
-    import animatediff_core as ad
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+
+    import animatediff_core as ad
 
     unet, motion = parts()
     theirs = diffusers_model(unet, motion)
@@ -391,8 +391,9 @@ def compiled() -> Iterator[Row]:
 @torch.no_grad()
 def tiny() -> Iterator[Row]:
     """The bundled model: a guided forward, and a whole clip from loaded weights to a GIF."""
-    import animatediff_core as ad
     from models import model
+
+    import animatediff_core as ad
 
     with torch.device("cpu"):
         unet, motion = model("bundled", 16)
@@ -423,11 +424,12 @@ def tiny() -> Iterator[Row]:
 @torch.no_grad()
 def clip() -> Iterator[Row]:
     """From loaded weights and embedded prompts to frames: 25 steps and decoding."""
+    from diffusers import AnimateDiffPipeline, DDIMScheduler
+    from diffusers.models import AutoencoderKL
+
     import animatediff_core as ad
     from animatediff_core.diffusion.decoding import decode
     from animatediff_core.speed import optimize_vae
-    from diffusers import AnimateDiffPipeline, DDIMScheduler
-    from diffusers.models import AutoencoderKL
 
     steps = 25 if ON_GPU else 2
     unet, motion = parts()
@@ -471,40 +473,44 @@ def clip() -> Iterator[Row]:
 
 def train() -> Iterator[Row]:
     """A training step of the motion module, 16 frames of 256 x 256, bf16 autocast."""
-    import animatediff_core as ad
-    from animatediff_core.speed.checkpointing import recompute_blocks
-
     for checkpointing in (False, True):
-        unet, motion = parts(dtype=torch.float32)
-        theirs = diffusers_model(unet, motion, torch.contiguous_format)
-        theirs.freeze_unet2d_params()
-        animated = ad.inflate(unet, motion)
-        motion.requires_grad_(True)
-        if checkpointing:
-            theirs.enable_gradient_checkpointing()
-            recompute_blocks(animated)
-        theirs.train()
-        x, texts = inputs(SIDE // 2, dtype=torch.float32)
-        states = texts[:1].repeat_interleave(x.shape[2], 0)
-        time = torch.tensor([500], device=DEVICE)
-        calls = {
-            "diffusers": lambda: theirs(x, time, states).sample,
-            "ours": lambda: animated(x, time, texts[:1]),
-        }
-        learned = [p for p in theirs.parameters() if p.requires_grad], list(motion.parameters())
-        sides = {
-            name: partial(training_step, call, torch.optim.AdamW(some, lr=1e-6, fused=True))
-            for (name, call), some in zip(calls.items(), learned, strict=True)
-        }
+        sides = training_sides(checkpointing)
         for side in sides.values():
             side()  # the optimizer's state is there
         peaks = {name: peak(side).get("GiB", 0.0) for name, side in sides.items()}
-        times = timed(sides, 5 if ON_GPU else 1, 1)
+        times = timed(sides, 5, 1)
         kind = "step, checkpointing" if checkpointing else "step"
         yield f"{kind}, ms", {**times, "ratio": times["diffusers"] / times["ours"]}
         yield f"{kind}, peak, GiB", peaks
-        del theirs, animated, unet, motion, sides, calls, learned
+        del sides
         gc.collect()
+
+
+def training_sides(checkpointing: bool) -> dict[str, Side]:
+    import animatediff_core as ad
+    from animatediff_core.speed.checkpointing import recompute_blocks
+
+    unet, motion = parts(dtype=torch.float32)
+    theirs = diffusers_model(unet, motion, torch.contiguous_format)
+    theirs.freeze_unet2d_params()
+    animated = ad.inflate(unet, motion)
+    motion.requires_grad_(True)
+    if checkpointing:
+        theirs.enable_gradient_checkpointing()
+        recompute_blocks(animated)
+    theirs.train()
+    x, texts = inputs(SIDE // 2, dtype=torch.float32)
+    states = texts[:1].repeat_interleave(x.shape[2], 0)
+    moment = torch.tensor([500], device=DEVICE)
+    calls = {
+        "diffusers": lambda: theirs(x, moment, states).sample,
+        "ours": lambda: animated(x, moment, texts[:1]),
+    }
+    learned = [p for p in theirs.parameters() if p.requires_grad], list(motion.parameters())
+    return {
+        name: partial(training_step, call, torch.optim.AdamW(some, lr=1e-6, fused=True))
+        for (name, call), some in zip(calls.items(), learned, strict=True)
+    }
 
 
 def training_step(call: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -518,12 +524,13 @@ def training_step(call: Callable[[], Tensor], optimizer: torch.optim.Optimizer) 
 @torch.no_grad()
 def memory() -> Iterator[Row]:
     """A clip of 2 steps on cards with less memory: the offload level, and its seconds."""
+    from diffusers.models import AutoencoderKL
+
     import animatediff_core as ad
     from animatediff_core.checkpoints.base_model import BaseModel
     from animatediff_core.diffusion.decoding import decode
     from animatediff_core.sampling.placement import PlacedModel, Placement
     from animatediff_core.speed.memory import described
-    from diffusers.models import AutoencoderKL
 
     unet, motion = (part.cpu() for part in parts())
     levels = (128, 256, 512, 512) if ON_GPU else (32, 32, 32, 32)

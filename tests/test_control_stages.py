@@ -13,13 +13,13 @@ from animatediff_core.adapters.ip_adapter import attach_ip_adapters, read_ip_ada
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import TrainingError
 from animatediff_core.jobs.conditions import Canny
-from animatediff_core.media import write_picture
 from animatediff_core.media.edges import canny
+from animatediff_core.media.image import write_image
 from animatediff_core.runs.train import Step, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, list_clips
 from animatediff_core.training.config_file import load_train_config
-from animatediff_core.training.stages.control import edge_condition, paired_condition
+from animatediff_core.training.stages.controlnet import edge_condition, paired_condition
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_resumed_controlnet_is_that_of_an_uninterrupted_run(drawn, tmp_path):
 def test_an_ip_adapter_is_written_in_the_official_keys_and_acts(drawn, encoder, tmp_path):
     made = config(
         drawn, tmp_path, stage="ip-adapter", image_encoder=str(encoder), learning_rate=1e-2,
-        picture_dropout=0.5,
+        image_dropout=0.5,
     )  # fmt: skip
     *_, written = run(made, tmp_path / "o")
     weights = read_ip_adapter(written.path)
@@ -120,7 +120,7 @@ def test_an_ip_adapter_is_written_in_the_official_keys_and_acts(drawn, encoder, 
 
 def test_pictures_are_dropped_as_often_as_said_and_mirrored_with_the_sample(drawn, tmp_path):
     made = config(
-        drawn, tmp_path, stage="ip-adapter", image_encoder="x", picture_dropout=0.25,
+        drawn, tmp_path, stage="ip-adapter", image_encoder="x", image_dropout=0.25,
         data={"horizontal_flip": True},
     )  # fmt: skip
     clips = Clips(list_clips(made), made, None, condition=lambda file, pixels: pixels)
@@ -137,7 +137,7 @@ def test_conditions_are_edges_or_pictures_of_the_same_name(tmp_path):
     pixels = torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1
     edges = edge_condition(Canny(low=50, high=100))(tmp_path / "a.png", pixels)
     assert torch.equal(edges.permute(1, 2, 0) * 255, torch.from_numpy(canny(picture, 50, 100)))
-    write_picture(picture, tmp_path / "a.png")
+    write_image(picture, tmp_path / "a.png")
     pair = paired_condition(tmp_path, (16, 16))
     given = pair(tmp_path / "elsewhere" / "a.jpg", pixels)
     assert given.shape == (3, 16, 16)
@@ -152,13 +152,16 @@ def test_conditions_are_edges_or_pictures_of_the_same_name(tmp_path):
     [
         ({"stage": "controlnet"}, "one of canny and condition_folder"),
         ({"stage": "controlnet", "canny": True, "condition_folder": "x"}, "one of canny and"),
-        ({"stage": "ip-adapter"}, "image_encoder is missing"),
-        ({"stage": "image", "canny": True}, "canny belongs to stage controlnet"),
+        ({"stage": "ip-adapter"}, "image_encoder: is missing"),
+        ({"stage": "image", "canny": True}, "canny: belongs to stage controlnet"),
         (
             {"stage": "controlnet", "canny": True, "validation": {"prompts": ["a"]}},
             "leave them out",
         ),  # noqa: E501
-        ({"stage": "controlnet", "canny": {"low": 9, "high": 1}}, "0 <= low <= high"),
+        (
+            {"stage": "controlnet", "canny": {"low": 9, "high": 1}},
+            "canny.high: must be low 9 or more, got 1",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(drawn, tmp_path, changes, message):

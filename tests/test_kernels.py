@@ -1,4 +1,4 @@
-"""The kernels for CUDA give the numbers of the plain operations: on the CPU, by Triton's interpreter."""
+"""Kernels for CUDA give the plain operations' numbers: on the CPU, by Triton's interpreter."""
 
 import pytest
 import torch

@@ -48,8 +48,12 @@ _MOST = 1 << 20
 _MOST_BLOCKS = 1000
 """Levels x layers x transformer blocks, or layers of a text encoder; SDXL has 60 and 32."""
 _MAX_TOKENIZER = 16 << 20
-_SCHEDULE = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
-             "prediction_type": "epsilon"}  # fmt: skip
+_SCHEDULE = {
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+}
 """diffusers' own defaults."""
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _CLASSES: dict[str, type] = {
@@ -76,7 +80,9 @@ def folder_shape(
     return tuple(channels), width, 2**steps
 
 
-def load_folder(folder: Path, source: str, variant: str | None, dtype: torch.dtype) -> BaseModel:
+def load_folder(
+    folder: Path, source: str, variant: str | None, dtype: torch.dtype | None
+) -> BaseModel:
     """A base model from its folder; the VAE in fp32.
 
     Raises CheckpointError if a part is damaged or its configuration does not fit its weights.
@@ -111,7 +117,7 @@ def open_vae(folder: Path) -> AutoencoderKL:
     return vae
 
 
-def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype) -> Any:
+def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype | None) -> Any:
     """One model of a folder, its configuration checked against the shapes of its weights."""
     if issubclass(kind, ConfigMixin):
         return open_checked(kind, _settings(folder, kind), folder, files, dtype)
@@ -119,7 +125,7 @@ def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype
 
 
 def open_checked(
-    kind: Any, config: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype
+    kind: Any, config: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype | None
 ) -> Any:
     """A model of a configuration that is known to be sane: diffusers' as a mapping, transformers'
     as its own class; its weights must be the ones that it describes."""

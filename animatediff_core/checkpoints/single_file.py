@@ -52,7 +52,7 @@ _TEXT_ENCODERS: dict[str, tuple[tuple[type, str], ...]] = {
 
 
 def load_single_file(
-    path: Path, source: str, dtype: torch.dtype, *, own_vae: bool = True
+    path: Path, source: str, dtype: torch.dtype | None, *, own_vae: bool = True
 ) -> BaseModel:
     """All parts of a checkpoint; with `own_vae` off the VAE is one without weights, which only
     says the family's configuration."""
@@ -81,7 +81,9 @@ def load_single_file(
     )
 
 
-def load_single_vae(path: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> AutoencoderKL:
+def load_single_vae(
+    path: Path, dtype: torch.dtype | None, config: Mapping[str, Any]
+) -> AutoencoderKL:
     """A VAE file in the original layout (with its prefix or without) or of diffusers' keys.
 
     `config` is that of the base model's own VAE: SD's and SDXL's have the same tensors, and only
@@ -103,7 +105,7 @@ def _config(family: str, part: str) -> Path:
 
 
 def _unet(
-    file: WeightFile, kind: SingleFile, source: str, dtype: torch.dtype
+    file: WeightFile, kind: SingleFile, source: str, dtype: torch.dtype | None
 ) -> UNet2DConditionModel:
     """The ordinary weights, or the averaged ones if the file has no others."""
     config = UNet2DConditionModel.load_config(_config(kind.family, "unet"))
@@ -120,7 +122,7 @@ def _without_dots(name: str) -> str:
 
 
 def _text_encoder(
-    file: WeightFile, number: int, family: str, source: str, dtype: torch.dtype
+    file: WeightFile, number: int, family: str, source: str, dtype: torch.dtype | None
 ) -> Any:
     """One text encoder; files have more for it (position_ids, logit_scale, SD2's last layer), and
     some leave `text_model.` out of its names."""
@@ -129,16 +131,29 @@ def _text_encoder(
     encoder = without_weights(kind, config)
     prefix = text_prefix(number, len(_TEXT_ENCODERS[family]))
     _fill(
-        encoder, text_entries(encoder), prefix, "text encoder", file, source, dtype,
+        encoder,
+        text_entries(encoder),
+        prefix,
+        "text encoder",
+        file,
+        source,
+        dtype,
         spelled=lambda name: name.replace(".text_model.", "."),
-    )  # fmt: skip
+    )
     return encoder.eval()
 
 
 def _fill(
-    model: nn.Module, entries: Sequence[Original], prefix: str, part: str, file: WeightFile,
-    source: str, dtype: torch.dtype, *, spelled: Callable[[str], str] = str,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    entries: Sequence[Original],
+    prefix: str,
+    part: str,
+    file: WeightFile,
+    source: str,
+    dtype: torch.dtype | None,
+    *,
+    spelled: Callable[[str], str] = str,
+) -> None:
     """Give a model without weights the tensors of a prefix; `spelled` gives names one spelling.
 
     Others under the prefix are not used.
@@ -155,7 +170,7 @@ def _fill(
 
 
 def _prediction(file: WeightFile, kind: SingleFile, source: str) -> dict[str, Any]:
-    """What the UNet predicts, as a scheduler's settings: by marks, metadata or training step."""
+    """The UNet's prediction, as a scheduler's settings: by marks, metadata or training step."""
     if "v_pred" in file.shapes:
         rescaled = {"rescale_betas_zero_snr": True} if "ztsnr" in file.shapes else {}
         return {"prediction_type": "v_prediction", **rescaled}
@@ -168,9 +183,12 @@ def _prediction(file: WeightFile, kind: SingleFile, source: str) -> dict[str, An
     if step is None and "global_step" in file.shapes:
         step = str(int(file.tensors("global_step")["global_step"]))
     if step is None:
-        log.warning("%s: does not say what its UNet predicts, so v_prediction is assumed, as in "
-                    "SD2's 768-pixel models; for its 512-pixel ones give --prediction-type "
-                    "epsilon (prediction_type: in a prompt file)", source)  # fmt: skip
+        log.warning(
+            "%s: does not say what its UNet predicts, so v_prediction is assumed, as in "
+            "SD2's 768-pixel models; for its 512-pixel ones give --prediction-type "
+            "epsilon (prediction_type: in a prompt file)",
+            source,
+        )
         return {"prediction_type": "v_prediction"}
     return {"prediction_type": "epsilon" if step == str(_BASE_512_STEP) else "v_prediction"}
 
@@ -181,8 +199,13 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     lines = file.read_text("utf-8").splitlines()
     merges = [(left, right) for left, right in (line.split(" ") for line in lines)]
     alphabet = _byte_characters()
-    pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges),
-              "<|startoftext|>", "<|endoftext|>"]  # fmt: skip
+    pieces = [
+        *alphabet,
+        *(c + "</w>" for c in alphabet),
+        *(a + b for a, b in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token)
 

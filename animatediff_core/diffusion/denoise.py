@@ -212,7 +212,8 @@ def _predict(
         texts = [_text_at(text, numbers, total) for text in (guided.text, guided.negative_text)]
         if texts[0].shape == texts[1].shape:
             both = animated(torch.cat([part, part]), timestep, torch.cat(texts)).to(given.dtype)
-            return guide(*both.chunk(2), scale, guided.guidance.rescale)
+            predicted, without = both.chunk(2)
+            return guide(predicted, without, scale, guided.guidance.rescale)
     predicted = call(guided.text, guided.conditions)
     for region in guided.regions:
         mask = region.mask if frames is None else region.mask.index_select(2, frames)

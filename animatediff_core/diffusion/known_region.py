@@ -82,8 +82,3 @@ def between(latents: Mapping[int, Tensor], frames: int) -> Tensor:
         share = 0.0 if after == before else (frame - before) / (after - before)
         made.append(torch.lerp(latents[before], latents[after], share))
     return torch.cat(made, dim=2)
-
-
-def first_step_of(strength: float, steps: int) -> int:
-    """The step, counted from 0, that a run of this strength begins with: at least the last."""
-    return steps - max(1, min(int(steps * strength), steps))

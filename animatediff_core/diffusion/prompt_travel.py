@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..jobs.records import Travel
+from ..jobs.choices import Travel
 
 _NO_ARC = 1e-3
 """Sine of the angle below which two directions have no arc between them that fp32 can tell."""

@@ -16,8 +16,3 @@ def enlarge(latents: Tensor, height: int, width: int, upscale: Upscale) -> Tenso
     larger: Tensor = F.interpolate(frames, (height, width), mode=mode)
     clips: Tensor = larger.unflatten(0, (len(latents), -1)).transpose(1, 2)
     return clips
-
-
-def first_step(upscale: Upscale, steps: int) -> int:
-    """The step, counted from 0, that the second pass begins with; at least the last is done."""
-    return steps - max(1, round(steps * upscale.strength))

@@ -4,19 +4,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..adapters.control_models import ControlKind, control_families, control_frames, read_control
+from ..adapters.control_files import ControlInfo, check_control_family
 from ..adapters.identify import identify
-from ..adapters.t2i_adapter import read_t2i_adapter, t2i_form
+from ..adapters.t2i_adapter import T2IInfo, t2i_form
+from ..checkpoints.file_report import require, wrong_family
 from ..diffusion.windows import divides, window_length
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
-from ..jobs.conditions import Fit, Pictures
-from ..media.pictures import PictureSource, check_source, spread
+from ..jobs.choices import Fit
+from ..jobs.conditions import Images
+from ..media.image_source import ImageSource, check_images, spread
 from ..weights.places import local_path
 from .models import FoundModel
 
 Value = TypeVar("Value")
-_KEYS: dict[ControlKind, str] = {"ControlNet": "controlnets", "SparseCtrl": "sparse_controls"}
 
 
 def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
@@ -27,7 +28,7 @@ def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
     try:
         _check_models(job, found, offline)
         for source in _sources(job):
-            check_source(source)
+            check_images(source)
         _check_starts(job, found)
     except MediaError as error:
         raise MediaError(f"{job.name}: {error}") from error
@@ -35,10 +36,10 @@ def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
         raise type(error)(f"{job.name}: {error}") from error
 
 
-def pictures_of(pictures: Pictures, job: Job) -> PictureSource:
+def pictures_of(pictures: Images, job: Job) -> ImageSource:
     """Where the picture of every frame lies."""
     numbers = spread(job.frames, pictures.first, pictures.every)
-    return PictureSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
+    return ImageSource(Path(pictures.path), numbers, (job.width, job.height), pictures.fit)
 
 
 def keyed(pictures: Mapping[int, str], frames: int, key: str) -> dict[int, Path]:
@@ -59,42 +60,41 @@ def counted(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Val
     return dict(sorted((number % frames, value) for number, value in values.items()))
 
 
-def _sources(job: Job) -> Iterator[PictureSource]:
+def _sources(job: Job) -> Iterator[ImageSource]:
     for net in (*job.controlnets, *job.t2i_adapters):
-        yield pictures_of(net.pictures, job)
+        yield pictures_of(net.images, job)
     for region in job.regions:
         yield pictures_of(region.mask, job)
     if job.start is not None:
-        yield pictures_of(job.start.pictures, job)
+        yield pictures_of(job.start.images, job)
         if job.start.mask is not None:
             yield pictures_of(job.start.mask, job)
     if job.animate is not None:
-        yield _single(Path(job.animate.picture), job, job.animate.fit)
+        yield _single(Path(job.animate.image), job, job.animate.fit)
     for sparse in job.sparse_controls:
-        for path in keyed(sparse.pictures, job.frames, "sparse_controls").values():
+        for path in keyed(sparse.images, job.frames, "sparse_controls").values():
             yield _single(path, job, sparse.fit)
     if job.keyframes is not None:
-        for path in keyed(job.keyframes.pictures, job.frames, "keyframes").values():
+        for path in keyed(job.keyframes.images, job.frames, "keyframes").values():
             yield _single(path, job, job.keyframes.fit)
     for adapter in job.ip_adapters:
-        for path in keyed(adapter.pictures, job.frames, "ip_adapters").values():
+        for path in keyed(adapter.images, job.frames, "ip_adapters").values():
             yield _single(path, job, "stretch")  # the encoder takes any size
 
 
-def _single(path: Path, job: Job, fit: Fit) -> PictureSource:
-    return PictureSource(path, (0,), (job.width, job.height), fit)
+def _single(path: Path, job: Job, fit: Fit) -> ImageSource:
+    return ImageSource(path, (0,), (job.width, job.height), fit)
 
 
 def _check_models(job: Job, found: FoundModel, offline: bool) -> None:
     for net in job.controlnets:
         counted(net.weights or {}, job.frames, "controlnets.weights")
-        _check_kind(net.path, "ControlNet", found, offline)
+        _control_info(net.path, "controlnets", found, offline)
     for one in job.t2i_adapters:
         counted(one.weights or {}, job.frames, "t2i_adapters.weights")
         _check_t2i_adapter(one.path, job, found, offline)
     for sparse in job.sparse_controls:
-        path = _check_kind(sparse.path, "SparseCtrl", found, offline)
-        longest = control_frames(read_control(path, shapes_only=True))
+        longest = _control_info(sparse.path, "sparse_controls", found, offline).max_frames
         seen = job.frames
         if job.window is not None and divides(job.window, job.frames):
             seen = window_length(job.window, job.frames)
@@ -106,28 +106,17 @@ def _check_models(job: Job, found: FoundModel, offline: bool) -> None:
     for adapter in job.ip_adapters:
         counted(adapter.weights or {}, job.frames, "ip_adapters.weights")
         report = identify(local_path(adapter.path, offline=offline))
-        if report.kind != "IP-Adapter":
-            raise CheckpointError(
-                f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, not into "
-                "ip_adapters"
-            )
+        require(report, "ip_adapters", adapter.path)
         if report.family not in ("unknown", found.family) and "levels" not in found.family:
-            raise CheckpointError(
-                f"{adapter.path}: is an IP-Adapter for {report.family} but the base model is "
-                f"{found.family}; use one of its family"
-            )
+            raise wrong_family(report, found.family, adapter.path)
         local_path(adapter.encoder, "image encoder", offline=offline)
 
 
 def _check_t2i_adapter(source: str, job: Job, found: FoundModel, offline: bool) -> None:
     path = local_path(source, "control", offline=offline)
-    report = identify(path)
-    if report.kind != "T2I-Adapter":
-        raise CheckpointError(
-            f"{source}: is a {report.kind}, which goes into {report.goes_in}, not into t2i_adapters"
-        )
-    content = read_t2i_adapter(path, shapes_only=True)
-    form = t2i_form(content, found.motion_config.block_out_channels, found.vae_scale_factor)
+    info = require(identify(path), "t2i_adapters", source)
+    assert isinstance(info, T2IInfo)
+    form = t2i_form(info, found.motion_config.block_out_channels, found.vae_scale_factor, source)
     for scale in (1.0, job.upscale.scale if job.upscale else 1.0):
         width, height = round(job.width * scale), round(job.height * scale)
         if width % form.downscale_factor or height % form.downscale_factor:
@@ -137,25 +126,12 @@ def _check_t2i_adapter(source: str, job: Job, found: FoundModel, offline: bool) 
             )
 
 
-def _check_kind(source: str, kind: ControlKind, found: FoundModel, offline: bool) -> Path:
-    path = local_path(source, "control", offline=offline)
-    if identify(path).kind == "T2I-Adapter":
-        raise CheckpointError(
-            f"{source}: is a T2I-Adapter, which goes into t2i_adapters, not into {_KEYS[kind]}"
-        )
-    content = read_control(path, shapes_only=True)
-    if content.kind != kind:
-        raise CheckpointError(
-            f"{source}: is a {content.kind}, which goes into {_KEYS[content.kind]}, not into "
-            f"{_KEYS[kind]}"
-        )
-    families = control_families(content, path)
-    if found.family not in families:
-        raise CheckpointError(
-            f"{source}: is a {kind} for {' or '.join(families)} but the base model is "
-            f"{found.family}; use one of its family"
-        )
-    return path
+def _control_info(source: str, key: str, found: FoundModel, offline: bool) -> ControlInfo:
+    """A ControlNet or SparseCtrl encoder, which fits the base model."""
+    info = require(identify(local_path(source, "control", offline=offline)), key, source)
+    assert isinstance(info, ControlInfo)
+    check_control_family(info, found.family, source)
+    return info
 
 
 def _check_starts(job: Job, found: FoundModel) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import AnimateDiffError, SurroundingsError
 from ..jobs import Job
-from ..media import Frames
+from ..media.frames import Frames
 from ..planning.jobs import Planned, plan
 from ..planning.models import ModelSpec
 from ..sampling.conditions import ConditionModels
@@ -180,7 +180,7 @@ def _run_group(
     yield Loading(found.spec.base, len(members))
     gc.collect()  # what is left of the last one, whole or not, is a cycle
     try:
-        placed = PlacedModel(*load_model(found, offline=offline), placing)
+        placed = PlacedModel(*load_model(found, dtype=placing.dtype, offline=offline), placing)
     except AnimateDiffError as error:
         yield from (_failed(one.job, error) for one in members)
         return

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ..adapters.sparse_ctrl import load_sparse_control
 from ..checkpoints.base_model import BaseModel
-from ..diffusion.known_region import Kept, between, encode, first_step_of, known_frames, latent_mask
+from ..diffusion.known_region import Kept, between, encode, known_frames, latent_mask
 from ..diffusion.residuals import Control
 from ..diffusion.windows import divides
-from ..jobs import Job
-from ..jobs.conditions import ControlNet, Fit, Pictures, SparseControl, T2IAdapter
+from ..jobs import Job, first_step
+from ..jobs.choices import Fit
+from ..jobs.conditions import ControlNet, Images, SparseControl, T2IAdapter
 from ..media.edges import canny
-from ..media.pictures import PictureSource, fitted, read_source
+from ..media.image_source import ImageSource, fit_image, read_images
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
 from ..planning.conditions import counted, keyed, pictures_of
 from ..weights.places import local_path
@@ -69,13 +70,13 @@ def lead(job: Job, models: ConditionModels, size: tuple[int, int]) -> Lead:
     controls += [_sparse(net, job, models, size) for net in job.sparse_controls]
     given: dict[int, Tensor] = {}
     if job.keyframes is not None:
-        named = keyed(job.keyframes.pictures, job.frames, "keyframes")
+        named = keyed(job.keyframes.images, job.frames, "keyframes")
         for frame, path in named.items():
             picture = picture_of(path, job, job.keyframes.fit, size)
             given[frame] = latents_of(models, picture[None])
     video = None
     if job.start is not None:
-        video = latents_of(models, _pictures(job.start.pictures, job, size))
+        video = latents_of(models, _pictures(job.start.images, job, size))
     return Lead(
         controls=tuple(controls),
         kept=_kept(job, models, given, video, size),
@@ -86,10 +87,10 @@ def lead(job: Job, models: ConditionModels, size: tuple[int, int]) -> Lead:
 def first_start(job: Job) -> int:
     """The step, counted from 0, that a job's first pass begins with."""
     begun = job.start or job.keyframes
-    return 0 if begun is None else first_step_of(begun.strength, job.steps)
+    return 0 if begun is None else first_step(begun.strength, job.steps)
 
 
-def mask_of(pictures: Pictures, job: Job, size: tuple[int, int], factor: int) -> Tensor:
+def mask_of(pictures: Images, job: Job, size: tuple[int, int], factor: int) -> Tensor:
     """1 1 f h w, 1 where a mask is white."""
     return latent_mask(_pictures(pictures, job, size), factor)
 
@@ -132,11 +133,11 @@ def _control(
     device: torch.device,
 ) -> Control:
     """Its pictures lie on `device`; those of a long clip come from the CPU window by window."""
-    pictures = read_source(pictures_of(net.pictures, job))
+    pictures = read_images(pictures_of(net.images, job))
     if net.canny is not None:
         edges = [canny(one, net.canny.low, net.canny.high) for one in pictures]
         pictures = np.stack(edges)
-    pictures = np.stack([fitted(one, size, "stretch") for one in pictures])
+    pictures = np.stack([fit_image(one, size, "stretch") for one in pictures])
     condition = torch.from_numpy(pictures.copy()).permute(3, 0, 1, 2).unsqueeze(0).float() / 255
     return Control(
         model=model, condition=condition.to(device),
@@ -150,7 +151,7 @@ def _sparse(
 ) -> Control:
     model = sparse_model_of(net, models)
     read: dict[int, Tensor] = {}
-    for frame, file in keyed(net.pictures, job.frames, "sparse_controls").items():
+    for frame, file in keyed(net.images, job.frames, "sparse_controls").items():
         picture = picture_of(file, job, net.fit, size)
         if net.normalize:
             picture = _normalized(picture)
@@ -197,14 +198,14 @@ def latents_of(models: ConditionModels, pictures: np.ndarray) -> Tensor:
     return encode(models.base.vae, pictures).to(models.device)
 
 
-def _pictures(pictures: Pictures, job: Job, size: tuple[int, int]) -> np.ndarray:
-    read = read_source(pictures_of(pictures, job))
-    return np.stack([fitted(one, size, "stretch") for one in read])
+def _pictures(pictures: Images, job: Job, size: tuple[int, int]) -> np.ndarray:
+    read = read_images(pictures_of(pictures, job))
+    return np.stack([fit_image(one, size, "stretch") for one in read])
 
 
 def picture_of(path: Path, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
-    source = PictureSource(path, (0,), (job.width, job.height), fit)
-    return fitted(read_source(source)[0], size, "stretch")
+    source = ImageSource(path, (0,), (job.width, job.height), fit)
+    return fit_image(read_images(source)[0], size, "stretch")
 
 
 def by_frame(named: Mapping[int, float] | None, frames: int, key: str) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ from ..diffusion.image_embeddings import embed_images
 from ..diffusion.pia_mask import pia_mask
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions, MotionStrength
-from ..media import read_picture
+from ..media.image import read_image
 from ..motion import Conditions, Positions
 from ..planning.conditions import keyed
 from ..weights.places import local_path
@@ -72,7 +72,7 @@ def with_pictures(
     led = replace(led, image_embeddings=seen, image_masks=weights)
     away = replace(away, image_embeddings=unseen, image_masks=weights)
     if job.animate is not None:
-        picture = picture_of(Path(job.animate.picture), job, job.animate.fit, size)
+        picture = picture_of(Path(job.animate.image), job, job.animate.fit, size)
         still = latents_of(models, picture[None]).expand(-1, -1, job.frames, -1, -1)
         likeness = pia_mask(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
         mask = likeness.to(still).expand(1, 1, -1, *still.shape[3:])
@@ -103,8 +103,8 @@ def _embeddings(job: Job, models: ConditionModels) -> tuple[tuple[Tensor, ...], 
             "encoder", one.encoder,
             lambda one=one: _encoder(one.encoder, models),  # type: ignore[misc]
         )  # fmt: skip
-        named = keyed(one.pictures, job.frames, "ip_adapters")
-        pictures = {frame: read_picture(path) for frame, path in named.items()}
+        named = keyed(one.images, job.frames, "ip_adapters")
+        pictures = {frame: read_image(path) for frame, path in named.items()}
         states = _adapter(models, one.path).form != "plain"
         pairs.append(embed_images(encoder, pictures, job.frames, states=states))
     return tuple(seen for seen, _ in pairs), tuple(unseen for _, unseen in pairs)

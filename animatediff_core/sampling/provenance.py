@@ -41,18 +41,18 @@ def _files(job: Job, offline: bool) -> Iterator[tuple[str, str, Path]]:
 
 def _pictures(job: Job) -> Iterator[str]:
     for net in (*job.controlnets, *job.t2i_adapters):
-        yield net.pictures.path
+        yield net.images.path
     for sparse in job.sparse_controls:
-        yield from sparse.pictures.values()
+        yield from sparse.images.values()
     for adapter in job.ip_adapters:
-        yield from adapter.pictures.values()
+        yield from adapter.images.values()
     if job.keyframes is not None:
-        yield from job.keyframes.pictures.values()
+        yield from job.keyframes.images.values()
     if job.start is not None:
-        yield job.start.pictures.path
+        yield job.start.images.path
         if job.start.mask is not None:
             yield job.start.mask.path
     for region in job.regions:
         yield region.mask.path
     if job.animate is not None:
-        yield job.animate.picture
+        yield job.animate.image

@@ -21,10 +21,10 @@ from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.size_conditions import size_conditions
 from ..diffusion.text import TextEmbedding, embed_pair
-from ..diffusion.upscale import enlarge, first_step
+from ..diffusion.upscale import enlarge
 from ..diffusion.windows import divides
 from ..errors import CheckpointError
-from ..jobs import Job, Upscale
+from ..jobs import Job, Upscale, first_step
 from ..media.on_disk import on_disk
 from ..motion import AnimatedUNet, Conditions, MotionModule
 from ..planning.conditions import counted
@@ -130,7 +130,7 @@ def _prepare(
         )
     total = sum(num_steps(scheduler, steps, first_start(job)) for steps in _iterations(job))
     if job.upscale is not None:
-        total += num_steps(scheduler, job.steps, first_step(job.upscale, job.steps))
+        total += num_steps(scheduler, job.steps, first_step(job.upscale.strength, job.steps))
     text, negative = embed_pair(
         base, job.prompt, job.negative_prompt, job.frames,
         travel=job.travel, clip_skip=job.clip_skip,
@@ -176,7 +176,7 @@ def _second_pass(
         round(side * upscale.scale) // given.base.vae_scale_factor
         for side in (job.height, job.width)
     )
-    start = first_step(upscale, job.steps)
+    start = first_step(upscale.strength, job.steps)
     done = given.steps - num_steps(given.scheduler, job.steps, start)
     led = lead(
         job,

@@ -8,7 +8,7 @@ Legend: b batch, f frames, c channels, h w latent size, n tokens, d features, e 
 s pixels, p attention heads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,29 +19,19 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModelOutpu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..motion.hooks import CallState, frames_pooled
+from ..motion.hooks import frames_pooled
 from ..motion.module import AS_TRAINED, Positions, TemporalTransformer, sinusoids
-
-_ROWS, _NARROW = 1024, 160
-
-
-@dataclass
-class Setting:
-    """What the forwards of one model share."""
-
-    ops: Any
-    """The module kernels or plain_ops."""
-    chunked: bool
-    """Whether chains of layers run for some rows at a time."""
-    call: CallState | None = None
-    """The animated model's call in progress, whose text all frames of a clip may share."""
-
-    def rows(self, channels: int, dtype: torch.dtype) -> int:
-        """Rows that go through a chain of layers together: with them, what lies between two layers
-        is a few megabytes. Where layers are narrow, calls cost more than the cache saves."""
-        if not self.chunked:
-            return 1 << 40
-        return 2 * _ROWS if channels <= _NARROW or dtype.itemsize < 4 else _ROWS
+from .layers import (
+    Setting,
+    attend,
+    feed_forward,
+    images,
+    linear,
+    pooled_norm,
+    query_key_value,
+    rows,
+    runs,
+)
 
 
 @dataclass
@@ -54,7 +44,7 @@ class FastResnet:
     def forward(self, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
         """input_tensor: (b f) c h w; temb: (b f) e, or None in a VAE."""
         own, ops = self.resnet, self.setting.ops
-        if not _runs(own, input_tensor):
+        if not runs(own, input_tensor):
             plain: Tensor = type(own).forward(own, input_tensor, temb)
             return plain
         x = input_tensor.contiguous(memory_format=torch.channels_last)
@@ -64,13 +54,13 @@ class FastResnet:
             time = own.time_emb_proj(F.silu(temb))
             bias = time if bias is None else time + bias
         y, bias = ops.convolve(own.conv2, self._norm(own.norm2, y, bias))
-        beside = _rows(x)
+        beside = rows(x)
         if own.conv_shortcut is not None:
-            beside = _linear(own.conv_shortcut, beside)
-        return _images(ops.add(_rows(y), bias, beside), y)
+            beside = linear(own.conv_shortcut, beside)
+        return images(ops.add(rows(y), bias, beside), y)
 
     def _norm(self, norm: nn.GroupNorm, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _pooled_norm(self.setting, norm, x, frames_pooled(norm) or 1, silu=True, bias=bias)
+        return pooled_norm(self.setting, norm, x, frames_pooled(norm) or 1, silu=True, bias=bias)
 
 
 @dataclass
@@ -92,7 +82,7 @@ class FastTransformer:
         reads. Special are masks and the like, which the module's own forward takes."""
         own = self.transformer
         plain = any(one is not None for one in special.values()) or encoder_hidden_states is None
-        if plain or not _runs(own, hidden_states) or not _transformer_fits(own):
+        if plain or not runs(own, hidden_states) or not _transformer_fits(own):
             return type(own).forward(
                 own, hidden_states, encoder_hidden_states, return_dict=return_dict, **special
             )
@@ -100,7 +90,7 @@ class FastTransformer:
         chunks = [slice(0, given.shape[0])]
         if self.setting.chunked and isinstance(encoder_hidden_states, Tensor):
             chunks = self._chunks(given, encoder_hidden_states)
-        parts = [self._some(given[rows], encoder_hidden_states, rows) for rows in chunks]
+        parts = [self._some(given[some], encoder_hidden_states, some) for some in chunks]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
@@ -126,10 +116,10 @@ class FastTransformer:
     def _some(self, given: Tensor, states: Any, frames: slice) -> Tensor:
         """Some frames, k c h w."""
         own, ops = self.transformer, self.setting.ops
-        x = _linear(own.proj_in, _rows(ops.group_norm(given, own.norm)))
+        x = linear(own.proj_in, rows(ops.group_norm(given, own.norm)))
         for block in own.transformer_blocks:
             x = self._block(block, x, states, frames)
-        return _images(ops.linear_add(own.proj_out, x, _rows(given)), given)
+        return images(ops.linear_add(own.proj_out, x, rows(given)), given)
 
     def _text(self, states: Tensor, frames: slice) -> Tensor:
         """What some frames attend to: once for those of a clip that share it, else of each."""
@@ -143,20 +133,21 @@ class FastTransformer:
         """x: (k hw) c."""
         ops, attention, cross = self.setting.ops, block.attn1, block.attn2
         count = frames.stop - frames.start
-        qkv = _query_key_value(attention, ops.layer_norm(x, block.norm1)).view(
+        qkv = query_key_value(attention, ops.layer_norm(x, block.norm1)).view(
             count, -1, 3, x.shape[1]
         )
-        mixed = _attend(*qkv.unbind(2), attention.heads)
+        query, key, value = qkv.unbind(2)
+        mixed = attend(query, key, value, attention.heads)
         x = ops.linear_add(attention.to_out[0], mixed, x)
         normed = ops.layer_norm(x, block.norm2)
         if _attention_fits(cross):
             text = self._text(states, frames)  # one for all frames that share it
             query = cross.to_q(normed).view(len(text), -1, x.shape[1])
-            mixed = _attend(query, cross.to_k(text), cross.to_v(text), cross.heads)
+            mixed = attend(query, cross.to_k(text), cross.to_v(text), cross.heads)
             x = ops.linear_add(cross.to_out[0], mixed, x)
         else:  # an IP-Adapter's
             x = cross(normed.view(count, -1, x.shape[1]), states).flatten(0, 1).add_(x)
-        return _feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.norm3), x)
+        return feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.norm3), x)
 
 
 @dataclass
@@ -177,28 +168,26 @@ class FastTemporal:
     ) -> Tensor:
         """features: (b f) c h w -> the same shape."""
         own, channels = self.transformer, features.shape[1]
-        if not _runs(own, features) or frames > getattr(self.setting.ops, "MAX_FRAMES", frames):
+        if not runs(own, features) or frames > getattr(self.setting.ops, "MAX_FRAMES", frames):
             plain: Tensor = type(own).forward(own, features, frames, strength, positions)
             return plain
         given = features.contiguous(memory_format=torch.channels_last)
         pooled = frames if own.frame_norm == "clip" else 1
-        normed = _pooled_norm(self.setting, own.norm, given, pooled)
+        normed = pooled_norm(self.setting, own.norm, given, pooled)
         key = frames, channels, given.dtype, positions
         if key not in self.places:
             self.places[key] = sinusoids(frames, channels, given, positions)
         step = max(1, self.setting.rows(channels, given.dtype) // frames)
         pixels = given.shape[2] * given.shape[3]
         if step >= pixels:
-            out = self._some(_rows(normed), _rows(given), pixels, self.places[key], strength)
-            return _images(out, given)
+            out = self._some(rows(normed), rows(given), pixels, self.places[key], strength)
+            return images(out, given)
         out = torch.empty_like(given)
-        new, old, clips = (
-            _rows(t).view(-1, frames, pixels, channels) for t in (out, given, normed)
-        )
+        new, old, clips = (rows(t).view(-1, frames, pixels, channels) for t in (out, given, normed))
         for clip in range(len(clips)):
             for part in (slice(first, first + step) for first in range(0, pixels, step)):
-                some = [t[clip, :, part].flatten(0, 1) for t in (clips, old)]
-                moved = self._some(*some, len(some[0]) // frames, self.places[key], strength)
+                some, beside = (t[clip, :, part].flatten(0, 1) for t in (clips, old))
+                moved = self._some(some, beside, len(some) // frames, self.places[key], strength)
                 new[clip, :, part] = moved.view(frames, -1, channels)
         return out
 
@@ -207,13 +196,13 @@ class FastTemporal:
     ) -> Tensor:
         """Some pixels of each frame: (b f s) c -> (b f s) c."""
         own, ops = self.transformer, self.setting.ops
-        x = _linear(own.proj_in, normed)
+        x = linear(own.proj_in, normed)
         for block in own.transformer_blocks:
             for attention, norm in zip(block.attention_blocks, block.norms, strict=True):  # type: ignore[arg-type]
-                qkv = _query_key_value(attention, ops.layer_norm(x, norm, places, pixels))
+                qkv = query_key_value(attention, ops.layer_norm(x, norm, places, pixels))
                 mixed = ops.attend_frames(qkv, len(places), pixels, attention.heads)
                 x = ops.linear_add(attention.to_out[0], mixed, x)
-            x = _feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.ff_norm), x)  # type: ignore[union-attr]
+            x = feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.ff_norm), x)  # type: ignore[union-attr]
         moved: Tensor = ops.linear_add(own.proj_out, x, given, strength)
         return moved
 
@@ -231,23 +220,6 @@ def norm_forward(norm: nn.GroupNorm, setting: Setting) -> Callable[[Tensor], Ten
     return forward
 
 
-def stack_projections(attention: Any) -> bool:
-    """Lay query, key and value weights behind one another, so that one product reads them all."""
-    layers = (attention.to_q, attention.to_k, attention.to_v)
-    if any(one.weight.shape != layers[0].weight.shape or one.bias is not None for one in layers):
-        return False
-    whole = torch.cat([layer.weight.detach() for layer in layers])
-    for layer, part in zip(layers, whole.chunk(3), strict=True):
-        layer.weight.data = part
-    return True
-
-
-def unstack_projections(attention: Any) -> None:
-    """Each in a room of its own again."""
-    for layer in (attention.to_q, attention.to_k, attention.to_v):
-        layer.weight.data = layer.weight.data.clone()
-
-
 def resnet_fits(resnet: Any) -> bool:
     """Whether it is made as Stable Diffusion's are."""
     return (
@@ -258,88 +230,6 @@ def resnet_fits(resnet: Any) -> bool:
         and not resnet.skip_time_act
         and isinstance(resnet.nonlinearity, nn.SiLU)
     )
-
-
-def _query_key_value(attention: Any, x: Tensor) -> Tensor:
-    """r c -> r 3c, by one product where the weights lie behind one another."""
-    layers = (attention.to_q, attention.to_k, attention.to_v)
-    first = layers[0].weight
-    places = [layer.weight.data_ptr() - first.data_ptr() for layer in layers]
-    if places != [0, first.nbytes, 2 * first.nbytes]:
-        return torch.cat([layer(x) for layer in layers], dim=-1)
-    return F.linear(x, first.as_strided((3 * first.shape[0], first.shape[1]), first.stride()))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """b q c, b k c, b k c -> (b q) c."""
-    parts = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, key, value))
-    return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def _feed_forward(setting: Setting, net: Any, normed: Tensor, x: Tensor) -> Tensor:
-    """x and what a GEGLU feed forward adds to it, r c."""
-    ops, project, most = setting.ops, net[0].proj, setting.rows(x.shape[1], x.dtype)
-    parts = [
-        ops.linear_add(net[2], ops.gate(_linear(project, some)), other)
-        for some, other in zip(normed.split(most), x.split(most), strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _linear(layer: Any, x: Tensor) -> Tensor:
-    """A linear layer, or a 1 x 1 convolution, over rows."""
-    return F.linear(x, layer.weight.flatten(1), layer.bias)
-
-
-def _pooled_norm(
-    setting: Setting,
-    norm: nn.GroupNorm,
-    x: Tensor,
-    frames: int,
-    *,
-    silu: bool = False,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """A GroupNorm over so many frames together: as one image, of more rows of pixels."""
-    if frames == 1:
-        normed: Tensor = setting.ops.group_norm(x, norm, silu=silu, bias=bias)
-        return normed
-    if bias is not None:
-        x = x + bias[:, :, None, None]
-    tall = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames)).flatten(1, 2).permute(0, 3, 1, 2)
-    return _images(_rows(setting.ops.group_norm(tall, norm, silu=silu)), x)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """n c h w, channels last -> (n h w) c, a view."""
-    return x.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _images(rows: Tensor, like: Tensor) -> Tensor:
-    """(n h w) c -> n c h w, channels last, a view."""
-    return rows.unflatten(0, (like.shape[0], *like.shape[2:])).permute(0, 3, 1, 2)
-
-
-def _runs(module: nn.Module, x: Tensor) -> bool:
-    """Whether a call fits: no gradients, one dtype, and no hooks on inner layers."""
-    weight = next(module.parameters())
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-        return False
-    return x.dtype == weight.dtype and not any(map(_is_hooked, _inner(module)))
-
-
-def _inner(module: nn.Module) -> Iterator[nn.Module]:
-    """Layers whose weights are read in the place of their forwards."""
-    for name, child in module.named_children():
-        if name != "processor":  # an IP-Adapter's runs as it is
-            yield child
-            yield from _inner(child)
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    if not (layer._forward_hooks or layer._forward_pre_hooks):
-        return False
-    return not (isinstance(layer, nn.GroupNorm) and frames_pooled(layer) is not None)
 
 
 def _transformer_fits(transformer: Any) -> bool:

@@ -1,8 +1,8 @@
 """CUDA graphs: a call of the animated model is captured once for its shapes, then replayed.
 
-A replay costs the host one launch where the call costs it more than a thousand. What a call is given
-is copied into the tensors that were captured. The first call of a kind runs plainly, which warms up
-every kernel; the second one is captured. What cannot be captured runs plainly, always.
+A replay costs the host one launch where the call costs it more than a thousand. The arguments of a
+call are copied into the tensors that were captured. The first call of a kind runs plainly, which
+warms up every kernel; the second one is captured. What cannot be captured always runs plainly.
 
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
@@ -95,7 +95,7 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
-                output = self.call(*inputs[:3], own)
+                output = self.call(inputs[0], inputs[1], inputs[2], own)
         except RuntimeError as error:
             log.debug("no CUDA graph for this call: %s", error)
             self.failed.add(key)
@@ -142,7 +142,8 @@ def _taken_apart(conditions: Conditions | None) -> tuple[list[Tensor], dict[str,
 
 def _put_together(conditions: Conditions | None, tensors: list[Tensor]) -> Conditions | None:
     """The conditions with other tensors in their places."""
-    rest, changes = list(tensors), {}
+    rest = list(tensors)
+    changes: dict[str, Any] = {}
     for one in fields(conditions) if conditions is not None else ():
         value = getattr(conditions, one.name)
         if isinstance(value, Tensor):

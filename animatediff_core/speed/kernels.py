@@ -6,6 +6,8 @@ kernels run on the CPU, by Triton's interpreter. Block sizes depend on shapes al
 Legend: n clips or frames, r rows (pixels), c channels, g groups, f frames, p attention heads.
 """
 
+# ruff: noqa: N803 (constants of kernels)
+
 import torch
 import triton
 import triton.language as tl

@@ -23,14 +23,12 @@ from .blocks import (
     FastResnet,
     FastTemporal,
     FastTransformer,
-    Setting,
     norm_forward,
     resnet_fits,
-    stack_projections,
-    unstack_projections,
 )
 from .compiling import compiled
 from .graphs import Graphs
+from .layers import Setting, stack_projections, unstack_projections
 
 JOINT_LATENTS = 1 << 16
 """16 frames of 256 x 256 pixels do not fill a GPU; 512 x 512 do, where two halves only take twice
@@ -40,12 +38,12 @@ the memory."""
 def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedUNet:
     """The same model, the same numbers, faster and leaner on the device where it is.
 
-    Forwards that copy nothing take over (see blocks.py), on CUDA by kernels of their own and replayed
-    as CUDA graphs. A call that could be asked for gradients runs the plain forwards.
+    Forwards that copy nothing take over (see blocks.py), on CUDA with kernels of their own and
+    replayed as CUDA graphs. A call that could be asked for gradients runs the plain forwards.
     `animated.deflate()` and `restore` undo it.
 
-    backend: one of torch.compile's, "inductor" by default, which makes the whole model's forward
-    where there are no kernels; see compiling.py. Results differ in the last bits from those without.
+    backend: one of torch.compile's, which then makes the model's forward, except on CUDA where the
+    kernels are faster; see compiling.py. Results differ in the last bits from those without.
     """
     if _applied(animated) is not None:
         return animated
@@ -108,7 +106,7 @@ def has_kernels(device: torch.device) -> bool:
 
 @dataclass
 class FastAnimated:
-    """The forward of an animated model, which keeps nothing for a backward that nobody can ask for."""
+    """The forward of an animated model, without gradients unless something could need one."""
 
     animated: AnimatedUNet
     graphs: Graphs | None = None
@@ -226,7 +224,8 @@ class RelaidConvolution:
         own = self.layer
         if not torch.is_grad_enabled():
             return type(own).forward(own, x)
-        return own._conv_forward(x.contiguous(), own.weight.contiguous(), own.bias)
+        y: Tensor = own._conv_forward(x.contiguous(), own.weight.contiguous(), own.bias)
+        return y
 
 
 def _applied(model: nn.Module) -> Applied | None:

@@ -5,7 +5,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.text import embed_prompt
 from ..jobs import Job, job_from_options
-from ..media import contact_sheet, write_picture
+from ..media.image import contact_sheet, write_image
 from ..motion import AnimatedUNet
 from ..planning.jobs import plan, spec_of
 from ..sampling.loading import load_model
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> Iterator[str]:
         yield from table(f"{member.name} on {count} prompts of held-out combinations", rows)
         if len(arguments) > 2:
             shown = clips[: 16 if member is PLAIN_MEMBER else 6]
-            write_picture(contact_sheet(shown), Path(arguments[2]))
+            write_image(contact_sheet(shown), Path(arguments[2]))
             yield f"{arguments[2]}: the first {len(shown)} clips, one a row"
 
 
@@ -114,7 +114,7 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
     planned = plan(jobs)
     assert all(spec_of(job) == planned[0].found.spec for job in jobs)
     placing = Placement(torch.device("cpu"), torch.float32)
-    placed = PlacedModel(*load_model(planned[0].found, offline=True), placing)
+    placed = PlacedModel(*load_model(planned[0].found, dtype=placing.dtype, offline=True), placing)
     clips = [_clip(job, placed.base, placed.animated) for job in jobs]
     verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()
@@ -192,7 +192,7 @@ def _paths(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
 
 def _stills(job: Job, base: BaseModel, animated: AnimatedUNet) -> float:
     """The change between frames that the image model alone makes of the prompt."""
-    single = replace(job, frames=STILLS)
+    single = job.replace(frames=STILLS)
     latents = _still_latents(single, base, ImageUNet(base.unet), animated)
     return change_between(_tensor(decode(base.vae, latents)))
 
