@@ -19,8 +19,8 @@ def choose(
 ) -> tuple[torch.device, torch.dtype]:
     """CUDA in fp16, else MPS in fp16, else the CPU in fp32, unless told otherwise.
 
-    `fast` jobs take bf16 on a CPU that multiplies in it. From then on CUDA computes fp32 in fp32, or
-    in TF32 for "tf32".
+    `fast` jobs take bf16 on a CPU that multiplies in it. From then on CUDA computes fp32 in fp32,
+    or in TF32 for "tf32".
     """
     if device is None:
         device = "cpu"

@@ -110,7 +110,8 @@ def rows(x: Tensor) -> Tensor:
 
 def images(rows: Tensor, like: Tensor) -> Tensor:
     """(n h w) c -> n c h w, channels last, a view."""
-    return rows.unflatten(0, (like.shape[0], *like.shape[2:])).permute(0, 3, 1, 2)
+    apart: Tensor = rows.unflatten(0, (like.shape[0], *like.shape[2:]))
+    return apart.permute(0, 3, 1, 2)
 
 
 def runs(module: nn.Module, x: Tensor) -> bool:

@@ -73,7 +73,7 @@ def attend_frames(qkv: Tensor, frames: int, pixels: int, heads: int) -> Tensor:
     given = parts if qkv.dtype != torch.bfloat16 or _suits_bf16(parts.shape[-1]) else parts.float()
     query, key, value = given.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # 3 s p f d
     mixed = F.scaled_dot_product_attention(query, key, value)
-    apart = mixed.unflatten(0, (-1, pixels)).permute(0, 3, 1, 2, 4)  # b f hw p d
+    apart: Tensor = mixed.unflatten(0, (-1, pixels)).permute(0, 3, 1, 2, 4)  # b f hw p d
     return apart.flatten(3).flatten(0, 2).to(qkv.dtype)
 
 
