@@ -7,6 +7,7 @@ stack trace, so it must be enough on its own.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from traceback import format_exception
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,25 @@ class MediaError(AnimateDiffError):
 
 class ClipError(AnimateDiffError):
     """A clip that came out broken: no numbers, one flat colour, no motion, frames missing."""
+
+
+class UnexpectedError(AnimateDiffError):
+    """An error that no check foresaw, in one job: a bug of the program or of a library."""
+
+    exit_code = 1
+    stack: str = ""
+    """The traceback, as text: the error itself would hold the model in memory."""
+
+    @classmethod
+    def of(cls, error: Exception, name: str) -> "UnexpectedError":
+        """The failure of the job of this name."""
+        first = str(error).strip().partition("\n")[0]
+        made = cls(
+            f"{name}: {type(error).__name__}: {first}; this is a bug: please open an issue in the "
+            "project's repository, with the output of --debug"
+        )
+        made.stack = "".join(format_exception(error))
+        return made
 
 
 class SurroundingsError(AnimateDiffError):

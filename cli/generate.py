@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from animatediff_core.errors import AnimateDiffError, SurroundingsError
+from animatediff_core.errors import AnimateDiffError, SurroundingsError, UnexpectedError
 from animatediff_core.jobs import (
     FORMATS,
     Job,
@@ -221,8 +221,7 @@ def _run(
     how: dict[str, bool],
 ) -> None:
     with importing():
-        from animatediff_core.runs.generate import Loading, Result, run
-        from animatediff_core.sampling.sample import Step
+        from animatediff_core.runs.generate import JobStep, Loading, Result, run
 
     errors: list[AnimateDiffError] = []
     with render.progress() as bars:
@@ -231,10 +230,11 @@ def _run(
         for event in run(jobs, output_dir=output, device=device, dtype=dtype, **how):
             if isinstance(event, Loading):
                 bars.update(steps, description="loading", info=event.source, completed=0)
-            elif isinstance(event, Step):
-                done = event.step + event.window / event.windows
+            elif isinstance(event, JobStep):
+                info = event.info
+                done = info.step + info.window / info.windows
                 bars.update(
-                    steps, description="steps", total=event.steps, completed=done,
+                    steps, description="steps", total=info.steps, completed=done,
                     info=event.job.name,
                 )  # fmt: skip
             elif isinstance(event, Result):
@@ -252,5 +252,7 @@ def _tell(result: "Result", errors: list[AnimateDiffError]) -> None:
         return
     errors.append(result.error)
     render.error(str(result.error))
+    if render.settings.debug and isinstance(result.error, UnexpectedError):
+        render.error(result.error.stack)
     if render.settings.json:
         render.result("", {**record, "path": None, "error": str(result.error)})

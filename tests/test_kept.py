@@ -14,7 +14,7 @@ from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.denoise import Guided, denoise_steps
 from animatediff_core.diffusion.known_region import (
-    Kept,
+    KnownRegion,
     between,
     encode,
     first_step_of,

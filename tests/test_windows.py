@@ -11,7 +11,7 @@ from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.diffusion.denoise import Guided, denoise_steps
 from animatediff_core.diffusion.guidance import Guidance
 from animatediff_core.diffusion.noise import draw_noise
-from animatediff_core.diffusion.windows import context_windows, divides, max_stride, window_frames
+from animatediff_core.diffusion.windows import context_windows, is_divided, max_stride, window_frames
 from animatediff_core.jobs import Window
 from animatediff_core.motion import Conditions, Positions
 
@@ -122,10 +122,10 @@ def test_fuse_weights():
 
 
 def test_what_fits_is_not_divided_unless_it_must_loop():
-    assert not divides(None, 99)
-    assert not divides(Window(length=16), 16)
-    assert divides(Window(length=16), 17)
-    assert divides(Window(length=16, schedule="looped_uniform"), 16)
+    assert not is_divided(None, 99)
+    assert not is_divided(Window(length=16), 16)
+    assert is_divided(Window(length=16), 17)
+    assert is_divided(Window(length=16, schedule="looped_uniform"), 16)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 Legend: f frames, n tokens, d features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from ..checkpoints.base_model import BaseModel
 from ..jobs.records import Travel
 from .chunks import Chunk, chunks_of
 from .encoders import encode_chunks
-from .prompt_travel import travelled
+from .interpolation import interpolate
 
 Prompt = Mapping[int, str]
 """Texts by the frame from which they hold."""
@@ -44,11 +44,15 @@ class TextEmbedding:
         if self.pooled_states is None or len(self.keys) == 1:
             return self.pooled_states
         everywhere = range(self.frames)
-        return travelled(self.pooled_states, self.keys, everywhere, self.travel).unsqueeze(0)
+        return interpolate(self.pooled_states, self.keys, everywhere, self.travel).unsqueeze(0)
+
+    def for_unet(self, *, divided: bool) -> Tensor | Callable[[Tensor], Tensor]:
+        """The tokens; for a clip in context windows a function of the frames, if they travel."""
+        return self.at if divided and len(self.keys) > 1 else self.tokens
 
     def at(self, frames: Tensor) -> Tensor:
         """For some frames' numbers: 1 f n d, so that a long clip needs not hold all of them."""
-        return travelled(self.states, self.keys, frames.tolist(), self.travel).unsqueeze(0)
+        return interpolate(self.states, self.keys, frames.tolist(), self.travel).unsqueeze(0)
 
 
 def embed_prompt(base: BaseModel, prompt: Prompt, frames: int) -> TextEmbedding:

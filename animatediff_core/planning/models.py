@@ -19,7 +19,7 @@ from ..checkpoints.families import (
 )
 from ..checkpoints.motion_files import MOTION_FILE, read_motion
 from ..checkpoints.motion_module import config_of
-from ..errors import AnimateDiffError, CheckpointError
+from ..errors import CheckpointError
 from ..jobs import Adapter, kept_adapters, load_preset
 from ..jobs.camera import Camera
 from ..motion import MotionConfig
@@ -157,15 +157,6 @@ def model_files(
             yield role, local_path(adapter.path, offline=offline), adapter.scale
     for path in spec.embeddings:
         yield "embedding", local_path(path, offline=offline), None
-
-
-def raise_all(checks: Sequence[AnimateDiffError]) -> None:
-    """Raise one error for all of several problems, or none."""
-    if not checks:
-        return
-    worst = max(checks, key=lambda error: error.exit_code)
-    told = list(dict.fromkeys(str(error) for error in checks))
-    raise type(worst)("\n".join(told))
 
 
 def _base_shape(spec: ModelSpec, base: Path) -> tuple[tuple[int, ...], int, int]:

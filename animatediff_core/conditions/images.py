@@ -1,0 +1,77 @@
+"""Images of conditions: where they are, and as pixels or latents of a clip's size.
+
+Legend: b batch, f frames, c channels, h w latent size, H W pixels.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.known_region import encode_images, latent_mask
+from ..errors import PromptFileError
+from ..jobs import Job
+from ..jobs.conditions import Fit, Pictures
+from ..media.pictures import PictureSource, fitted, read_source, spread
+from .kind import ImageSources, LoadedModel
+
+Value = TypeVar("Value")
+
+
+def images_source(images: Pictures, job: Job) -> PictureSource:
+    """An image for every frame of a job's clip."""
+    numbers = spread(job.frames, images.first, images.every)
+    return PictureSource(Path(images.path), numbers, (job.width, job.height), images.fit)
+
+
+def image_source(path: str, job: Job, fit: Fit) -> PictureSource:
+    """One image."""
+    return PictureSource(Path(path), (0,), (job.width, job.height), fit)
+
+
+def key_frame_sources(images: Mapping[int, str], job: Job, fit: Fit, key: str) -> ImageSources:
+    """Images at key frames."""
+    for frame, path in from_start(images, job.frames, key).items():
+        yield f"{key}[{frame}]", image_source(path, job, fit)
+
+
+def read_images(images: Pictures, job: Job, size: tuple[int, int]) -> np.ndarray:
+    """f H W 3 uint8 of this width and height."""
+    frames = read_source(images_source(images, job))
+    return np.stack([fitted(one, size, "stretch") for one in frames])
+
+
+def read_image(path: str, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
+    """H W 3 uint8 of this width and height."""
+    return fitted(read_source(image_source(path, job, fit))[0], size, "stretch")
+
+
+def pixels(images: np.ndarray) -> Tensor:
+    """f H W 3 uint8 -> 1 3 f H W, 0 to 1."""
+    return torch.from_numpy(images.copy()).permute(3, 0, 1, 2).unsqueeze(0).float() / 255
+
+
+def latents_of(model: LoadedModel, images: np.ndarray) -> Tensor:
+    """f H W 3 uint8 -> 1 c f h w, clean, on the model's device."""
+    return encode_images(model.base.vae, images).to(model.device)
+
+
+def mask_of(images: Pictures, job: Job, model: LoadedModel, size: tuple[int, int]) -> Tensor:
+    """A mask, 1 1 f h w: 1 where the images are white."""
+    return latent_mask(read_images(images, job, size), model.base.vae_scale_factor)
+
+
+def from_start(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Value]:
+    """Values by frame, counted from the clip's start and in order.
+
+    Raises PromptFileError for a frame that the clip does not have; `key` names the setting.
+    """
+    for number in values:
+        if not -frames <= number < frames:
+            raise PromptFileError(
+                f"{key} names frame {number}, but the clip has {frames}; the last is -1"
+            )
+    return dict(sorted((number % frames, value) for number, value in values.items()))
