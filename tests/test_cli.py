@@ -95,7 +95,7 @@ WRONG = {
     "both": (["p.yaml", "--prompt", "x"], "cannot go together"),
     "no file": (["missing.yaml"], "missing.yaml: no such prompt file"),
     "typo": (["typo.yaml"], "did you mean prompt?"),
-    "size": (["--prompt", "x", "-W", 65], "width 65 is no multiple of 4, as the VAE needs; use 64"),
+    "size": (["--prompt", "x", "-W", 65], "width: 65 is no multiple of 4, as the VAE needs; use 64"),
     "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; set window.length (-C) to 16"),
     "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "no scheduler 'dimm'; there are ddim"),
     "motion alone": (["--prompt", "x", "--motion", "m.ckpt"], "--motion needs --base"),

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from animatediff_core.diffusion.upscale import enlarge, first_step
+from animatediff_core.diffusion.denoise import first_step
+from animatediff_core.diffusion.upscale import enlarge
 from animatediff_core.jobs import Upscale
 
 
@@ -17,7 +18,7 @@ def test_latents_are_made_larger_frame_by_frame(method):
 
 
 def test_strength_is_the_share_of_the_steps_and_at_least_one():
-    assert first_step(Upscale(strength=0.5), 20) == 10
-    assert first_step(Upscale(strength=0.3), 25) == 25 - 8
-    assert first_step(Upscale(strength=1), 25) == 0
-    assert first_step(Upscale(strength=0.01), 10) == 9
+    assert first_step(0.5, 20) == 10
+    assert first_step(0.3, 25) == 25 - 8
+    assert first_step(1.0, 25) == 0
+    assert first_step(0.01, 10) == 9

@@ -16,8 +16,8 @@ from animatediff_core.adapters.textual_inversion import apply_embedding, teach_w
 from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.chunks import chunks_of
+from animatediff_core.diffusion.interpolation import interpolate, slerp
 from animatediff_core.diffusion.prompt_syntax import check_prompt, parse_prompt
-from animatediff_core.diffusion.prompt_travel import slerp, travelled
 from animatediff_core.diffusion.size_conditions import size_conditions
 from animatediff_core.diffusion.text import embed_pair, embed_prompt
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
@@ -166,7 +166,10 @@ def test_clip_skip_counts_layers_from_the_end_and_keeps_the_final_norm(base):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clip_skip": 3}, "ball: clip_skip 3, but the text encoder of bundled:tiny knows 1 to 2"),
+        (
+            {"clip_skip": 3},
+            "ball: clip_skip: must be 1 to 2, as many layers as the text encoder of bundled:tiny allows",
+        ),
         ({"negative_prompt": {0: "", 4: "[a|b]"}}, "ball: negative_prompt of frame 4: .*by frame"),
     ],
 )
@@ -274,7 +277,7 @@ def test_slerp_turns_evenly_and_has_a_way_where_there_is_no_arc():
 
 def test_travel_holds_before_the_first_and_after_the_last_prompt():
     embeddings = torch.eye(2).unsqueeze(1)  # k 1 d
-    path = travelled(embeddings, [2, 4], range(6), "linear")[:, 0]
+    path = interpolate(embeddings, [2, 4], range(6), "linear")[:, 0]
     expected = [[1, 0], [1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1]]
     assert torch.equal(path, torch.tensor(expected))
 

@@ -66,10 +66,11 @@ def denoise(
         source=source,
     )
     result = latents
-    for info, result in denoise_steps(
+    for info, current in denoise_steps(
         animated, scheduler, latents, conditioning,
         steps=steps, generator=generator, windows=windows, start=start, fast=fast,
     ):  # fmt: skip
+        result = current
         if on_step is not None and info.window == 0:
             on_step(info.step, info.steps)
     return result

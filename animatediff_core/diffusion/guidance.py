@@ -23,7 +23,7 @@ class Guidance:
     schedule: Mapping[float, float] | None = None
     """Scale by share of the steps, linear between, in place of `scale`."""
     rescale: float = 0.0
-    """0..1, how far the standard deviation of the guided prediction is restored (arXiv 2305.08891)."""
+    """0..1, how far the guided prediction's standard deviation is restored (arXiv 2305.08891)."""
     interval: tuple[float, float] = (0.0, 1.0)
     """First and last share at which guidance acts (arXiv 2404.07724)."""
 

@@ -36,8 +36,8 @@ def interpolate(
 ) -> Tensor:
     """Values at key frames, k ..., with the `keys` in order -> values at some frames, f ...
 
-    At a key frame the value is that key frame's own, bit for bit. A frame's value does not depend on
-    which other frames are computed.
+    At a key frame the value is that key frame's own, bit for bit. A frame's value does not depend
+    on which other frames are computed.
     """
     brackets = [_bracket(keys, frame) for frame in frames]
     before, after, fraction = (
