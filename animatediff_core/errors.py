@@ -59,9 +59,9 @@ class Problems:
     def __init__(self) -> None:
         self.errors: list[AnimateDiffError] = []
 
-    def add(self, message: str, key: str = "", where: str = "") -> None:
-        """A problem of a prompt file."""
-        self.errors.append(PromptFileError([Problem(message, key, where)]))
+    def add(self, *problems: Problem) -> None:
+        """Problems of a prompt file."""
+        self.errors += [PromptFileError([problem]) for problem in problems]
 
     @contextmanager
     def collecting(self, where: str = "") -> Iterator[None]:
@@ -73,11 +73,16 @@ class Problems:
                 error.problems = [replace(one, where=where) for one in error.problems]
             self.errors.append(error)
 
+    @property
+    def found(self) -> list[Problem]:
+        """All problems so far."""
+        return [problem for error in self.errors for problem in error.problems]
+
     def check(self) -> None:
         """Raise one error for all problems, of the class with the highest exit code, or none."""
         if self.errors:
             worst = max(self.errors, key=lambda error: error.exit_code)
-            raise type(worst)([one for error in self.errors for one in error.problems])
+            raise type(worst)(self.found)
 
 
 class PromptFileError(AnimateDiffError):

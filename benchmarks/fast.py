@@ -7,7 +7,6 @@ clip are compared, from noise on.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +39,7 @@ def compare_levels(place: Place, clips: int, rounds: int) -> Iterator[dict[str, 
     exact, quick = (_placed(place, jobs[0], fast=fast) for fast in (False, True))
     wanted = [_frames(job, exact) for job in jobs]
     for level in LEVELS:
-        asked = [replace(job, fast=level) for job in jobs]
+        asked = [job.replace(fast=level) for job in jobs]
         likeness = [
             _decibel(_frames(job, quick), one) for job, one in zip(asked, wanted, strict=True)
         ]

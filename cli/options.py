@@ -99,7 +99,7 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Any field of a job, for instance free_init.iterations=3, output.max_size=2MB, "
-        "keyframes.pictures=first.png or motion_strength=0.8; may be repeated.",
+        "keyframes.images=first.png or motion_strength=0.8; may be repeated.",
     ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub; use what is cached.")]

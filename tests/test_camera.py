@@ -66,7 +66,7 @@ def test_moves_of_a_prompt_file_come_from_the_hub_where_no_folder_is_named(tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--camera", "zoom"], "must be zoom-in or zoom-out or pan-left"),
+        (["--camera", "zoom"], "must be zoom-in, zoom-out, pan-left"),
         (["--camera", "pan-left", "--set", "camera.folder=loras"],
          "loras: has no v2_lora_PanLeft.ckpt (or .safetensors), the MotionLoRA of pan-left"),
         (["--camera", "tilt-up", "--offline"], "guoyww/animatediff/v2_lora_TiltUp.ckpt"),

@@ -97,7 +97,7 @@ def test_a_resumed_controlnet_is_that_of_an_uninterrupted_run(drawn, tmp_path):
 def test_an_ip_adapter_is_written_in_the_official_keys_and_acts(drawn, encoder, tmp_path):
     made = config(
         drawn, tmp_path, stage="ip-adapter", image_encoder=str(encoder), learning_rate=1e-2,
-        picture_dropout=0.5,
+        image_dropout=0.5,
     )  # fmt: skip
     *_, written = run(made, tmp_path / "o")
     weights = read_ip_adapter(written.path)
@@ -120,7 +120,7 @@ def test_an_ip_adapter_is_written_in_the_official_keys_and_acts(drawn, encoder, 
 
 def test_pictures_are_dropped_as_often_as_said_and_mirrored_with_the_sample(drawn, tmp_path):
     made = config(
-        drawn, tmp_path, stage="ip-adapter", image_encoder="x", picture_dropout=0.25,
+        drawn, tmp_path, stage="ip-adapter", image_encoder="x", image_dropout=0.25,
         data={"horizontal_flip": True},
     )  # fmt: skip
     clips = Clips(list_clips(made), made, None, condition=lambda file, pixels: pixels)

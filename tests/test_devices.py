@@ -68,13 +68,13 @@ TRAVELS = {"prompt": {0: "a red circle", 2: "a blue star"}}
 IN_WINDOWS = {"window": {"length": 2, "overlap": 1, "schedule": "looped_uniform"}}
 JOBS = {
     "everything that leads": {
-        "controlnets": [{"path": "controlnet", "pictures": "film", "canny": True,
+        "controlnets": [{"path": "controlnet", "images": "film", "canny": True,
                          "weights": {0: 1.0, -1: 0.0}}],
-        "t2i_adapters": [{"path": "t2i", "pictures": "film", "canny": True}],
-        "sparse_controls": [{"path": "scribble.safetensors", "pictures": {0: "film/0.png"}}],
+        "t2i_adapters": [{"path": "t2i", "images": "film", "canny": True}],
+        "sparse_controls": [{"path": "scribble.safetensors", "images": {0: "film/0.png"}}],
         "ip_adapters": [{"path": "ip.safetensors", "encoder": "encoder", "weights": {0: 1.0},
-                         "pictures": {0: "film/0.png", -1: "odd.png"}}],
-        "start": {"pictures": "film", "strength": 1, "mask": "right.png"},
+                         "images": {0: "film/0.png", -1: "odd.png"}}],
+        "start": {"images": "film", "strength": 1, "mask": "right.png"},
         "regions": [{"prompt": "a blue star", "mask": "right.png"}],
         "motion_positions": {"stretch": 0.5, "offset": 2},
         "motion_strength": {"frames": {0: 1.0, -1: 0.5}},
@@ -82,7 +82,7 @@ JOBS = {
         "window": {"length": 2, "overlap": 1, "schedule": "standard_static"},
     },
     "keyframes, FreeInit, arcs": {
-        "keyframes": {"pictures": {0: "film/0.png", 2: "film/2.png"}, "fit": "stretch"},
+        "keyframes": {"images": {0: "film/0.png", 2: "film/2.png"}, "fit": "stretch"},
         "free_init": {"iterations": 2, "fast": True}, "travel": "slerp", **TRAVELS,
     },
     "a second pass, FreeNoise": {

@@ -17,11 +17,11 @@ SIZE = {"width": 32, "height": 32}
 @pytest.mark.parametrize(
     "name", ["travel", "weights", "long", "loop", "freenoise", "freeinit", "upscale", "sampling",
              "outputs", "extends", "motion", "image-to-video", "video-to-video", "regions",
-             "edges", "picture-prompt"],
+             "edges", "image-prompt"],
 )  # fmt: skip
 def test_a_shipped_file_is_sound_and_its_last_job_makes_a_clip(asked, tmp_path, name):
     file = PROMPTS / f"{name}.yaml"
-    small = {"steps": 2} | ({"frames": 4} if "pictures/" in file.read_text() else SIZE)
+    small = {"steps": 2} | ({"frames": 4} if "images/" in file.read_text() else SIZE)
     options = [f"--set={key}={value}" for key, value in small.items()]
     planned = asked("generate", file, *options, "--dry-run", "--json")
     assert planned.exit_code == 0, planned.stderr

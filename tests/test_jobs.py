@@ -1,6 +1,5 @@
 """Prompt files: what they give, and what is said of a wrong one."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -119,8 +118,8 @@ def test_every_field_is_read_and_comes_back_from_the_sidecar():
         interpolate=24, sheet=True,
     )  # fmt: skip
     assert jobs(dump_job(job)) == [job]
-    usual = {field.name for field in fields(Job) if getattr(job, field.name) == field.default}
-    assert not usual - {"base"} & yaml.safe_load(dump_job(job))["jobs"][0].keys() - OWN
+    defaults = {k for k, field in Job.model_fields.items() if getattr(job, k) == field.default}
+    assert not (defaults - {"base"}) & yaml.safe_load(dump_job(job))["jobs"][0].keys() - OWN
 
 
 @pytest.mark.parametrize(
@@ -190,30 +189,51 @@ def test_repeats_count_seeds_up():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jobs: [{promt: a}]", r"jobs\[0\].promt: unknown key; did you mean prompt\?"),
+        ("jobs: [{promt: a}]", r"jobs\[0\]: promt: unknown key; did you mean prompt\?"),
         ("job: [{prompt: a}]", r"job: unknown key; did you mean jobs\?"),
         ("jobs: []", "jobs: must be a list"),
         (
             "jobs: [{prompt: a, steps: many}]",
-            r"jobs\[0\].steps: must be a whole number, got 'many'",
+            r"jobs\[0\]: steps: must be a whole number of 1 or more, got 'many'",
         ),
-        ("jobs: [{prompt: a, frames: 2.5}]", "must be a whole number, got 2.5"),
-        ("jobs: [{prompt: a, frames: 0}]", "frames must be 1 or more"),
+        ("jobs: [{prompt: a, frames: 2.5}]", "must be a whole number of 1 or more, got 2.5"),
+        ("jobs: [{prompt: a, frames: 0}]", "frames: must be a whole number of 1 or more, got 0"),
         ("jobs: [{prompt: a, seed: x}]", "seed: must be -1 or a whole number"),
-        ("jobs: [{prompt: {3: a}}]", "prompt must have a text for frame 0"),
-        ("jobs: [{prompt: {0: a, 99: b}}]", "prompt names frame 99 but the clip has 16"),
-        ("jobs: [{prompt: a, output: {format: avi}}]", "output.format: must be gif or mp4"),
+        ("jobs: [{prompt: {0: a, -16: b}}]", "prompt: names frame 0 twice: also as -16"),
+        ('jobs: [{prompt: {0: a, "0": b}}]', "prompt: names frame 0 twice"),
+        (
+            "jobs: [{prompt: a, controlnets: [{path: x, images: y, weights: {0: 1, -16: 2}}]}]",
+            r"controlnets\[0\].weights: names frame 0 twice: also as -16",
+        ),
+        ("jobs: [{prompt: {}}]", "prompt: must be a text, or texts by frame number, got {}"),
+        (
+            "jobs: [{prompt: {0: a, 99: b}}]",
+            "prompt: names frame 99, but the clip has 16; the last is -1",
+        ),
+        (
+            "jobs: [{prompt: a, output: {format: avi}}]",
+            "output.format: must be gif, mp4, .* or png, got 'avi'",
+        ),
         ("jobs: [{prompt: a, output: {fps: 80}}]", "at most 50"),
         ("jobs: [{prompt: a, output: {fsp: 8}}]", r"output.fsp: unknown key; did you mean fps\?"),
         ("jobs: [{prompt: a, loras: [{file: x}]}]", r"loras\[0\].path: is missing"),
         ("jobs: [{prompt: a, window: {lenght: 8}}]", r"window.lenght: .* did you mean length\?"),
-        ("jobs: [{prompt: a, window: fast}]", "window.length: must be a whole number, got 'fast'"),
-        ("jobs: [{prompt: a, window: {overlap: 16}}]", r"jobs\[0\].window.overlap must be 0 or"),
+        (
+            "jobs: [{prompt: a, window: fast}]",
+            "window.length: must be a whole number of 2 or more, got 'fast'",
+        ),
+        (
+            "jobs: [{prompt: a, window: {overlap: 16}}]",
+            r"jobs\[0\]: window.overlap: must be below length 16, got 16",
+        ),
         ("jobs: [{prompt: a, noise: mixd}]", r"noise.type: .*, got 'mixd'"),
         ("jobs: [{prompt: a, free_init: {fast: 1}}]", "fast: must be true or false, got 1"),
         ("jobs: [{prompt: a, output: {max_size: 2XB}}]", "must be bytes, or a size such as"),
-        ("jobs: [{prompt: a, guidance_schedule: 5}]", "must be a mapping of a number to a number"),
-        ("jobs: [{prompt: a, guidance_scale: .nan}]", "must be a number, got nan"),
+        (
+            "jobs: [{prompt: a, guidance_schedule: 5}]",
+            "must be a mapping of a number from 0 to 1 to a number of 0 or more, got 5",
+        ),
+        ("jobs: [{prompt: a, guidance_scale: .nan}]", "must be a number of 0 or more, got nan"),
         ("jobs: [{prompt: {0: [a]}}]", r"prompt\[0\]: must be text"),
         ("preset: tinny\njobs: [{prompt: a}]", "no preset 'tinny'; there are"),
         ("jobs: [", "no valid YAML in line 1"),
@@ -266,7 +286,7 @@ def test_a_base_model_alone_takes_only_what_its_presets_agree_on():
 
 
 def test_a_prompt_may_be_empty_where_a_picture_says_what_to_make():
-    adapter = {"path": "a", "encoder": "b", "pictures": "c.png"}
+    adapter = {"path": "a", "encoder": "b", "images": "c.png"}
     (job,) = job_from_options({"prompt": "", "seed": 1, "ip_adapters": [adapter]})
     assert (job.name, job.prompt) == ("clip", {0: ""})
     with pytest.raises(PromptFileError, match="prompt: must be a text"):

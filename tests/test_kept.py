@@ -13,7 +13,7 @@ from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.diffusion.conditioning import Conditioning
 from animatediff_core.diffusion.decoding import decode
-from animatediff_core.diffusion.denoise import denoise_steps, first_step
+from animatediff_core.diffusion.denoise import denoise_steps
 from animatediff_core.diffusion.interpolation import interpolate
 from animatediff_core.diffusion.known_region import (
     KnownRegion,
@@ -21,6 +21,7 @@ from animatediff_core.diffusion.known_region import (
     known_frames,
     latent_mask,
 )
+from animatediff_core.jobs import first_step
 from animatediff_core.tiny.renderer import render
 from animatediff_core.tiny.world import draw_scene, poses
 

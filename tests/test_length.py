@@ -4,7 +4,6 @@ import gc
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ SMALL = Job(
 )
 def test_what_cannot_work_is_told_before_anything_runs(changes, message):
     with pytest.raises(AnimateDiffError, match=message):
-        plan([replace(SMALL, **changes)])
+        plan([SMALL.replace(**changes)])
 
 
 JOBS = {
@@ -57,7 +56,7 @@ STEPS = {"long": 2, "freenoise": 2, "freeinit": 1 + 2, "plain": 2, "upscale": 2 
 def made(tmp_path_factory):
     """All jobs, run once: their results and their steps by name."""
     folder = tmp_path_factory.mktemp("length")
-    jobs = [replace(SMALL, name=name, **changes) for name, changes in JOBS.items()]
+    jobs = [SMALL.replace(name=name, **changes) for name, changes in JOBS.items()]
     results, steps = {}, {name: [] for name in JOBS}
     for event in run(jobs, output_dir=folder, device="cpu"):
         if isinstance(event, JobStep):
@@ -118,7 +117,7 @@ def test_the_model_never_sees_more_than_a_window_and_a_chunk(tmp_path, monkeypat
     monkeypatch.setattr(UNet2DConditionModel, "forward", forward)
     monkeypatch.setattr(AutoencoderKL, "decode", decode)
     travel = {0: "a red circle", 30: "a red square"}
-    job = replace(SMALL, prompt=travel, frames=40, steps=1, window=Window(length=8, overlap=0))
+    job = SMALL.replace(prompt=travel, frames=40, steps=1, window=Window(length=8, overlap=0))
     (result,) = generate([job], output_dir=tmp_path, device="cpu")
     assert result.error is None
     assert len(result.frames) == 40

@@ -1,7 +1,6 @@
 """What a job's output is: files, sidecars, sheets, and clips that came out broken."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +182,7 @@ def test_an_interpolated_clip_that_goes_forth_and_back_ends_on_the_way_to_its_be
     frames = np.full((4, 64, 64, 3), 30, np.uint8)
     for index in range(4):
         frames[index, 16:48, 6 * index : 6 * index + 32] = 220
-    job = replace(quick(format="png", ping_pong=ping_pong, interpolate=16.0, fps=8.0), frames=4)
+    job = quick(format="png", ping_pong=ping_pong, interpolate=16.0, fps=8.0).replace(frames=4)
     folder = write(job, frames, {}, tmp_path)
     shown = np.stack([read_picture(path) for path in sorted(folder.iterdir())]).astype(float)
     assert len(shown) == (12 if ping_pong else 8)
@@ -201,10 +200,10 @@ def test_a_single_frame_need_not_move():
 
 def test_outputs_that_cannot_work_are_refused_before_a_model_is_loaded(tmp_path):
     jobs = [
-        replace(quick(format="webm"), width=36, height=36, name="even"),
-        replace(quick(format="mp4", codec="h265"), width=8, height=8, name="small"),
-        replace(quick(interpolate=20.0), frames=1, name="single"),
-        replace(quick(format="webp"), width=16400, name="wide"),
+        quick(format="webm").replace(width=36, height=36, name="even"),
+        quick(format="mp4", codec="h265").replace(width=8, height=8, name="small"),
+        quick(interpolate=20.0).replace(frames=1, name="single"),
+        quick(format="webp").replace(width=16400, name="wide"),
     ]
     with pytest.raises(MediaError) as caught:
         plan(jobs)
@@ -216,7 +215,7 @@ def test_outputs_that_cannot_work_are_refused_before_a_model_is_loaded(tmp_path)
 
 
 def test_a_clip_that_cannot_fit_leaves_nothing(tmp_path):
-    job = replace(quick(max_size=1000), frames=16)
+    job = quick(max_size=1000).replace(frames=16)
     result = next(ad.generate([job], output_dir=tmp_path))
     assert "cannot be brought below max_size 1000 bytes" in str(result.error)
     assert not list(tmp_path.iterdir())

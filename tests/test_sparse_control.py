@@ -12,7 +12,7 @@ from animatediff_core.adapters.sparse_ctrl import load_sparse_control
 from animatediff_core.checkpoints.families import CONFIGS
 from animatediff_core.diffusion.residuals import Control, add_residuals
 from animatediff_core.errors import CheckpointError
-from animatediff_core.motion import VERSIONS
+from animatediff_core.motion import VERSIONS, Conditions
 from animatediff_core.motion.sparse_ctrl import SparseControlNet, sparse_condition
 
 FRAMES = 3

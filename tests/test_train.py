@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +162,7 @@ def test_lora_stage_writes_what_generate_merges(drawn, tmp_path, conv_rank, pair
 def test_dreambooth_trains_beside_pictures_of_the_base(drawn, tmp_path):
     made = config(
         drawn, tmp_path, stage="dreambooth", train_batch_size=2, max_train_steps=2,
-        prior_prompts=["a red circle", "a blue star"], prior_pictures=3, prior_weight=0.0,
+        prior_prompts=["a red circle", "a blue star"], prior_images=3, prior_weight=0.0,
     )  # fmt: skip
     events = list(run(made, tmp_path / "o"))
     assert [e.done for e in events if isinstance(e, Prior)] == [2, 3]
@@ -172,7 +171,7 @@ def test_dreambooth_trains_beside_pictures_of_the_base(drawn, tmp_path):
     assert (tmp_path / "o" / "base" / "model_index.json").is_file()
     heavy = config(
         drawn, tmp_path, stage="dreambooth", train_batch_size=2, max_train_steps=2,
-        prior_prompts=["a red circle", "a blue star"], prior_pictures=3, prior_weight=9.0,
+        prior_prompts=["a red circle", "a blue star"], prior_images=3, prior_weight=9.0,
     )  # fmt: skip
     (tmp_path / "o" / "prior").rename(tmp_path / "prior")
     (tmp_path / "p").mkdir()
@@ -211,7 +210,7 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
     red = base.text_encoders[0].get_input_embeddings().weight[tokens[0]]
     assert (vectors - red).abs().amax(1).min() > 0.05
     assert apply_embedding(base, events[-1].path) == "<look>"
-    known = replace(made, word="red")
+    known = made.replace(word="red")
     with pytest.raises(TrainingError, match="the model knows 'red' already"):
         list(run(known, tmp_path / "p"))
 
@@ -306,7 +305,7 @@ def test_the_base_models_own_noise_is_learned(drawn, tmp_path):
 @pytest.mark.parametrize("stage", ["motion", "lora", "dreambooth"])
 def test_a_base_with_two_text_encoders_is_trained_on_pooled_text_and_sizes(drawn, tmp_path, stage):
     write_sdxl(tmp_path / "base")
-    further = {"prior_prompts": ["a thing"], "prior_pictures": 2} if stage == "dreambooth" else {}
+    further = {"prior_prompts": ["a thing"], "prior_images": 2} if stage == "dreambooth" else {}
     made = config(
         drawn, tmp_path, base=str(tmp_path / "base"), stage=stage, max_train_steps=1,
         train_batch_size=2, validation={"prompts": ["a red circle"], "steps": 1, "every": 1},
@@ -401,14 +400,15 @@ def test_a_used_folder_needs_resume(drawn, tmp_path):
     ("text", "message"),
     [
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nlerning_rate: 1", "mean learning_rate"),
-        ("stage: motoin\nbase: x\ndata: {video_folder: v}", "stage: must be image or motion or"),
+        ("stage: motoin\nbase: x\ndata: {video_folder: v}", "stage: must be image, motion"),
         ("stage: motion\ndata: {video_folder: v}", "base: is missing"),
         ("stage: motion\nbase: [x]\ndata: {video_folder: v}", "base: must be text"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nmotion: 3", "motion: must be text"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nprediction_type: v",
-         "must be epsilon or v_prediction or"),
+         "must be epsilon, v_prediction or"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nmax_train_steps: 1.5", "a whole number"),
-        ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2", "between 0 and 1"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2",
+         "caption_dropout: must be a number from 0 to 1, got 2"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nis_debug: true", "use --dry-run"),
         ("stage: " + "[" * 2000, "nested too deeply"),
     ],

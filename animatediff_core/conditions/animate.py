@@ -18,7 +18,7 @@ from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel
 
 def _images(job: Job) -> ImageSources:
     if job.animate is not None:
-        yield "animate.picture", image_source(job.animate.picture, job, job.animate.fit)
+        yield "animate.image", image_source(job.animate.image, job, job.animate.fit)
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
@@ -44,7 +44,7 @@ def _apply(
 ) -> Conditioning:
     if job.animate is None:
         return conditioning
-    image = read_image(job.animate.picture, job, job.animate.fit, size)
+    image = read_image(job.animate.image, job, job.animate.fit, size)
     latents = latents_of(model, image[None]).expand(-1, -1, job.frames, -1, -1)  # 1 c f h w
     mask = pia_mask(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
     mask = mask.to(latents).expand(1, 1, -1, *latents.shape[3:])

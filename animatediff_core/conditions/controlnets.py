@@ -23,7 +23,7 @@ from ..jobs.conditions import ControlNet
 from ..media.edges import canny
 from ..media.pictures import fitted
 from ..weights.places import local_path
-from .images import from_start, images_source, pixels, read_images
+from .images import images_source, pixels, read_images
 from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
@@ -42,13 +42,7 @@ def control_info(source: str, key: str, model: PlannedModel, offline: bool) -> C
 def images_of(nets: Sequence[ControlNet], key: str, job: Job) -> ImageSources:
     """The inputs of ControlNets or T2I-Adapters."""
     for i, net in enumerate(nets):
-        yield f"{key}[{i}].pictures", images_source(net.pictures, job)
-
-
-def weight_checks(nets: Sequence[ControlNet], key: str, job: Job) -> Iterator[Check]:
-    """Checks of the weights by frame."""
-    for net in nets:
-        yield "", partial(from_start, net.weights or {}, job.frames, f"{key}.weights")
+        yield f"{key}[{i}].images", images_source(net.images, job)
 
 
 def with_controls(
@@ -63,14 +57,13 @@ def with_controls(
     device = torch.device("cpu") if is_divided(job.window, job.frames) else model.device
     controls = []
     for net in nets:
-        weights = from_start(net.weights, job.frames, "weights") if net.weights else None
         control = Control(
             model=load(net, model),
             condition=pixels(_input(net, job, size)).to(device),
             strength=net.strength,
             start=net.start,
             end=net.end,
-            weights=numbers_by_frame(weights, job.frames),
+            weights=numbers_by_frame(net.weights, job.frames),
         )
         controls.append(control)
     return replace(conditioning, controls=(*conditioning.controls, *controls))
@@ -79,8 +72,8 @@ def with_controls(
 def _input(net: ControlNet, job: Job, size: tuple[int, int]) -> np.ndarray:
     """f H W 3 uint8."""
     if net.canny is None:
-        return read_images(net.pictures, job, size)
-    images = read_images(net.pictures, job, (job.width, job.height))
+        return read_images(net.images, job, size)
+    images = read_images(net.images, job, (job.width, job.height))
     edges = [canny(one, net.canny.low, net.canny.high) for one in images]
     return np.stack([fitted(one, size, "stretch") for one in edges])
 
@@ -104,7 +97,6 @@ def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, net in enumerate(job.controlnets):
         key = f"controlnets[{i}].path"
         yield key, partial(control_info, net.path, "controlnets", model, offline)
-    yield from weight_checks(job.controlnets, "controlnets", job)
 
 
 def _load(job: Job, model: LoadedModel) -> None:

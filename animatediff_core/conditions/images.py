@@ -5,23 +5,20 @@ Legend: b batch, f frames, c channels, h w latent size, H W pixels.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..diffusion.known_region import encode_images, latent_mask
-from ..errors import PromptFileError
 from ..jobs import Job
-from ..jobs.conditions import Fit, Pictures
+from ..jobs.choices import Fit
+from ..jobs.conditions import Images
 from ..media.pictures import PictureSource, fitted, read_source, spread
 from .kind import ImageSources, LoadedModel
 
-Value = TypeVar("Value")
 
-
-def images_source(images: Pictures, job: Job) -> PictureSource:
+def images_source(images: Images, job: Job) -> PictureSource:
     """An image for every frame of a job's clip."""
     numbers = spread(job.frames, images.first, images.every)
     return PictureSource(Path(images.path), numbers, (job.width, job.height), images.fit)
@@ -34,11 +31,11 @@ def image_source(path: str, job: Job, fit: Fit) -> PictureSource:
 
 def key_frame_sources(images: Mapping[int, str], job: Job, fit: Fit, key: str) -> ImageSources:
     """Images at key frames."""
-    for frame, path in from_start(images, job.frames, key).items():
+    for frame, path in images.items():
         yield f"{key}[{frame}]", image_source(path, job, fit)
 
 
-def read_images(images: Pictures, job: Job, size: tuple[int, int]) -> np.ndarray:
+def read_images(images: Images, job: Job, size: tuple[int, int]) -> np.ndarray:
     """f H W 3 uint8 of this width and height."""
     frames = read_source(images_source(images, job))
     return np.stack([fitted(one, size, "stretch") for one in frames])
@@ -59,19 +56,6 @@ def latents_of(model: LoadedModel, images: np.ndarray) -> Tensor:
     return encode_images(model.base.vae, images).to(model.device)
 
 
-def mask_of(images: Pictures, job: Job, model: LoadedModel, size: tuple[int, int]) -> Tensor:
+def mask_of(images: Images, job: Job, model: LoadedModel, size: tuple[int, int]) -> Tensor:
     """A mask, 1 1 f h w: 1 where the images are white."""
     return latent_mask(read_images(images, job, size), model.base.vae_scale_factor)
-
-
-def from_start(values: Mapping[int, Value], frames: int, key: str) -> dict[int, Value]:
-    """Values by frame, counted from the clip's start and in order.
-
-    Raises PromptFileError for a frame that the clip does not have; `key` names the setting.
-    """
-    for number in values:
-        if not -frames <= number < frames:
-            raise PromptFileError(
-                f"{key} names frame {number}, but the clip has {frames}; the last is -1"
-            )
-    return dict(sorted((number % frames, value) for number, value in values.items()))

@@ -6,6 +6,7 @@ Legend: f frames, n tokens, d features, h w latent size.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from ..jobs import Job
 from ..jobs.conditions import IPAdapter
 from ..media import read_picture
 from ..weights.places import local_path
-from .images import from_start, images_source, key_frame_sources, mask_of
+from .images import images_source, key_frame_sources, mask_of
 from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 _KEY = "ip_adapters"
@@ -39,8 +40,8 @@ def _weights(job: Job) -> Iterator[WeightSource]:
 
 def _images(job: Job) -> ImageSources:
     for i, adapter in enumerate(job.ip_adapters):
-        key = f"{_KEY}[{i}].pictures"
-        yield from key_frame_sources(adapter.pictures, job, "stretch", key)  # of any size
+        key = f"{_KEY}[{i}].images"
+        yield from key_frame_sources(adapter.images, job, "stretch", key)  # of any size
         if adapter.mask is not None:
             yield f"{_KEY}[{i}].mask", images_source(adapter.mask, job)
 
@@ -50,7 +51,6 @@ def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
         yield f"{_KEY}[{i}].path", partial(_check, adapter.path, model, offline)
         place = partial(local_path, adapter.encoder, "image encoder", offline=offline)
         yield f"{_KEY}[{i}].encoder", place
-        yield "", partial(from_start, adapter.weights or {}, job.frames, f"{_KEY}.weights")
 
 
 def _check(source: str, model: PlannedModel, offline: bool) -> None:
@@ -104,8 +104,7 @@ def _embeddings(adapter: IPAdapter, job: Job, model: LoadedModel) -> tuple[Tenso
         adapter.encoder,
         lambda: load_image_encoder(path).to(model.device, model.dtype),
     )
-    named = from_start(adapter.pictures, job.frames, _KEY)
-    images = {frame: read_picture(file) for frame, file in named.items()}
+    images = {frame: read_picture(Path(path)) for frame, path in adapter.images.items()}
     return embed_images(
         encoder, images, job.frames, states=_adapter(adapter, model).form != "plain"
     )
@@ -117,8 +116,7 @@ def _mask(adapter: IPAdapter, job: Job, model: LoadedModel, size: tuple[int, int
     if adapter.mask is not None:
         mask = mask_of(adapter.mask, job, model, size)[0, 0]
     if adapter.weights is not None:
-        weights = from_start(adapter.weights, job.frames, f"{_KEY}.weights")
-        mask = mask * torch.tensor(numbers_by_frame(weights, job.frames)).view(-1, 1, 1)
+        mask = mask * torch.tensor(numbers_by_frame(adapter.weights, job.frames)).view(-1, 1, 1)
     return mask.to(model.device)
 
 

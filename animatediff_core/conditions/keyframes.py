@@ -13,14 +13,14 @@ from ..diffusion.interpolation import interpolate
 from ..diffusion.known_region import KnownRegion, known_frames
 from ..errors import PromptFileError
 from ..jobs import Job
-from .images import from_start, key_frame_sources, latents_of, read_image
+from .images import key_frame_sources, latents_of, read_image
 from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel
 
 
 def _images(job: Job) -> ImageSources:
     if job.keyframes is not None:
         yield from key_frame_sources(
-            job.keyframes.pictures, job, job.keyframes.fit, "keyframes.pictures"
+            job.keyframes.images, job, job.keyframes.fit, "keyframes.images"
         )
 
 
@@ -46,7 +46,7 @@ def _apply(
         return conditioning
     latents = {
         frame: latents_of(model, read_image(path, job, keyframes.fit, size)[None])
-        for frame, path in from_start(keyframes.pictures, job.frames, "keyframes").items()
+        for frame, path in keyframes.images.items()
     }  # 1 c 1 h w each
     known, source = known_frames(latents, job.frames), conditioning.source
     if (video := conditioning.known) is not None:

@@ -52,12 +52,14 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the UNet runs."""
-        return self.animated.unet.device
+        device: torch.device = self.animated.unet.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The UNet's dtype."""
-        return self.animated.unet.dtype
+        dtype: torch.dtype = self.animated.unet.dtype
+        return dtype
 
     def once(self, role: str, source: str, load: Callable[[], Loaded]) -> Loaded:
         """What `load` returned the first time for this role and source."""

@@ -17,7 +17,6 @@ from ..errors import PromptFileError
 from ..jobs import Adapter, Job
 from ..speed import suspend
 from ..weights.places import local_path
-from .images import from_start
 from .kind import Check, Kind, LoadedModel, PlannedModel, WeightSource
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, lora in enumerate(job.loras):
         if lora.weights is not None:
             yield f"loras[{i}].path", partial(_check, lora.path, model, offline)
-            yield "", partial(from_start, lora.weights, job.frames, "loras.weights")
     for i, motion_lora in enumerate(job.motion_loras):
         if motion_lora.weights is not None:
             yield f"motion_loras[{i}].weights", _refuse_motion_lora
@@ -79,8 +77,7 @@ def _apply(
 ) -> Conditioning:
     weights = []
     for lora in _by_frame(job):
-        values = from_start(lora.weights or {}, job.frames, "loras.weights")
-        by_frame = torch.tensor(numbers_by_frame(values, job.frames), device=model.device)
+        by_frame = torch.tensor(numbers_by_frame(lora.weights, job.frames), device=model.device)
         weights.append(lora.scale * by_frame)
     return conditioning.in_both(lambda one: replace(one, lora_weights=tuple(weights)))
 

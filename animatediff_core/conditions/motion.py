@@ -10,14 +10,11 @@ from ..diffusion.interpolation import numbers_by_frame
 from ..errors import PromptFileError
 from ..jobs import Job
 from ..motion import Positions
-from .images import from_start
 from .kind import Check, Kind, LoadedModel, PlannedModel
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
-    key = "motion_strength.frames"
-    yield "", lambda: from_start(job.motion_strength.frames or {}, job.frames, key)
-    yield "", lambda: _check_blocks(job, model)
+    yield "motion_strength.blocks", lambda: _check_blocks(job, model)
 
 
 def _check_blocks(job: Job, model: PlannedModel) -> None:
@@ -26,9 +23,7 @@ def _check_blocks(job: Job, model: PlannedModel) -> None:
     known = [*(f"down_blocks.{i}" for i in sides), *middle, *(f"up_blocks.{i}" for i in sides)]
     for name in job.motion_strength.blocks or {}:
         if name not in known:
-            raise PromptFileError(
-                f"motion_strength.blocks names {name}, but the module's are {', '.join(known)}"
-            )
+            raise PromptFileError(f"names {name}, but the module's are {', '.join(known)}")
 
 
 def _apply(
@@ -37,8 +32,8 @@ def _apply(
     strength, positions = job.motion_strength, job.motion_positions
     frames = None
     if strength.frames is not None:
-        values = from_start(strength.frames, job.frames, "motion_strength.frames")
-        frames = torch.tensor(numbers_by_frame(values, job.frames), device=model.device)
+        by_frame = numbers_by_frame(strength.frames, job.frames)
+        frames = torch.tensor(by_frame, device=model.device)
     return conditioning.in_both(
         lambda one: replace(
             one,

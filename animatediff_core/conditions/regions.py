@@ -1,14 +1,15 @@
 """Regions: parts of the frame with prompts of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from ..diffusion.conditioning import Conditioning, Region
 from ..diffusion.text import embed_pair
 from ..diffusion.windows import is_divided
 from ..errors import PromptFileError
 from ..jobs import Job
-from .images import from_start, images_source, mask_of
+from .images import images_source, mask_of
 from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel
 
 
@@ -18,13 +19,13 @@ def _images(job: Job) -> ImageSources:
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
-    yield "", lambda: _check_prompts(job)
+    for i, region in enumerate(job.regions):
+        yield f"regions[{i}].prompt", partial(_check_prompt, region.prompt)
 
 
-def _check_prompts(job: Job) -> None:
-    for region in job.regions:
-        if 0 not in from_start(region.prompt, job.frames, "regions.prompt"):
-            raise PromptFileError("regions.prompt must have a text for frame 0")
+def _check_prompt(prompt: Mapping[int, str]) -> None:
+    if 0 not in prompt:
+        raise PromptFileError("must have a text for frame 0")
 
 
 def _apply(
@@ -32,9 +33,8 @@ def _apply(
 ) -> Conditioning:
     regions = []
     for one in job.regions:
-        prompt = from_start(one.prompt, job.frames, "regions.prompt")
         text, _ = embed_pair(
-            model.base, prompt, job.negative_prompt, job.frames,
+            model.base, one.prompt, job.negative_prompt, job.frames,
             travel=job.travel, clip_skip=job.clip_skip,
         )  # fmt: skip
         conditions = conditioning.conditions

@@ -20,7 +20,7 @@ from ..jobs.conditions import SparseControl
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
 from ..weights.places import local_path
 from .controlnets import control_info
-from .images import from_start, key_frame_sources, latents_of, pixels, read_image
+from .images import key_frame_sources, latents_of, pixels, read_image
 from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 _KEY = "sparse_controls"
@@ -33,7 +33,7 @@ def _weights(job: Job) -> Iterator[WeightSource]:
 
 def _images(job: Job) -> ImageSources:
     for i, net in enumerate(job.sparse_controls):
-        yield from key_frame_sources(net.pictures, job, net.fit, f"{_KEY}[{i}].pictures")
+        yield from key_frame_sources(net.images, job, net.fit, f"{_KEY}[{i}].images")
 
 
 def _check(source: str, job: Job, model: PlannedModel, offline: bool) -> None:
@@ -71,7 +71,7 @@ def _apply(
     for net in job.sparse_controls:
         encoder = _encoder(net, model)
         inputs: dict[int, Tensor] = {}
-        for frame, path in from_start(net.pictures, job.frames, _KEY).items():
+        for frame, path in net.images.items():
             image = read_image(path, job, net.fit, size)
             image = _normalized(image) if net.normalize else image
             read = (

@@ -12,7 +12,7 @@ from .kind import ImageSources, Kind, LoadedModel
 def _images(job: Job) -> ImageSources:
     if job.start is None:
         return
-    yield "start.pictures", images_source(job.start.pictures, job)
+    yield "start.images", images_source(job.start.images, job)
     if job.start.mask is not None:
         yield "start.mask", images_source(job.start.mask, job)
 
@@ -22,7 +22,7 @@ def _apply(
 ) -> Conditioning:
     if job.start is None:
         return conditioning
-    video = latents_of(model, read_images(job.start.pictures, job, size))
+    video = latents_of(model, read_images(job.start.images, job, size))
     known = None
     if job.start.mask is not None:
         mask = mask_of(job.start.mask, job, model, size)

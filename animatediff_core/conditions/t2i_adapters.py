@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import ControlNet
 from ..weights.places import local_path
-from .controlnets import images_of, weight_checks, with_controls
+from .controlnets import images_of, with_controls
 from .kind import Check, Kind, LoadedModel, PlannedModel, WeightSource
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
@@ -35,7 +35,6 @@ def _check(source: str, job: Job, model: PlannedModel, offline: bool) -> None:
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, net in enumerate(job.t2i_adapters):
         yield f"t2i_adapters[{i}].path", partial(_check, net.path, job, model, offline)
-    yield from weight_checks(job.t2i_adapters, "t2i_adapters", job)
 
 
 def _weights(job: Job) -> Iterator[WeightSource]:

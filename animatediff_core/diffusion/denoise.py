@@ -182,12 +182,6 @@ def _predict(
     return guide(cond, uncond, scale, guidance.rescale)
 
 
-def first_step(strength: float, steps: int) -> int:
-    """The step, counted from 0, that a run of this share of the steps begins with: the nearest
-    whole number of steps runs, and at least the last one."""
-    return steps - max(1, round(steps * strength))
-
-
 def num_steps(scheduler: SchedulerMixin, steps: int, start: int = 0) -> int:
     """How many steps a run has: some schedulers take more than asked, in halves."""
     return len(_timesteps(scheduler, steps, start))

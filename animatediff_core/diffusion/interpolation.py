@@ -6,19 +6,20 @@ Legend: k key frames, f frames, d features.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..jobs.records import Travel
+from ..jobs.choices import Travel
 
 _NO_ARC = 1e-3
 """Sine of the angle below which two directions have no arc between them that fp32 can resolve."""
 
 
-def interpolate_number(values: Mapping[float, float], at: float) -> float:
+def interpolate_number(values: Mapping[Any, float], at: float) -> float:
     """A number at one point, linear between those at the key frames."""
     keys = sorted(values)
     return float(np.interp(at, keys, [values[key] for key in keys]))

@@ -15,8 +15,8 @@ _CURVES: dict[str, tuple[float, ...]] = {
 
 
 def pia_mask(amount: Amount, frames: int) -> Tensor:
-    """Coefficients by frame, f: 1 in the first frame, less later. A loop uses the curve of small from
-    both ends."""
+    """Coefficients by frame, f: 1 in the first frame, less later. A loop uses the curve of small
+    from both ends."""
     curve = _CURVES["small" if amount == "loop" else amount]
     distances = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]
     return torch.tensor([curve[min(i, len(curve) - 1)] for i in distances])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base_model import BaseModel
-from ..jobs.records import Travel
+from ..jobs.choices import Travel
 from .chunks import Chunk, chunks_of
 from .encoders import encode_chunks
 from .interpolation import interpolate

@@ -60,22 +60,22 @@ class X0Cache:
         if self.x0 is None or runs(self.level, step, steps):
             return None
         signal, noise = self._rates(timestep)
-        return {
-            "epsilon": lambda x0: (model_input - signal * x0) / noise,
-            "v_prediction": lambda x0: (signal * model_input - x0) / noise,
-            "sample": lambda x0: x0,
-        }[self.prediction_type](self.x0)
+        if self.prediction_type == "epsilon":
+            return (model_input - signal * self.x0) / noise
+        if self.prediction_type == "v_prediction":
+            return (signal * model_input - self.x0) / noise
+        return self.x0
 
     def store(self, model_input: Tensor, prediction: Tensor, timestep: Tensor) -> None:
         """Cache the x0 of a prediction of the model."""
         if not self.level:
             return
         signal, noise = self._rates(timestep)
-        self.x0 = {
-            "epsilon": lambda: (model_input - noise * prediction) / signal,
-            "v_prediction": lambda: signal * model_input - noise * prediction,
-            "sample": lambda: prediction,
-        }[self.prediction_type]()
+        self.x0 = prediction
+        if self.prediction_type == "epsilon":
+            self.x0 = (model_input - noise * prediction) / signal
+        elif self.prediction_type == "v_prediction":
+            self.x0 = signal * model_input - noise * prediction
 
     def _rates(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Signal rate and noise rate of the model's input; linear between two timesteps."""

@@ -34,7 +34,7 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
         model = found[spec]
         if model is not None:
             for key, check in _checks(job, model, offline):
-                with problems.collecting(job.name), at(key):
+                with problems.collecting(job.origin or job.name), at(key):
                     check()
             planned.append(Planned(job, model))
     problems.check()

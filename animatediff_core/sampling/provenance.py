@@ -13,7 +13,7 @@ def condition_files(job: Job, model: LoadedModel) -> list[dict[str, str]]:
     weights = [source for kind in KINDS for source in kind.weights(job)]
     files = [(one.role, one.source, one.local(offline=model.offline)) for one in weights]
     images = [source.path for kind in KINDS for _, source in kind.images(job)]
-    files += [("pictures", str(path), path) for path in images]
+    files += [("images", str(path), path) for path in images]
     listed = []
     for role, source, path in dict.fromkeys(files):
         sha256 = model.once("sha256", str(path), lambda path=path: digest(path))  # type: ignore[misc]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..conditions import KINDS, LoadedModel
 from ..diffusion.conditioning import Conditioning
-from ..diffusion.denoise import denoise_steps, first_step, num_steps
+from ..diffusion.denoise import denoise_steps, num_steps
 from ..diffusion.free_init import low_pass, renewed_noise, steps_of
 from ..diffusion.free_noise import free_noise
 from ..diffusion.guidance import Guidance
@@ -30,7 +30,7 @@ from ..diffusion.text import TextEmbedding, embed_pair
 from ..diffusion.upscale import enlarge
 from ..diffusion.windows import is_divided
 from ..errors import CheckpointError
-from ..jobs import Job, Upscale
+from ..jobs import Job, Upscale, first_step
 from ..media.on_disk import on_disk
 from .decoding import decoded
 

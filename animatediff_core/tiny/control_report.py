@@ -86,7 +86,7 @@ def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
         prompt = replace(one.scene, size="", place="", motion="").caption()
         net = {
             "path": "bundled:tiny/edges.safetensors", "canny": True,
-            "pictures": str(_written(one.clip, folder / f"edges-{number}")),
+            "images": str(_written(one.clip, folder / f"edges-{number}")),
         }  # fmt: skip
         clip = bench.clip(prompt, number, controlnets=[net])
         led.append(edge_f1(one.clip, clip))
@@ -109,7 +109,7 @@ def pictures(bench: Bench, count: int, folder: Path) -> list[Row]:
         (path,) = _written(one.clip[:1], folder / f"picture-{number}").iterdir()
         adapter = {
             "path": "bundled:tiny/picture.safetensors", "encoder": "bundled:tiny/image_encoder",
-            "pictures": str(path),
+            "images": str(path),
         }  # fmt: skip
         verdict = judge(one.scene, bench.clip("", number, ip_adapters=[adapter]))
         for name, right in rights.items():
@@ -123,7 +123,7 @@ def first_frames(bench: Bench, count: int, folder: Path) -> list[Row]:
     decibels, moved = [], []
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"first-{number}").iterdir()
-        clip = bench.clip(one.scene.caption(), number, keyframes={"pictures": {0: str(path)}})
+        clip = bench.clip(one.scene.caption(), number, keyframes={"images": {0: str(path)}})
         decibels.append(_decibel(clip[0], one.clip[0]))
         moved.append(judge(one.scene, clip).motion)
     return [
@@ -141,7 +141,7 @@ def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
         scene = replace(one.scene, color=color)
         mask = _mask(one)
         start = {
-            "pictures": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
+            "images": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
             "mask": str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}")),
         }  # fmt: skip
         clip = bench.clip(scene.caption(), number, start=start)
@@ -162,7 +162,7 @@ def strengths(bench: Bench, count: int, folder: Path) -> list[Row]:
         film = str(_written(one.clip, folder / f"video-{number}"))
         other = held_out_scenes(count + 1)[number + 1].caption()
         for i, strength in enumerate(STRENGTHS):
-            clip = bench.clip(other, number, start={"pictures": film, "strength": strength})
+            clip = bench.clip(other, number, start={"images": film, "strength": strength})
             distances[i] += float((clip - one.clip).pow(2).mean()) / count
     rises = [a < b for a, b in zip(distances, distances[1:], strict=False)]
     text = ", ".join(f"{d**0.5:.3f}" for d in distances)

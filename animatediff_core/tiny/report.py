@@ -5,7 +5,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -192,7 +192,7 @@ def _paths(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
 
 def _stills(job: Job, base: BaseModel, animated: AnimatedUNet) -> float:
     """The change between frames that the image model alone makes of the prompt."""
-    single = replace(job, frames=STILLS)
+    single = job.replace(frames=STILLS)
     latents = _still_latents(single, base, ImageUNet(base.unet), animated)
     return change_between(_tensor(decode(base.vae, latents)))
 

@@ -154,7 +154,7 @@ class Clips(Dataset[Sample]):
                     break
                 continue
             dropped = rng.random() < self.config.caption_dropout
-            if condition is not None and rng.random() < self._picture_dropout:
+            if condition is not None and rng.random() < self._image_dropout:
                 condition = torch.zeros_like(condition)
             return Sample(frames, "" if dropped else file.caption, tuple(bad), condition)
         raise TrainingError(bad_files_message([reason for _, reason in bad]))
@@ -173,10 +173,10 @@ class Clips(Dataset[Sample]):
         return before + index, files[index]
 
     @property
-    def _picture_dropout(self) -> float:
+    def _image_dropout(self) -> float:
         if self.config.stage != "ip-adapter":
             return 0.0
-        given = self.config.picture_dropout
+        given = self.config.image_dropout
         return 0.1 if given is None else given
 
     def _window(self, file: ClipFile, rng: random.Random) -> tuple[Tensor, Tensor | None]:

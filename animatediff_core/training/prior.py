@@ -19,7 +19,7 @@ STEPS, GUIDANCE = 25, 5.0
 def prior_files(config: TrainConfig, folder: Path) -> list[ClipFile]:
     """Where the pictures belong, the prompts in turn; none outside the dreambooth stage."""
     prompts = config.prior_prompts or ()
-    count = (config.prior_pictures or 100) if prompts else 0
+    count = (config.prior_images or 100) if prompts else 0
     return [
         ClipFile(folder / f"{number:04}.png", prompts[number % len(prompts)])
         for number in range(count)
