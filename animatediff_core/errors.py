@@ -4,7 +4,7 @@ A message says where, what was wrong with the value, and what would work. It is 
 stack trace, so it must be enough on its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from traceback import format_exception
@@ -43,6 +43,10 @@ class AnimateDiffError(Exception):
         return "\n".join(dict.fromkeys(map(str, self.problems)))
 
 
+Check = tuple[str, Callable[[], object]]
+"""The key of a setting, and a call that raises if the setting cannot work."""
+
+
 @contextmanager
 def at(key: str) -> Iterator[None]:
     """Errors raised inside name this setting: `with at("loras[0]"), at("path"): ...`."""
@@ -72,6 +76,12 @@ class Problems:
             if where:
                 error.problems = [replace(one, where=where) for one in error.problems]
             self.errors.append(error)
+
+    def run(self, checks: Iterable[Check], where: str = "") -> None:
+        """Make every check; each has the key of its setting."""
+        for key, check in checks:
+            with self.collecting(where), at(key):
+                check()
 
     @property
     def found(self) -> list[Problem]:

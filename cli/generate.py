@@ -199,12 +199,12 @@ def _show_plan(planned: "list[Planned]", bytes_needed: list[int], output: Path) 
         record = {
             "path": path,
             **job_settings(job),
-            "motion": str(one.found.motion),
+            "motion": str(one.found.motion_path),
             "memory": peak,
         }
         render.result(path, record)
     rows = [
-        (p.job.name, str(p.job.seed), p.job.prompt[0][:60], p.job.base, p.found.motion.name,
+        (p.job.name, str(p.job.seed), p.job.prompt[0][:60], p.job.base, p.found.motion_path.name,
          f"{p.job.frames} x {p.job.width} x {p.job.height}", str(p.job.steps),
          f"{peak / 1e9:.1f} GB")
         for p, peak in zip(planned, bytes_needed, strict=True)

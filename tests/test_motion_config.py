@@ -57,7 +57,8 @@ def released(channels=SD15, *, mid=False, length=32, layers=2):
 
 def content(shapes, metadata=None, settings=None):
     found = official_keys(shapes)
-    return MotionContent(found, metadata or {}, settings, dialect_of(shapes), tuple(shapes))
+    file = WeightFile(Path("m.ckpt"), "pickle", shapes, {}, metadata or {}, settings)
+    return MotionContent(found, file.metadata, settings, dialect_of(shapes), file)
 
 
 def sniffed(shapes, version=None, **words):

@@ -9,8 +9,7 @@ from .animate import ANIMATE
 from .controlnets import CONTROLNETS
 from .ip_adapters import IP_ADAPTERS
 from .keyframes import KEYFRAMES
-from .kind import Check, Kind, LoadedModel
-from .loras import LORAS
+from .kind import Kind, LoadedModel
 from .motion import MOTION
 from .regions import REGIONS
 from .sparse_controls import SPARSE_CONTROLS
@@ -21,7 +20,6 @@ KINDS: tuple[Kind, ...] = (
     CONTROLNETS,
     T2I_ADAPTERS,
     SPARSE_CONTROLS,
-    LORAS,
     IP_ADAPTERS,
     START,
     KEYFRAMES,
@@ -32,4 +30,4 @@ KINDS: tuple[Kind, ...] = (
 """In this order: what changes the UNet follows the models that are built after its structure,
 keyframes lie over the video of `start`, and regions take over all other conditions."""
 
-__all__ = ["KINDS", "Check", "Kind", "LoadedModel"]
+__all__ = ["KINDS", "Kind", "LoadedModel"]

@@ -10,10 +10,10 @@ import torch
 
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.pia_mask import pia_mask
-from ..errors import CheckpointError
+from ..errors import Check, CheckpointError
 from ..jobs import Job
 from .images import image_source, latents_of, read_image
-from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel
+from .kind import ImageSources, Kind, LoadedModel, PlannedModel
 
 
 def _images(job: Job) -> ImageSources:
@@ -29,12 +29,12 @@ def _check_motion(job: Job, model: PlannedModel) -> None:
     pia = model.motion_config.conv_in_channels is not None
     if pia and job.animate is None:
         raise CheckpointError(
-            f"{model.motion.name} is a PIA module, which animates an image; name it with animate, "
-            "or use another motion module"
+            f"{model.motion_path.name} is a PIA module, which animates an image; name it with "
+            "animate, or use another motion module"
         )
     if job.animate is not None and not pia:
         raise CheckpointError(
-            f"animate needs a PIA motion module, but {model.motion.name} is "
+            f"animate needs a PIA motion module, but {model.motion_path.name} is "
             f"{model.motion_config.version}; other modules make a clip of an image with keyframes"
         )
 

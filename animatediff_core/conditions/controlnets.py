@@ -18,13 +18,14 @@ from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
 from ..diffusion.residuals import Control
 from ..diffusion.windows import is_divided
+from ..errors import Check
 from ..jobs import Job
 from ..jobs.conditions import ControlNet
 from ..media.edges import canny
 from ..media.pictures import fitted
 from ..weights.places import local_path
 from .images import images_source, pixels, read_images
-from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
+from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models import ControlNetModel

@@ -22,12 +22,13 @@ from ..checkpoints.file_report import require, wrong_family
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.image_embeddings import embed_images
 from ..diffusion.interpolation import numbers_by_frame
+from ..errors import Check
 from ..jobs import Job
 from ..jobs.conditions import IPAdapter
 from ..media import read_picture
 from ..weights.places import local_path
 from .images import images_source, key_frame_sources, mask_of
-from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
+from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 _KEY = "ip_adapters"
 

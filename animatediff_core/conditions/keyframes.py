@@ -11,10 +11,10 @@ import torch
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import interpolate
 from ..diffusion.known_region import KnownRegion, known_frames
-from ..errors import PromptFileError
+from ..errors import Check, PromptFileError
 from ..jobs import Job
 from .images import key_frame_sources, latents_of, read_image
-from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel
+from .kind import ImageSources, Kind, LoadedModel, PlannedModel
 
 
 def _images(job: Job) -> ImageSources:

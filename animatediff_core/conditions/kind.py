@@ -9,14 +9,13 @@ import torch
 
 from ..checkpoints.base_model import BaseModel
 from ..diffusion.conditioning import Conditioning
+from ..errors import Check
 from ..jobs import Job
 from ..media.pictures import PictureSource
 from ..motion import AnimatedUNet, MotionConfig
 from ..weights.places import Role, local_path
 
 Loaded = TypeVar("Loaded")
-Check = tuple[str, Callable[[], object]]
-"""The key of a setting, and a call that raises if the setting cannot work."""
 
 
 class PlannedModel(Protocol):
@@ -31,7 +30,7 @@ class PlannedModel(Protocol):
         """Pixels for one latent."""
 
     @property
-    def motion(self) -> Path:
+    def motion_path(self) -> Path:
         """The motion module's file."""
 
     @property

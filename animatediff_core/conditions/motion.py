@@ -7,10 +7,10 @@ import torch
 
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
-from ..errors import PromptFileError
+from ..errors import Check, PromptFileError
 from ..jobs import Job
 from ..motion import Positions
-from .kind import Check, Kind, LoadedModel, PlannedModel
+from .kind import Kind, LoadedModel, PlannedModel
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:

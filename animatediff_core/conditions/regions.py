@@ -7,10 +7,10 @@ from functools import partial
 from ..diffusion.conditioning import Conditioning, Region
 from ..diffusion.text import embed_pair
 from ..diffusion.windows import is_divided
-from ..errors import PromptFileError
+from ..errors import Check, PromptFileError
 from ..jobs import Job
 from .images import images_source, mask_of
-from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel
+from .kind import ImageSources, Kind, LoadedModel, PlannedModel
 
 
 def _images(job: Job) -> ImageSources:

@@ -14,14 +14,14 @@ from ..adapters.sparse_ctrl import load_sparse_control
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.residuals import Control
 from ..diffusion.windows import window_length
-from ..errors import CheckpointError
+from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import SparseControl
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
 from ..weights.places import local_path
 from .controlnets import control_info
 from .images import key_frame_sources, latents_of, pixels, read_image
-from .kind import Check, ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
+from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 _KEY = "sparse_controls"
 

@@ -8,12 +8,12 @@ from ..adapters.identify import identify
 from ..adapters.t2i_adapter import T2IInfo, t2i_form
 from ..checkpoints.file_report import require
 from ..diffusion.conditioning import Conditioning
-from ..errors import CheckpointError
+from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import ControlNet
 from ..weights.places import local_path
 from .controlnets import images_of, with_controls
-from .kind import Check, Kind, LoadedModel, PlannedModel, WeightSource
+from .kind import Kind, LoadedModel, PlannedModel, WeightSource
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models.adapter import T2IAdapter

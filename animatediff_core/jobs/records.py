@@ -44,15 +44,12 @@ MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "predictio
 
 
 class Adapter(Record):
-    """A LoRA or MotionLoRA, merged into the model's weights."""
+    """A LoRA or MotionLoRA and how strongly it is merged."""
 
     path: Source
     """A file, local or on the hub."""
     scale: Number = 1.0
     """Factor on its change of the weights, any number; 0 is off."""
-    weights: KeyFrames[Number] | None = None
-    """For a LoRA: a further factor by frame, linear between key frames. It is then not merged, and
-    changes the UNet alone: its layers of the text encoders are left out."""
 
 
 class Job(Record):

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ..conditions import Check
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.schedules import check_scheduler
 from ..diffusion.windows import is_divided, max_stride, window_length
-from ..errors import CheckpointError
+from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions
 from ..motion import Positions
@@ -86,7 +85,7 @@ def _check_noise(job: Job) -> None:
 
 def _check_length(job: Job, model: FoundModel) -> None:
     """The frames that are denoised together are no more than the motion module knows."""
-    longest, window, name = model.motion_config.max_frames, job.window, model.motion.name
+    longest, window, name = model.motion_config.max_frames, job.window, model.motion_path.name
     if window is not None and window.length > longest:
         raise CheckpointError(
             f"window.length (-C) is {window.length}, but {name} knows {longest} frames at most; "
@@ -124,7 +123,7 @@ def _check_positions(job: Job, model: FoundModel) -> None:
         remedies.append(f"offset to {_rounded_down(rest)} or less")
     raise CheckpointError(
         f"reaches {positions.last(together):g} with {together} frames together, but "
-        f"{model.motion.name} has positions 0 to {most}; lower {', or '.join(remedies)}"
+        f"{model.motion_path.name} has positions 0 to {most}; lower {', or '.join(remedies)}"
     )
 
 
@@ -134,9 +133,9 @@ def _rounded_down(value: float) -> str:
 
 def _text_layers(model: FoundModel) -> tuple[int, ...]:
     """Layers of each text encoder, as far as files and family say."""
-    if not model.base.is_dir():
+    if not model.base_path.is_dir():
         return _LAYERS.get(model.family, ())
-    files = sorted(model.base.glob("text_encoder*/config.json"))
+    files = sorted(model.base_path.glob("text_encoder*/config.json"))
     return tuple(_layers_of(file) for file in files)
 
 

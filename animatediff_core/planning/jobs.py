@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..conditions import KINDS, Check
-from ..errors import Problems, at
-from ..jobs import Adapter, Job
+from ..conditions import KINDS
+from ..errors import Check, Problems
+from ..jobs import Job
 from ..media.pictures import check_source
 from .job_checks import job_checks
 from .models import FoundModel, ModelSpec, find_model
@@ -29,13 +29,11 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
         spec = spec_of(job)
         if spec not in found:
             found[spec] = None
-            with problems.collecting():
+            with problems.collecting(job.origin or job.name):
                 found[spec] = find_model(spec, offline=offline)
         model = found[spec]
         if model is not None:
-            for key, check in _checks(job, model, offline):
-                with problems.collecting(job.origin or job.name), at(key):
-                    check()
+            problems.run(_checks(job, model, offline), job.origin or job.name)
             planned.append(Planned(job, model))
     problems.check()
     return planned
@@ -60,8 +58,8 @@ def spec_of(job: Job) -> ModelSpec:
         motion_version=job.motion_version,
         vae=job.vae,
         prediction_type=job.prediction_type,
-        loras=tuple(lora for lora in job.loras if lora.weights is None),
-        motion_loras=tuple(Adapter(path=one.path, scale=one.scale) for one in job.motion_loras),
+        loras=job.loras,
+        motion_loras=job.motion_loras,
         camera=job.camera,
         embeddings=job.embeddings,
     )

@@ -29,7 +29,7 @@ def need_of(planned: Planned, dtype: torch.dtype, thrift: Thrift = PLENTY) -> Ne
 
 @cache
 def _weighed(found: FoundModel) -> ModelSize:
-    return weigh(found.base, found.spec.base, found.spec.variant)
+    return weigh(found.base_path, found.spec.base, found.spec.variant)
 
 
 @cache

@@ -19,7 +19,7 @@ from ..weights.places import local_path
 def load_model(found: FoundModel, *, offline: bool) -> tuple[BaseModel, MotionModule]:
     """Load and merge everything in fp32."""
     base = load_image_model(found, offline=offline)
-    motion = load_motion_module(found.motion, version=found.spec.motion_version)
+    motion = load_motion_module(found.motion_path, version=found.spec.motion_version)
     for adapter in found.spec.motion_loras:
         apply_motion_lora(motion, local_path(adapter.path, offline=offline), adapter.scale)
     return base, motion

@@ -9,7 +9,7 @@ import torch
 from diffusers.schedulers import DDPMScheduler
 from torch import Tensor
 
-from ...adapters.textual_inversion import teach_word
+from ...adapters.textual_inversion import add_placeholder_token
 from ...checkpoints.base_model import BaseModel
 from ...checkpoints.motion_files import MOTION_FILE
 from ...checkpoints.motion_module import load_motion_module, save_motion_module
@@ -119,7 +119,7 @@ def _word_stage(config: TrainConfig, base: BaseModel, scheduler: DDPMScheduler) 
     if not {word, f"{word}</w>"}.isdisjoint(tokenizer.get_vocab()):
         raise TrainingError(f"word: the model knows {word!r} already; choose one such as <{word}>")
     start = _start_vector(config, tokenizer, encoder).repeat(config.num_vectors or 1, 1)
-    learned = LearnedWord(encoder, teach_word(tokenizer, encoder, word, start), start)
+    learned = LearnedWord(encoder, add_placeholder_token(tokenizer, encoder, word, start), start)
     encoder.requires_grad_(False)
 
     def write(weights: dict[str, Tensor], output: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Adapters merged into weights: `W += scale * change`, in fp32, whatever the file's dialect.
+"""LoRAs merged into weights: `W += scale * change`, in fp32, whatever the file's dialect.
 
 Several add up, and their order does not matter beyond rounding; DoRA alone sets the length of the
-weight that it finds, so its place among others does.
+weight that it finds, so its position among others does.
 """
 
 import logging
@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.families import FOLDERS, family_of, unet_shape
-from ..checkpoints.sd_names import original_layers
-from ..errors import CheckpointError
-from ..motion import MotionModule
-from ..weights.weight_file import open_weights
-from .lora_files import LoraFile, read_lora
-from .lora_math import Delta, changed_weight, product
+from ...checkpoints.families import FOLDERS, family_of_unet, unet_shape
+from ...checkpoints.file_report import require, wrong_family
+from ...checkpoints.sd_names import original_layers
+from ...errors import CheckpointError
+from ...motion import MotionModule
+from ...weights.weight_file import open_weights
+from .files import LoraInfo, read_lora, recognise_lora
+from .math import Delta, changed_weight, product
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,12 @@ Layers = Mapping[str, Layer]
 def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
     """Merge a LoRA into a UNet, a BaseModel or a diffusers pipeline; returns the layers changed.
 
-    CheckpointError where it changes nothing, is of another family, or where some of its layers
-    fit nothing: named. At scale 0 the file is checked and the model left as it is.
+    CheckpointError if it changes nothing, is of another family, or if some of its layers match
+    nothing: named. At scale 0 the file is checked and the model left as it is.
     """
     path = Path(path)
-    file = _read(path, motion=False)
     unet = target if isinstance(target, nn.Module) else target.unet
-    _check_family(file, unet, path)
-    names = original_layers(unet)
-    deltas = {names.get(name, name): delta for name, delta in file.deltas.items()}
+    deltas = image_deltas(unet, path)
     layers = _targets(target)
     if isinstance(target, nn.Module) and any(n.startswith(("te1_", "te2_")) for n in deltas):
         raise CheckpointError(
@@ -54,12 +52,12 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
     Layers for a mid block that the module lacks are left out, with a warning that says so.
     """
     path = Path(path)
-    deltas = _read(path, motion=True).deltas
-    mid = [name for name in deltas if name.startswith("mid_block")]
-    if motion.mid_block is None and mid:
-        log.warning("%s: %d layers for a mid block, which this module lacks, are left out",
-                    path, len(mid))  # fmt: skip
-        deltas = {k: d for k, d in deltas.items() if k not in mid}
+    deltas = read_lora(require(recognise_lora(open_weights(path)), "motion_loras", path))
+    middle = [name for name in deltas if name.startswith("mid_block")]
+    if motion.mid_block is None and middle:
+        message = "%s: %d layers for a mid block, which this module lacks, are left out"
+        log.warning(message, path, len(middle))
+        deltas = {name: delta for name, delta in deltas.items() if name not in middle}
         if not deltas:
             raise CheckpointError(
                 f"{path}: changes only the mid block, which this {motion.config.version} module "
@@ -69,45 +67,26 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
     return _merge(_layers_of(motion, ""), deltas, path, scale, hint)
 
 
-def _read(path: Path, *, motion: bool) -> LoraFile:
-    """The file, which must be of the kind that is wanted."""
-    content = open_weights(path)
-    keys = content.shapes.keys()
-    in_motion = any("motion_modules" in key for key in keys)
-    is_lora = any(mark in key for key in keys
-                  for mark in ("lora", "hada_w1", "lokr_w", ".diff", ".w_norm"))  # fmt: skip
-    if not motion and in_motion:
-        what = "MotionLoRA, which goes into motion_loras (--motion-lora)"
-        if not is_lora:
-            what = "motion module, which goes into motion (--motion)"
-        raise CheckpointError(f"{path}: is no LoRA for the image model but a {what}")
-    if motion and not (in_motion and is_lora):
-        what = "a LoRA for the image model, which goes into loras (--lora)"
-        if in_motion:
-            what = "a motion module, which goes into motion (--motion)"
-        elif not is_lora:
-            what = "something else; `animatediff inspect` says what"
-        raise CheckpointError(f"{path}: is no MotionLoRA but {what}")
-    return read_lora(content.tensors(), content.metadata, path)
+def image_deltas(unet: Any, path: Path) -> dict[str, Delta]:
+    """The layers of a LoRA for the image model, by diffusers' plain names."""
+    info = require(recognise_lora(open_weights(path)), "loras", path)
+    _check_family(info, unet, path)
+    names = original_layers(unet)
+    return {names.get(name, name): delta for name, delta in read_lora(info).items()}
 
 
-def _check_family(file: LoraFile, unet: Any, path: Path) -> None:
-    """Refuse what was made for another family; where the file does not tell, shapes decide."""
-    width = unet.config.cross_attention_dim
-    if file.family is None or not isinstance(width, int):
+def _check_family(info: LoraInfo, unet: Any, path: Path) -> None:
+    """Reject what was made for another family; if the file does not say it, shapes decide."""
+    if info.family == "unknown":
         return
-    family = family_of(unet.config.block_out_channels, width)
-    own_size = family not in FOLDERS and file.family in FOLDERS
-    if family == file.family or (own_size and unet_shape(file.family)[1] == width):
-        return
-    raise CheckpointError(
-        f"{path}: is made for {file.family} but this model is {family}; "
-        "use a LoRA of the base model's family"
-    )
+    family, width = family_of_unet(unet), unet.config.cross_attention_dim
+    own_size = family not in FOLDERS and info.family in FOLDERS
+    if family != info.family and not (own_size and unet_shape(info.family)[1] == width):
+        raise wrong_family(info, family, path)
 
 
 def _targets(target: Any) -> dict[str, Layer]:
-    """Every layer that a LoRA could change, by its plain name."""
+    """Each layer that a LoRA could change, by its plain name."""
     if isinstance(target, nn.Module):
         return _layers_of(target, "")
     layers = _layers_of(target.unet, "")
@@ -134,8 +113,8 @@ def _merge(layers: Layers, deltas: Mapping[str, Delta], path: Path, scale: float
     missing = sorted(name for name in deltas if name not in layers)
     if missing:
         raise CheckpointError(
-            f"{path}: {len(missing)} of its {len(deltas)} layers fit nothing in this model, first "
-            f"{', '.join(missing[:3])}; {hint}"
+            f"{path}: {len(missing)} of its {len(deltas)} layers match nothing in this model, "
+            f"first {', '.join(missing[:3])}; {hint}"
         )
     for name, delta in deltas.items():
         _check_fit(layers[name], name, delta, path)
@@ -157,14 +136,14 @@ def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
             f"{path}: the model is optimised, so its weights cannot be changed; apply adapters "
             "before optimize(), or call deflate() first"
         )
-    hollow = replace(delta, factors={role: t.to("meta") for role, t in delta.factors.items()})
+    without_data = replace(delta, factors={role: t.to("meta") for role, t in delta.factors.items()})
     bias = delta.factors.get("diff_b")
     try:
         if delta.weight_roles:
-            changed_weight(torch.empty_like(layer.weight, device="meta"), hollow, 1.0)
+            changed_weight(torch.empty_like(layer.weight, device="meta"), without_data, 1.0)
         if bias is not None and (layer.bias is None or bias.numel() != layer.bias.numel()):
             raise ValueError("its bias")
-        size = product(hollow).numel() if delta.weight_roles else layer.weight.numel()
+        size = product(without_data).numel() if delta.weight_roles else layer.weight.numel()
         if size != layer.weight.numel():
             raise ValueError("its size")
     except (RuntimeError, ValueError, IndexError, CheckpointError) as error:
