@@ -155,7 +155,7 @@ def test_a_run_of_ten_jobs_opens_a_pickled_controlnet_once(asked, tmp_path, load
     write_things(tmp_path)
     weights = load_file(tmp_path / "controlnet" / "diffusion_pytorch_model.safetensors")
     torch.save(weights, tmp_path / "edges.ckpt")
-    control = {"path": "edges.ckpt", "pictures": "film", "canny": True}
+    control = {"path": "edges.ckpt", "images": "film", "canny": True}
     jobs = [
         {"prompt": f"ball {n}", "seed": n, "controlnets": [control], "frames": 2, "steps": 1}
         for n in range(10)

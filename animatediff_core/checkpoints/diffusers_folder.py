@@ -76,7 +76,9 @@ def folder_shape(
     return tuple(channels), width, 2**steps
 
 
-def load_folder(folder: Path, source: str, variant: str | None, dtype: torch.dtype) -> BaseModel:
+def load_folder(
+    folder: Path, source: str, variant: str | None, dtype: torch.dtype | None
+) -> BaseModel:
     """A base model from its folder; the VAE in fp32.
 
     Raises CheckpointError if a part is damaged or its configuration does not fit its weights.
@@ -111,7 +113,7 @@ def open_vae(folder: Path) -> AutoencoderKL:
     return vae
 
 
-def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype) -> Any:
+def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype | None) -> Any:
     """One model of a folder, its configuration checked against the shapes of its weights."""
     if issubclass(kind, ConfigMixin):
         return open_checked(kind, _settings(folder, kind), folder, files, dtype)
@@ -119,7 +121,7 @@ def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype
 
 
 def open_checked(
-    kind: Any, config: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype
+    kind: Any, config: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype | None
 ) -> Any:
     """A model of a configuration that is known to be sane: diffusers' as a mapping, transformers'
     as its own class; its weights must be the ones that it describes."""

@@ -22,13 +22,17 @@ def without_weights(build: Callable[[Any], Any], config: Any) -> Any:
 
 
 def fill(
-    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, source: str | Path
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype | None,
+    source: str | Path,
 ) -> None:
     """Give a model without weights its tensors, which were compared with it before.
 
-    They are converted one by one as they come, so that no second copy is in memory. Those of CLIP
-    are copied out of the file: they are not packed, and the matrix kernels round by how their
-    memory is aligned, which differs from file to file.
+    They are converted one by one as they come, so that no second copy is in memory; with the
+    dtype None each stays as it is, pages of its file. Those of CLIP are copied out of the file:
+    they are not packed, and the matrix kernels round by how their memory is aligned, which differs
+    from file to file.
     """
     copy = isinstance(model, CLIPPreTrainedModel)
     converted: dict[str, Tensor] = {}
@@ -37,7 +41,7 @@ def fill(
             raise CheckpointError(
                 f"{source}: is of a quantised model; use its fp32 or fp16 weights"
             )
-        converted[name] = tensor.to(dtype, copy=copy)
+        converted[name] = tensor.to(dtype or tensor.dtype, copy=copy)
         del tensor
     model.load_state_dict(converted, assign=True)
 

@@ -14,11 +14,13 @@ from .single_file import load_single_file, load_single_vae
 
 def load_base(
     source: str, *, vae: str | None = None, variant: str | None = None,
-    dtype: torch.dtype = torch.float32, offline: bool = False,
+    dtype: torch.dtype | None = torch.float32, offline: bool = False,
 ) -> BaseModel:  # fmt: skip
     """Load a base model from `bundled:…`, a diffusers folder, a single file or a hub id.
 
-    `variant` names which weights of a folder: fp16, for instance.
+    `variant` names which weights of a folder: fp16, for instance. With the dtype None each weight
+    of the UNet and the text encoders is as its file has it, until `BaseModel.to`; the VAE is in
+    fp32.
     """
     path = local_path(source, "base", variant=variant, offline=offline)
     _silence_progress_bars()

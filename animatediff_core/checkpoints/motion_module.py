@@ -34,12 +34,17 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def load_motion_module(
-    path: str | Path, *, version: str | None = None, frame_norm: Norm | None = None
+    path: str | Path,
+    *,
+    version: str | None = None,
+    frame_norm: Norm | None = None,
+    dtype: torch.dtype | None = torch.float32,
 ) -> MotionModule:
     """Read a motion module from a file or diffusers folder; every tensor must match a layer.
 
     `version` (a key of VERSIONS) decides the arithmetic if the content cannot; `frame_norm`
-    overrides the module's own norm. Raises CheckpointError if the file is something else.
+    overrides the module's own norm; with the dtype None each weight is as its file has it. Raises
+    CheckpointError if the file is something else.
     """
     path = Path(path)
     content = read_motion(path)
@@ -53,7 +58,7 @@ def load_motion_module(
     tensors = content.tensors()
     check_positions(tensors, config.max_frames, path)
     weights = ((name, t) for name, t in emptied(tensors) if not is_position(name))
-    fill(motion, weights, torch.float32, path)
+    fill(motion, weights, dtype, path)
     return motion.requires_grad_(False).eval()
 
 

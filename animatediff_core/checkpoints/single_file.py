@@ -52,7 +52,7 @@ _TEXT_ENCODERS: dict[str, tuple[tuple[type, str], ...]] = {
 
 
 def load_single_file(
-    path: Path, source: str, dtype: torch.dtype, *, own_vae: bool = True
+    path: Path, source: str, dtype: torch.dtype | None, *, own_vae: bool = True
 ) -> BaseModel:
     """All parts of a checkpoint; with `own_vae` off the VAE is one without weights, which only
     says the family's configuration."""
@@ -81,7 +81,9 @@ def load_single_file(
     )
 
 
-def load_single_vae(path: Path, dtype: torch.dtype, config: Mapping[str, Any]) -> AutoencoderKL:
+def load_single_vae(
+    path: Path, dtype: torch.dtype | None, config: Mapping[str, Any]
+) -> AutoencoderKL:
     """A VAE file in the original layout (with its prefix or without) or of diffusers' keys.
 
     `config` is that of the base model's own VAE: SD's and SDXL's have the same tensors, and only
@@ -103,7 +105,7 @@ def _config(family: str, part: str) -> Path:
 
 
 def _unet(
-    file: WeightFile, kind: SingleFile, source: str, dtype: torch.dtype
+    file: WeightFile, kind: SingleFile, source: str, dtype: torch.dtype | None
 ) -> UNet2DConditionModel:
     """The ordinary weights, or the averaged ones if the file has no others."""
     config = UNet2DConditionModel.load_config(_config(kind.family, "unet"))
@@ -120,7 +122,7 @@ def _without_dots(name: str) -> str:
 
 
 def _text_encoder(
-    file: WeightFile, number: int, family: str, source: str, dtype: torch.dtype
+    file: WeightFile, number: int, family: str, source: str, dtype: torch.dtype | None
 ) -> Any:
     """One text encoder; files have more for it (position_ids, logit_scale, SD2's last layer), and
     some leave `text_model.` out of its names."""
@@ -137,7 +139,7 @@ def _text_encoder(
 
 def _fill(
     model: nn.Module, entries: Sequence[Original], prefix: str, part: str, file: WeightFile,
-    source: str, dtype: torch.dtype, *, spelled: Callable[[str], str] = str,
+    source: str, dtype: torch.dtype | None, *, spelled: Callable[[str], str] = str,
 ) -> None:  # fmt: skip
     """Give a model without weights the tensors of a prefix; `spelled` gives names one spelling.
 

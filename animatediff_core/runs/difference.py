@@ -46,14 +46,17 @@ def _predicted(base: BaseModel, motion: MotionModule) -> torch.Tensor:
     frames = min(_FRAMES, motion.config.max_frames)
     text = embed_prompt(base, {0: ""}, frames)
     noise = draw_noise(0, (1, base.unet.config.in_channels, frames, _SIDE, _SIDE))
+    noise = noise.to(base.unet.dtype)
     pixels = _SIDE * base.vae_scale_factor
     conditions = size_conditions(text.pooled, pixels, pixels)
     if motion.conv_in is not None:
         further = motion.conv_in.in_channels - noise.shape[1]
-        conditions = replace(conditions, image_latents=torch.zeros(1, further, *noise.shape[2:]))
+        conditions = replace(
+            conditions, image_latents=noise.new_zeros(1, further, *noise.shape[2:])
+        )
     animated = inflate(base.unet, motion)
     try:
         predicted: torch.Tensor = animated(noise, _TIMESTEP, text.tokens, conditions)
-        return predicted
+        return predicted.float()
     finally:
         animated.deflate()

@@ -187,7 +187,8 @@ def _run_group(
     yield Loading(found.spec.base, len(members))
     gc.collect()  # what is left of the last model, whole or not, is a cycle
     try:
-        model = PlacedModel(*load_model(found, offline=offline), placement, offline=offline)
+        parts = load_model(found, dtype=placement.dtype, offline=offline)
+        model = PlacedModel(*parts, placement, offline=offline)
     except (torch.OutOfMemoryError, MemoryError):
         message = f"{found.spec.base}: not enough memory on {placement.device} to load it"
         full = SurroundingsError(message)

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
@@ -146,14 +145,11 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
         found = replace(found, spec=replace(found.spec, loras=(), motion_loras=()))
     motion, difference = None, None
     if isinstance(found, FoundModel):
-        base, motion = load_model(found, offline=offline)
+        base, motion = load_model(found, dtype=planned.dtype, offline=offline)
         inflate(base.unet, motion).deflate()
         difference = one_step_difference(base, motion)
-        motion.to(planned.dtype)
     else:
-        base = load_image_model(found, offline=offline)
-    for part in (base.unet, *base.text_encoders):
-        nn.Module.to(part, dtype=planned.dtype)  # diffusers' own warns of nothing here
+        base = load_image_model(found, dtype=planned.dtype, offline=offline)
     with together(planned.outputs) as places:
         staged = dict(zip(planned.outputs, places, strict=True))
         if planned.output is not None and motion is not None:

@@ -47,7 +47,8 @@ class Bench:
     def __init__(self) -> None:
         found = plan(job_from_options({"prompt": "a"}))[0].found
         placement = Placement(torch.device("cpu"), torch.float32)
-        self.model = PlacedModel(*load_model(found, offline=True), placement)
+        parts = load_model(found, dtype=placement.dtype, offline=True)
+        self.model = PlacedModel(*parts, placement, offline=True)
 
     def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
         """One clip as `generate` makes it: f 3 h w in [0, 1]."""

@@ -114,7 +114,8 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
     planned = plan(jobs)
     assert all(spec_of(job) == planned[0].found.spec for job in jobs)
     placement = Placement(torch.device("cpu"), torch.float32)
-    placed = PlacedModel(*load_model(planned[0].found, offline=True), placement)
+    parts = load_model(planned[0].found, dtype=placement.dtype, offline=True)
+    placed = PlacedModel(*parts, placement)
     clips = [_clip(job, placed) for job in jobs]
     verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()

@@ -5,8 +5,8 @@ weight that it finds, so its position among others does.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,43 @@ Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
 Layers = Mapping[str, Layer]
 
 
+@dataclass(frozen=True)
+class _File:
+    """A LoRA to merge."""
+
+    path: Path
+    deltas: Mapping[str, Delta]
+    """By plain name of the layer."""
+    scale: float
+
+
 def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
     """Merge a LoRA into a UNet, a BaseModel or a diffusers pipeline; returns the layers changed.
 
-    CheckpointError if it changes nothing, is of another family, or if some of its layers match
-    nothing: named. At scale 0 the file is checked and the model left as it is.
+    Raises CheckpointError if it changes nothing, is of another family, or if some of its layers
+    fit nothing: named. At scale 0 the file is checked and the model stays as it is.
     """
-    path = Path(path)
+    return apply_loras(target, [(Path(path), scale)])[0]
+
+
+def apply_loras(
+    target: Any, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
+) -> list[int]:
+    """Merge several LoRAs, each with its scale; returns the layers changed by each.
+
+    Every weight is computed in fp32 and rounded once, to `dtype` (by default its own).
+    """
     unet = target if isinstance(target, nn.Module) else target.unet
-    deltas = image_deltas(unet, path)
-    layers = _targets(target)
-    if isinstance(target, nn.Module) and any(n.startswith(("te1_", "te2_")) for n in deltas):
-        raise CheckpointError(
-            f"{path}: changes the text encoder too, which a UNet alone lacks; "
-            "give the whole pipeline"
-        )
-    return _merge(layers, deltas, path, scale, "use a LoRA of the base model's family")
+    files = []
+    for path, scale in adapters:
+        deltas = image_deltas(unet, path)
+        if isinstance(target, nn.Module) and any(n.startswith(("te1_", "te2_")) for n in deltas):
+            raise CheckpointError(
+                f"{path}: changes the text encoder too, which a UNet alone lacks; "
+                "give the whole pipeline"
+            )
+        files.append(_File(path, deltas, scale))
+    return _merge(_targets(target), files, "use a LoRA of the base model's family", dtype)
 
 
 def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0) -> int:
@@ -51,7 +72,22 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
 
     Layers for a mid block that the module lacks are left out, with a warning that says so.
     """
-    path = Path(path)
+    return apply_motion_loras(motion, [(Path(path), scale)])[0]
+
+
+def apply_motion_loras(
+    motion: MotionModule, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
+) -> list[int]:
+    """Merge several MotionLoRAs, each with its scale; returns the layers changed by each.
+
+    Every weight is computed in fp32 and rounded once, to `dtype` (by default its own).
+    """
+    files = [_File(path, _motion_deltas(motion, path), scale) for path, scale in adapters]
+    hint = "use a MotionLoRA made for a module of the same family"
+    return _merge(_layers_of(motion, ""), files, hint, dtype)
+
+
+def _motion_deltas(motion: MotionModule, path: Path) -> dict[str, Delta]:
     deltas = read_lora(require(recognise_lora(open_weights(path)), "motion_loras", path))
     middle = [name for name in deltas if name.startswith("mid_block")]
     if motion.mid_block is None and middle:
@@ -63,8 +99,7 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
                 f"{path}: changes only the mid block, which this {motion.config.version} module "
                 "lacks; use it with a v2 module"
             )
-    hint = "use a MotionLoRA made for a module of the same family"
-    return _merge(_layers_of(motion, ""), deltas, path, scale, hint)
+    return deltas
 
 
 def image_deltas(unet: Any, path: Path) -> dict[str, Delta]:
@@ -108,8 +143,24 @@ def _layers_of(model: nn.Module, prefix: str) -> dict[str, Layer]:
     return layers
 
 
-def _merge(layers: Layers, deltas: Mapping[str, Delta], path: Path, scale: float, hint: str) -> int:
-    """Check every layer, then change one after the other; a file that fails changes nothing."""
+def _merge(
+    layers: Layers, files: Sequence[_File], hint: str, dtype: torch.dtype | None
+) -> list[int]:
+    """Check every layer of every file, then change one after the other."""
+    for file in files:
+        _check_file(layers, file, hint)
+    changes: dict[Layer, list[tuple[Delta, float]]] = {}
+    for file in files:
+        for name, delta in file.deltas.items():
+            if file.scale != 0:
+                changes.setdefault(layers[name], []).append((delta, file.scale))
+    for layer, deltas in changes.items():
+        _change(layer, deltas, dtype)
+    return [len(file.deltas) for file in files]
+
+
+def _check_file(layers: Layers, file: _File, hint: str) -> None:
+    path, deltas = file.path, file.deltas
     missing = sorted(name for name in deltas if name not in layers)
     if missing:
         raise CheckpointError(
@@ -123,10 +174,6 @@ def _merge(layers: Layers, deltas: Mapping[str, Delta], path: Path, scale: float
             f"{path}: changes nothing, its {len(deltas)} layers are all zero; "
             "it was saved before it learned anything"
         )
-    if scale != 0:
-        for name, delta in deltas.items():
-            _change(layers[name], delta, scale)
-    return len(deltas)
 
 
 def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
@@ -155,10 +202,20 @@ def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
         raise CheckpointError(f"{path}: {name} holds values that are no numbers; use another file")
 
 
-def _change(layer: Layer, delta: Delta, scale: float) -> None:
-    with torch.no_grad():
+@torch.no_grad()
+def _change(layer: Layer, deltas: Sequence[tuple[Delta, float]], dtype: torch.dtype | None) -> None:
+    """Add changes to a layer's weight and bias in fp32, in their order."""
+    weight, bias = layer.weight, layer.bias
+    for delta, scale in deltas:
         if delta.weight_roles:
-            layer.weight.copy_(changed_weight(layer.weight, delta, scale))
-        if "diff_b" in delta.factors and layer.bias is not None:
-            bias = delta.factors["diff_b"].float().to(layer.bias.device).view(layer.bias.shape)
-            layer.bias.copy_(layer.bias.float() + scale * bias)
+            weight = changed_weight(weight, delta, scale)
+        if "diff_b" in delta.factors and bias is not None:
+            change = delta.factors["diff_b"].float().to(bias.device).view(bias.shape)
+            bias = bias.float() + scale * change
+    for parameter, changed in ((layer.weight, weight), (layer.bias, bias)):
+        if parameter is None or changed is None or changed is parameter:
+            continue
+        if dtype in (None, parameter.dtype):
+            parameter.copy_(changed)
+        else:
+            parameter.data = changed.to(dtype)
