@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from animatediff_core.checkpoints.motion_names import dialect_of, is_position, o
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
 from animatediff_core.planning.jobs import plan
+from animatediff_core.weights.weight_file import WeightFile
 
 SD15, SDXL = (320, 640, 1280, 1280), (320, 640, 1280)
 
