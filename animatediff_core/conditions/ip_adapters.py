@@ -98,7 +98,7 @@ def _apply(
 
 
 def _embeddings(adapter: IPAdapter, job: Job, model: LoadedModel) -> tuple[Tensor, Tensor]:
-    """Of the reference images and of none, f 1 d or f 1 n d each."""
+    """Embeddings of the reference images and of none, f 1 d or f 1 n d each."""
     path = local_path(adapter.encoder, "image encoder", offline=model.offline)
     encoder = model.once(
         "image_encoder",

@@ -19,7 +19,7 @@ Loaded = TypeVar("Loaded")
 
 
 class PlannedModel(Protocol):
-    """What planning knows of a model before it is loaded."""
+    """A model that planning has found and that is not loaded yet."""
 
     @property
     def family(self) -> str:
@@ -61,7 +61,7 @@ class LoadedModel:
         return dtype
 
     def once(self, role: str, source: str, load: Callable[[], Loaded]) -> Loaded:
-        """What `load` returned the first time for this role and source."""
+        """Load once by role and source, and return the same object again later."""
         if (role, source) not in self.shared:
             self.shared[role, source] = load()
         return self.shared[role, source]  # type: ignore[return-value]

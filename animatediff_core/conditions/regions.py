@@ -34,9 +34,13 @@ def _apply(
     regions = []
     for one in job.regions:
         text, _ = embed_pair(
-            model.base, one.prompt, job.negative_prompt, job.frames,
-            travel=job.travel, clip_skip=job.clip_skip,
-        )  # fmt: skip
+            model.base,
+            one.prompt,
+            job.negative_prompt,
+            job.frames,
+            travel=job.travel,
+            clip_skip=job.clip_skip,
+        )
         conditions = conditioning.conditions
         if conditions.pooled_text is not None:
             conditions = replace(conditions, pooled_text=text.pooled)

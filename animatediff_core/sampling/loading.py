@@ -8,7 +8,7 @@ once.
 
 import torch
 
-from ..adapters.lora import apply_loras, apply_motion_loras
+from ..adapters.lora.merge import apply_loras, apply_motion_loras
 from ..adapters.textual_inversion import apply_embedding
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
