@@ -178,7 +178,7 @@ def _read(prompt_file: str, root: Path | None, said: dict[str, Any], repeats: in
     path = Path(prompt_file)
     if not path.is_dir() and path.suffix.lower().removeprefix(".") not in FORMATS:
         return load_prompt_file(prompt_file, root=root, overrides=said, repeats=repeats)
-    from animatediff_core.media import read_settings, sidecar_of
+    from animatediff_core.media.settings import read_settings, sidecar_of
 
     sidecar = sidecar_of(path)
     if sidecar.is_file():

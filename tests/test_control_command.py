@@ -120,7 +120,7 @@ NET = {"path": "controlnet", "images": FILM}
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ({"controlnets": [NET], "frames": 8}, "has 6 pictures but the clip needs number 7"),
+        ({"controlnets": [NET], "frames": 8}, "has 6 images but the clip needs number 7"),
         ({"controlnets": [{**NET, "images": "film"}]}, "is 64 x 64 pixels but the clip 32 x 32"),
         ({"controlnets": [{**NET, "path": "gone"}]}, "gone"),
         ({"controlnets": [{**NET, "path": "other"}]},

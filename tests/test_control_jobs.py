@@ -145,7 +145,7 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"t2i_adapters": [{"path": "t2i", "images": "film", "weights": {6: 1}}]},
          "weights: names frame 6, but the clip has 6"),
         ({"controlnets": [{"path": "controlnet", "images": "film"}], "frames": 8},
-         "has 6 pictures but the clip needs number 7"),
+         "has 6 images but the clip needs number 7"),
         ({"controlnets": [{"path": "controlnet", "images": "odd.png"}]},
          "is 50 x 30 pixels but the clip 64 x 64"),
         ({"keyframes": {"images": {9: "film/0.png"}}}, "names frame 9, but the clip has 6"),

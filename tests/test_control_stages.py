@@ -13,13 +13,13 @@ from animatediff_core.adapters.ip_adapter import attach_ip_adapters, read_ip_ada
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import TrainingError
 from animatediff_core.jobs.conditions import Canny
-from animatediff_core.media import write_picture
 from animatediff_core.media.edges import canny
+from animatediff_core.media.image import write_image
 from animatediff_core.runs.train import Step, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, list_clips
 from animatediff_core.training.config_file import load_train_config
-from animatediff_core.training.stages.control import edge_condition, paired_condition
+from animatediff_core.training.stages.controlnet import edge_condition, paired_condition
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_conditions_are_edges_or_pictures_of_the_same_name(tmp_path):
     pixels = torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1
     edges = edge_condition(Canny(low=50, high=100))(tmp_path / "a.png", pixels)
     assert torch.equal(edges.permute(1, 2, 0) * 255, torch.from_numpy(canny(picture, 50, 100)))
-    write_picture(picture, tmp_path / "a.png")
+    write_image(picture, tmp_path / "a.png")
     pair = paired_condition(tmp_path, (16, 16))
     given = pair(tmp_path / "elsewhere" / "a.jpg", pixels)
     assert given.shape == (3, 16, 16)

@@ -69,7 +69,7 @@ def original_list() -> list[str]:
 
 
 def pictures(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (FRAMES, 16, 16, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (FRAMES, 16, 24, 3), dtype=np.uint8)
 
 
 def condition(seed: int = 0) -> torch.Tensor:
@@ -79,7 +79,7 @@ def condition(seed: int = 0) -> torch.Tensor:
 def texts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return (
-        torch.randn(1, 4, FRAMES, 8, 8, generator=generator),
+        torch.randn(1, 4, FRAMES, 8, 12, generator=generator),
         torch.randn(1, 5, 16, generator=generator),
         torch.randn(1, 5, 16, generator=generator),
     )
@@ -101,7 +101,7 @@ def theirs(**settings: object) -> torch.Tensor:
     noise, text, negative = texts()
     videos = [[Image.fromarray(p) for p in pictures(seed)] for seed in (0, 1)]
     return pipeline(
-        prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, height=16, width=16,
+        prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, height=16, width=24,
         num_frames=FRAMES, num_inference_steps=STEPS, guidance_scale=7.5, output_type="latent",
         conditioning_frames=videos, **settings,
     ).frames  # fmt: skip

@@ -31,11 +31,12 @@ from animatediff_core.sampling.placement import PlacedModel, Placement
 from animatediff_core.sampling.sample import sample
 from animatediff_core.speed.checkpointing import recompute_blocks
 from animatediff_core.speed.training import quicken_training
-from animatediff_core.training.clips import Sample, collated
+from animatediff_core.training.clips import Sample, collate
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
-from animatediff_core.training.loop import Encoders, Loop
-from animatediff_core.training.stages.stage import motion_trainee
+from animatediff_core.training.loop import Loop
+from animatediff_core.training.stage import Stage
+from animatediff_core.training.stages.motion import MotionLoss, motion_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 CPU = torch.device("cpu")
@@ -195,14 +196,20 @@ def test_training_steps_stay_on_the_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch._C, "_current_graph_task_id", lambda: 1)  # all of one backward
     with pretended_gpu() as gpu:
         base.to(GPU, torch.float32)
-        trainee = motion_trainee(inflate(base.unet, motion.to(GPU)), scheduler)
-        trained = list(trainee.parameters.values())
-        quicken_training(trainee.loss.animated)
-        recompute_blocks(trainee.loss.animated)
+        animated = inflate(base.unet, motion.to(GPU))
+        stage = Stage(
+            loss=MotionLoss(animated, scheduler),
+            parameters=motion_parameters(animated),
+            embed=lambda captions: (encode(base, captions)[0], None),
+            file_name="motion_module.safetensors",
+        )
+        trained = list(stage.parameters.values())
+        quicken_training(animated)
+        recompute_blocks(animated)
         before = on_cpu(trained[0]).clone()
-        encoders = Encoders(base.vae, 0.2, lambda captions: (encode(base, captions)[0], None))
+        base.vae.register_to_config(scaling_factor=0.2)
         frames = torch.randn(2, 3, 32, 32, generator=seeded(1))
-        loop = Loop(config, trainee, Stills(Sample(frames, "a red circle", (), None)), encoders)
+        loop = Loop(config, stage, Stills(Sample(frames, "a red circle", (), None)), base.vae)
         steps = loop.steps()
         first = next(steps)
         gpu.waits.clear()
@@ -218,10 +225,10 @@ def test_a_batch_is_pinned_whole(monkeypatch):
         Sample(torch.full((2, 3, 4, 4), float(k)), f"{k}", ((k, "bad"),), torch.ones(3))
         for k in (5, 6)
     ]
-    batch = collated(some).pin_memory()
+    batch = collate(some).pin_memory()
     assert batch.frames.mean((1, 2, 3)).tolist() == [6, 6, 7, 7]
     assert batch.conditions.tolist() == [[2, 2, 2]] * 2
-    assert (batch.captions, batch.bad) == (["5", "6"], ((5, "bad"), (6, "bad")))
+    assert (batch.captions, batch.unreadable) == (["5", "6"], ((5, "bad"), (6, "bad")))
 
 
 class Stills(torch.utils.data.Dataset):

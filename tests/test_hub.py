@@ -76,6 +76,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     yield hub
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def some(seed: int, *shape: int) -> torch.Tensor:
 
 
 def clip(seed: int) -> torch.Tensor:
-    return some(seed, 1, 4, FRAMES, 8, 8)
+    return some(seed, 1, 4, FRAMES, 8, 16)
 
 
 def run(scheduler: str = "ddim", norm: str = "frame", **settings: object) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_video_to_video_is_that_of_diffusers():
     scheduler.set_timesteps(STEPS)
     noisy = scheduler.add_noise(clip(5), clip(0), scheduler.timesteps[start : start + 1])
     theirs = pipeline(
-        strength=0.6, latents=noisy, height=8, width=8,
+        strength=0.6, latents=noisy, height=8, width=16,
         prompt_embeds=some(1, 1, 5, 16), negative_prompt_embeds=some(2, 1, 5, 16),
         num_inference_steps=STEPS, guidance_scale=3.0, output_type="latent",
     ).frames  # fmt: skip
@@ -76,7 +76,7 @@ def test_strength_is_the_share_of_the_steps_that_run(strength, steps, first):
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "euler_a", "dpmpp_2m", "pndm", "lcm"])
 def test_what_is_kept_comes_out_as_it_was(scheduler):
-    mask = torch.ones(1, 1, FRAMES, 8, 8)
+    mask = torch.ones(1, 1, FRAMES, 8, 16)
     mask[:, :, 0] = 0
     mask[:, :, 2, :, :4] = 0
     kept = run(scheduler, known_region=KnownRegion(latents=clip(5), mask=mask))
@@ -92,18 +92,23 @@ def test_what_is_kept_is_as_noisy_as_the_next_step_expects(name):
     motion = new_motion(mid_block=False, version="v3")
     scheduler = make_scheduler(name, motion.config)
     clean, noise = clip(5), clip(0)
-    mask = torch.ones(1, 1, FRAMES, 8, 8)
+    mask = torch.ones(1, 1, FRAMES, 8, 16)
     mask[:, :, 1, 2:] = 0
     mask[:, :, 2] = 0.25
     conditioning = Conditioning(
-        text=some(1, 1, 5, 16), negative_text=some(2, 1, 5, 16),
+        text=some(1, 1, 5, 16),
+        negative_text=some(2, 1, 5, 16),
         known=KnownRegion(latents=clean, mask=mask),
-    )  # fmt: skip
-    animated = inflate(new_unet(), motion)
+    )
+    animated, inputs = inflate(new_unet(), motion), []
+    animated.register_forward_pre_hook(lambda model, given: inputs.append(given[0]))
     steps = [x for _, x in denoise_steps(animated, scheduler, noise, conditioning, steps=STEPS)]
     assert len(steps) == STEPS == len(scheduler.timesteps)
     fresh = make_scheduler(name, motion.config)  # finds the noise by timestep
     fresh.set_timesteps(STEPS)
+    begun = fresh.add_noise(clean, noise, fresh.timesteps[:1])
+    first = fresh.scale_model_input(begun, fresh.timesteps[0])
+    torch.testing.assert_close(inputs[0][:, :, 1, 2:], first[:, :, 1, 2:])
     for latents, after in zip(steps[:-1], fresh.timesteps[1:], strict=True):
         expected = fresh.add_noise(clean, noise, after.reshape(1))
         torch.testing.assert_close(latents[:, :, 1, 2:], expected[:, :, 1, 2:])

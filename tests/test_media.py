@@ -8,17 +8,13 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError, SurroundingsError
-from animatediff_core.media import (
-    Encoding,
-    contact_sheet,
-    durations,
-    free_path,
-    open_video,
-    release,
-    replacing,
-    write_clip,
-)
-from animatediff_core.media.atomic import replacing_folder
+from animatediff_core.media.atomic import atomic_folder, atomic_write
+from animatediff_core.media.clip import write_clip
+from animatediff_core.media.encoding import Encoding
+from animatediff_core.media.frames import durations
+from animatediff_core.media.image import contact_sheet
+from animatediff_core.media.names import free_path, release
+from animatediff_core.media.video import open_video
 
 
 def moving(frames: int = 16, size: int = 32) -> np.ndarray:
@@ -51,7 +47,7 @@ def test_gif_is_read_back_by_pillow(tmp_path):
 def test_mp4_is_h264_yuv420p_with_its_index_first(tmp_path):
     write_clip(moving(), tmp_path / "c.mp4", Encoding(format="mp4", fps=12, crf=10))
     with open_video(tmp_path / "c.mp4") as video:
-        assert (video.num_frames, video.fps) == (16, 12)
+        assert (video.num_frames, video._stream.average_rate) == (16, 12)
         stream = video._stream.codec_context
         assert (stream.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert np.abs(video.read_frames([3])[0].astype(int) - moving()[3]).mean() < 8
@@ -112,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def fail():
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("half")
             raise KeyError
 
@@ -126,7 +122,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     sync, rename = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: calls.append("fsync") or sync(file))
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or rename(*paths))
-    with replacing(tmp_path / "f.txt") as beside:
+    with atomic_write(tmp_path / "f.txt") as beside:
         beside.write_text("new")
         assert beside.suffix == ".txt"
         assert not (tmp_path / "f.txt").exists()
@@ -134,7 +130,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     assert (tmp_path / "f.txt").read_text() == "new"
     assert (tmp_path / "f.txt").stat().st_mode & 0o777 == 0o644
     monkeypatch.setattr(os, "rename", lambda *paths: calls.append("rename") or rename(*paths))
-    with replacing_folder(tmp_path / "folder") as beside:
+    with atomic_folder(tmp_path / "folder") as beside:
         for name in ("a", "b"):
             (beside / name).write_text(name)
     assert calls[2:] == ["fsync", "fsync", "rename"]
@@ -144,7 +140,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_told_as_such(tmp_path):
     def fill():
-        with replacing(tmp_path / "f"), open("/dev/full", "w") as file:
+        with atomic_write(tmp_path / "f"), open("/dev/full", "w") as file:
             file.write("x")
 
     with pytest.raises(SurroundingsError, match="disk is full"):

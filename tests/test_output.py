@@ -17,7 +17,9 @@ import animatediff_core as ad
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
-from animatediff_core.media import free_path, read_picture, read_settings
+from animatediff_core.media.image import read_image
+from animatediff_core.media.names import free_path
+from animatediff_core.media.settings import read_settings
 from animatediff_core.planning.jobs import plan
 from animatediff_core.sampling.clip_checks import judge
 from animatediff_core.sampling.output import write
@@ -55,12 +57,12 @@ def test_every_format_carries_the_job_that_made_it(tmp_path):
     assert made["fitted"]["colours"] < 255
     with ad_video(results[2].path) as video:  # 6 frames forth and back at 8 a second
         assert (video.num_frames, video.fps) == (18, 24)
-    assert read_picture(tmp_path / "a-1.sheet.png").shape == (34, 4 * 34, 3)
+    assert read_image(tmp_path / "a-1.sheet.png").shape == (34, 4 * 34, 3)
     assert len(list(results[5].path.iterdir())) == 4
 
 
 def ad_video(path: Path):
-    from animatediff_core.media import open_video
+    from animatediff_core.media.video import open_video
 
     return open_video(path)
 
@@ -184,7 +186,7 @@ def test_an_interpolated_clip_that_goes_forth_and_back_ends_on_the_way_to_its_be
         frames[index, 16:48, 6 * index : 6 * index + 32] = 220
     job = quick(format="png", ping_pong=ping_pong, interpolate=16.0, fps=8.0).replace(frames=4)
     folder = write(job, frames, {}, tmp_path)
-    shown = np.stack([read_picture(path) for path in sorted(folder.iterdir())]).astype(float)
+    shown = np.stack([read_image(path) for path in sorted(folder.iterdir())]).astype(float)
     assert len(shown) == (12 if ping_pong else 8)
     gone_on = np.abs(shown[-1] - shown[-2]).mean()
     if ping_pong:  # from the second frame to the first one

@@ -27,7 +27,7 @@ def animated():
 def clip(animated, fast, scheduler="ddim", kind="epsilon", steps=16):
     model = Counted(animated)
     torch.manual_seed(4)
-    noise, text, away = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 5, 16), torch.randn(1, 5, 16)
+    noise, text, away = torch.randn(1, 4, 3, 8, 6), torch.randn(1, 5, 16), torch.randn(1, 5, 16)
     sampler = make_scheduler(scheduler, animated.motion.config, prediction_type=kind)
     out = denoise(
         model, sampler, noise, text, away, steps=steps, fast=fast, guidance_scale=3.0,
@@ -63,7 +63,7 @@ def test_exact_is_the_default_and_a_level_saves_the_calls_that_it_says(animated)
 def test_what_was_said_of_a_clip_is_found_again_at_every_noise(animated, kind):
     scheduler = make_scheduler("ddim", animated.motion.config, prediction_type=kind)
     scheduler.set_timesteps(10)
-    clean, noise = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 4, 2, 8, 8)
+    clean, noise = torch.randn(1, 4, 2, 8, 6), torch.randn(1, 4, 2, 8, 6)
     says = {
         "epsilon": lambda a, s: noise, "v_prediction": lambda a, s: a * noise - s * clean,
         "sample": lambda a, s: clean,

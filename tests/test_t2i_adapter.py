@@ -14,7 +14,7 @@ from animatediff_core.adapters.t2i_adapter import load_t2i_adapter
 from animatediff_core.diffusion.residuals import Control, add_residuals
 from animatediff_core.errors import CheckpointError
 
-FRAMES, SIZE, FACTOR = 3, 64, 8
+FRAMES, HEIGHT, WIDTH, FACTOR = 3, 64, 48, 8
 LEVELS = {"full_adapter": (32, 64), "light_adapter": (32, 32), "full_adapter_xl": (32, 64)}
 """Of the UNets that they fit: a light one's last two levels have as many channels."""
 
@@ -43,13 +43,13 @@ def released(adapter: T2IAdapter) -> dict[str, torch.Tensor]:
 
 
 def made(model: torch.nn.Module, **changes: object) -> Control:
-    pictures = torch.rand(1, 3, FRAMES, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    pictures = torch.rand(1, 3, FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
     return Control(model=model, condition=pictures, **changes)
 
 
 def given() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return (torch.randn(1, 4, FRAMES, 8, 8, generator=generator),
+    return (torch.randn(1, 4, FRAMES, 8, 6, generator=generator),
             torch.randn(1, 5, 16, generator=generator))  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_folders_and_files_of_every_layout_hold_the_same_adapter(tmp_path, kind,
     adapter.save_pretrained(tmp_path / "folder")
     save_file(released(adapter), tmp_path / "released.safetensors")
     torch.save(adapter.state_dict(), tmp_path / "file.bin")
-    pictures = torch.rand(2, in_channels, SIZE, SIZE)
+    pictures = torch.rand(2, in_channels, HEIGHT, WIDTH)
     with torch.no_grad():
         wanted = adapter(pictures)
         for name in ("folder", "released.safetensors", "file.bin"):

@@ -19,15 +19,15 @@ from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.errors import CheckpointError, TrainingError
-from animatediff_core.media import write_picture
+from animatediff_core.media.image import write_image
 from animatediff_core.runs.train import Checked, Prior, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
-from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
+from animatediff_core.training.clips import Clips, list_clips, read_window, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
-from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
-from animatediff_core.training.stages.lora_layers import LoraLayers
-from animatediff_core.training.stages.model import open_stage
-from animatediff_core.training.stages.stage import Trainee
+from animatediff_core.training.loop import Loop, Step, learning_rate
+from animatediff_core.training.stage import Stage
+from animatediff_core.training.stages import open_stage
+from animatediff_core.training.stages.lora import LoraLayers
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,14 @@ def test_four_micro_steps_of_one_equal_one_step_of_four(drawn, tmp_path):
             gradient_accumulation_steps=accumulation,
         )
         line = Line()
-        trainee = Trainee(line, dict(line.named_parameters()), None)
+        stage = Stage(
+            loss=line,
+            parameters=dict(line.named_parameters()),
+            embed=lambda captions: (torch.zeros(len(captions), 1, 1), None),
+            file_name="line.safetensors",
+        )
         vae = load_base("bundled:tiny").vae
-        encoders = Encoders(vae, 1.0, lambda captions: (torch.zeros(len(captions), 1, 1), None))
-        loop = Loop(made, trainee, Clips(list_clips(made), made, None), encoders)
+        loop = Loop(made, stage, Clips(list_clips(made), made, None), vae)
         (step,) = loop.steps()
         norms.append(step.gradient_norm)
     # the VAE's posterior noise is drawn for each micro-step, and is small
@@ -195,7 +199,7 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(2):
-        write_picture(np.full((32, 32, 3), 90 * number, np.uint8), folder / f"{number}.png")
+        write_image(np.full((32, 32, 3), 90 * number, np.uint8), folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a <look> circle")
     made = config(
         drawn, tmp_path, stage="textual-inversion", word="<look>", init_word="red", num_vectors=2,
@@ -264,7 +268,7 @@ def held_out_loss(motion_file, videos) -> float:
     scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
     rng, generator, losses = random.Random(5), torch.Generator().manual_seed(5), []
     for timestep in range(100, 900, 100):
-        pixels = decode(videos[-1], 4, 2, (32, 32), rng)
+        pixels = read_window(videos[-1], 4, 2, (32, 32), rng)
         latents = base.vae.encode(pixels).latent_dist.mean.transpose(0, 1).unsqueeze(0)
         noise = torch.randn(latents.shape, generator=generator)
         with torch.no_grad():
@@ -295,7 +299,7 @@ def test_the_base_models_own_noise_is_learned(drawn, tmp_path):
     base.scheduler_config |= {"rescale_betas_zero_snr": True}
     made = config(drawn, tmp_path, prediction_type="v_prediction", variant=None)
     base.scheduler_config["prediction_type"] = made.prediction_type
-    scheduler = open_stage(made, base, offline=True).trainee.scheduler
+    scheduler = open_stage(made, base, offline=True).loss.scheduler
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.alphas_cumprod[-1] < 1e-6
     with pytest.raises(CheckpointError, match="no weights of variant fp16"):

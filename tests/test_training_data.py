@@ -10,15 +10,17 @@ from diffusers.models import AutoencoderKL
 
 from animatediff_core.diffusion import known_region
 from animatediff_core.diffusion.decoding import decode as decode_latents
-from animatediff_core.media import Encoding, write_clip, write_picture
+from animatediff_core.media.clip import write_clip
+from animatediff_core.media.encoding import Encoding
+from animatediff_core.media.image import write_image
 from animatediff_core.training.cache import LatentCache, encode_moments, sample_latents
 from animatediff_core.training.clips import (
     ClipFile,
     Clips,
     Sample,
-    collated,
-    decode,
-    pixels_at,
+    collate,
+    read_pixels,
+    read_window,
     to_pixels,
     window,
 )
@@ -80,7 +82,7 @@ def numbered(folder, count: int) -> list[ClipFile]:
     files = []
     for number in range(count):
         path = folder / f"{number}.png"
-        write_picture(np.full((16, 24, 3), 10 * number, np.uint8), path)
+        write_image(np.full((16, 24, 3), 10 * number, np.uint8), path)
         files.append(ClipFile(path, str(number)))
     return files
 
@@ -109,7 +111,7 @@ def test_prior_pictures_have_an_order_of_their_own_too(tmp_path):
 
 def test_a_mirrored_sample_is_mirrored_with_its_condition(tmp_path):
     picture = noisy_frames(1, 16, 24)[0]
-    write_picture(picture, tmp_path / "a.png")
+    write_image(picture, tmp_path / "a.png")
     files = [ClipFile(tmp_path / "a.png", "a")]
     clips = Clips(files, config(flip=True), None, condition=lambda path, pixels: 2 * pixels)
     plain = to_pixels(picture[None], (16, 24))
@@ -144,8 +146,8 @@ def test_an_ip_adapters_picture_is_dropped_by_itself(tmp_path):
 
     stage = {"stage": "ip-adapter", "image_encoder": "e"}
     assert 5 < dropped(**stage) < 40  # a tenth
-    assert dropped(**stage, picture_dropout=0.0) == 0
-    assert dropped(**stage, picture_dropout=1.0) == 200
+    assert dropped(**stage, image_dropout=0.0) == 0
+    assert dropped(**stage, image_dropout=1.0) == 200
     assert dropped(stage="controlnet", condition_folder="c") == 0
 
 
@@ -154,9 +156,12 @@ def test_a_batch_keeps_the_samples_order():
         Sample(torch.full((2, 3, 4, 5), float(i)), f"c{i}", ((i, "x"),), torch.full((2,), float(i)))
         for i in range(3)
     ]
-    batch = collated(samples)
+    batch = collate(samples)
     assert batch.frames[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
-    assert (batch.captions, batch.bad) == (["c0", "c1", "c2"], ((0, "x"), (1, "x"), (2, "x")))
+    assert (batch.captions, batch.unreadable) == (
+        ["c0", "c1", "c2"],
+        ((0, "x"), (1, "x"), (2, "x")),
+    )
     assert batch.conditions.tolist() == [[0, 0], [1, 1], [2, 2]]
 
 
@@ -229,12 +234,12 @@ def test_cached_moments_are_those_of_the_frames_and_of_their_mirror_images(tmp_p
 def test_a_window_of_a_video_is_its_frames(tmp_path):
     frames = noisy_frames(9, 16, 24)
     write_clip(frames, tmp_path / "v.mp4", Encoding(format="mp4", crf=0))
-    every = decode(tmp_path / "v.mp4", 9, 1, (16, 24), random.Random(0))
+    every = read_window(tmp_path / "v.mp4", 9, 1, (16, 24), random.Random(0))
     assert every.shape == (9, 3, 16, 24)
-    one = pixels_at(tmp_path / "v.mp4", [4], (16, 24))
+    one = read_pixels(tmp_path / "v.mp4", (16, 24), lambda video: [4])
     assert torch.equal(one, every[4:5])
     starts = {
-        int((every - decode(tmp_path / "v.mp4", 3, 2, (16, 24), random.Random(seed))[0])
+        int((every - read_window(tmp_path / "v.mp4", 3, 2, (16, 24), random.Random(seed))[0])
             .flatten(1).norm(dim=1).argmin())
         for seed in range(40)
     }  # fmt: skip

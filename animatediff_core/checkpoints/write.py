@@ -19,7 +19,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..jobs import KEPT_FOLDER, RECORD_FILE, Adapter
-from ..media import explained
+from ..media.atomic import disk_errors
 from ..motion import MotionConfig, MotionModule
 from ..motion.module import sinusoids
 from ..weights.files import write_tensors
@@ -110,7 +110,7 @@ def together(targets: Sequence[Path]) -> Iterator[list[Path]]:
         yield staged
         try:
             for here, target in zip(staged, targets, strict=True):
-                with explained(target):
+                with disk_errors(target):
                     check_free(target)
                     here.chmod(0o755 if here.is_dir() else 0o644)
                     if target.exists():
@@ -133,12 +133,12 @@ def check_free(target: Path) -> None:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    with explained(target):
+    with disk_errors(target):
         check_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with explained(target):
+        with disk_errors(target):
             yield place / target.name
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -12,7 +12,7 @@ from ..diffusion.conditioning import Conditioning
 from ..diffusion.pia_mask import pia_mask
 from ..errors import Check, CheckpointError
 from ..jobs import Job
-from .images import image_source, latents_of, read_image
+from .images import image_of_size, image_source, latents_of
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel
 
 
@@ -44,7 +44,7 @@ def _apply(
 ) -> Conditioning:
     if job.animate is None:
         return conditioning
-    image = read_image(job.animate.image, job, job.animate.fit, size)
+    image = image_of_size(job.animate.image, job, job.animate.fit, size)
     latents = latents_of(model, image[None]).expand(-1, -1, job.frames, -1, -1)  # 1 c f h w
     mask = pia_mask(job.animate.motion, job.frames).view(1, 1, -1, 1, 1)
     mask = mask.to(latents).expand(1, 1, -1, *latents.shape[3:])

@@ -22,9 +22,9 @@ from ..errors import Check
 from ..jobs import Job
 from ..jobs.conditions import ControlNet
 from ..media.edges import canny
-from ..media.pictures import fitted
+from ..media.image_source import fit_image
 from ..weights.places import local_path
-from .images import images_source, pixels, read_images
+from .images import images_of_size, images_source, pixels
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 if TYPE_CHECKING:  # slow to import, and few jobs use one
@@ -73,10 +73,10 @@ def with_controls(
 def _input(net: ControlNet, job: Job, size: tuple[int, int]) -> np.ndarray:
     """f H W 3 uint8."""
     if net.canny is None:
-        return read_images(net.images, job, size)
-    images = read_images(net.images, job, (job.width, job.height))
+        return images_of_size(net.images, job, size)
+    images = images_of_size(net.images, job, (job.width, job.height))
     edges = [canny(one, net.canny.low, net.canny.high) for one in images]
-    return np.stack([fitted(one, size, "stretch") for one in edges])
+    return np.stack([fit_image(one, size, "stretch") for one in edges])
 
 
 def _controlnet(net: ControlNet, model: LoadedModel) -> "ControlNetModel":

@@ -14,19 +14,19 @@ from ..diffusion.known_region import encode_images, latent_mask
 from ..jobs import Job
 from ..jobs.choices import Fit
 from ..jobs.conditions import Images
-from ..media.pictures import PictureSource, fitted, read_source, spread
+from ..media.image_source import ImageSource, fit_image, read_images, spread
 from .kind import ImageSources, LoadedModel
 
 
-def images_source(images: Images, job: Job) -> PictureSource:
+def images_source(images: Images, job: Job) -> ImageSource:
     """An image for every frame of a job's clip."""
     numbers = spread(job.frames, images.first, images.every)
-    return PictureSource(Path(images.path), numbers, (job.width, job.height), images.fit)
+    return ImageSource(Path(images.path), numbers, (job.width, job.height), images.fit)
 
 
-def image_source(path: str, job: Job, fit: Fit) -> PictureSource:
+def image_source(path: str, job: Job, fit: Fit) -> ImageSource:
     """One image."""
-    return PictureSource(Path(path), (0,), (job.width, job.height), fit)
+    return ImageSource(Path(path), (0,), (job.width, job.height), fit)
 
 
 def key_frame_sources(images: Mapping[int, str], job: Job, fit: Fit, key: str) -> ImageSources:
@@ -35,15 +35,15 @@ def key_frame_sources(images: Mapping[int, str], job: Job, fit: Fit, key: str) -
         yield f"{key}[{frame}]", image_source(path, job, fit)
 
 
-def read_images(images: Images, job: Job, size: tuple[int, int]) -> np.ndarray:
+def images_of_size(images: Images, job: Job, size: tuple[int, int]) -> np.ndarray:
     """f H W 3 uint8 of this width and height."""
-    frames = read_source(images_source(images, job))
-    return np.stack([fitted(one, size, "stretch") for one in frames])
+    frames = read_images(images_source(images, job))
+    return np.stack([fit_image(one, size, "stretch") for one in frames])
 
 
-def read_image(path: str, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
+def image_of_size(path: str, job: Job, fit: Fit, size: tuple[int, int]) -> np.ndarray:
     """H W 3 uint8 of this width and height."""
-    return fitted(read_source(image_source(path, job, fit))[0], size, "stretch")
+    return fit_image(read_images(image_source(path, job, fit))[0], size, "stretch")
 
 
 def pixels(images: np.ndarray) -> Tensor:
@@ -58,4 +58,4 @@ def latents_of(model: LoadedModel, images: np.ndarray) -> Tensor:
 
 def mask_of(images: Images, job: Job, model: LoadedModel, size: tuple[int, int]) -> Tensor:
     """A mask, 1 1 f h w: 1 where the images are white."""
-    return latent_mask(read_images(images, job, size), model.base.vae_scale_factor)
+    return latent_mask(images_of_size(images, job, size), model.base.vae_scale_factor)

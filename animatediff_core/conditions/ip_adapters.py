@@ -25,7 +25,7 @@ from ..diffusion.interpolation import numbers_by_frame
 from ..errors import Check
 from ..jobs import Job
 from ..jobs.conditions import IPAdapter
-from ..media import read_picture
+from ..media.image import read_image
 from ..weights.places import local_path
 from .images import images_source, key_frame_sources, mask_of
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
@@ -105,7 +105,7 @@ def _embeddings(adapter: IPAdapter, job: Job, model: LoadedModel) -> tuple[Tenso
         adapter.encoder,
         lambda: load_image_encoder(path).to(model.device, model.dtype),
     )
-    images = {frame: read_picture(Path(path)) for frame, path in adapter.images.items()}
+    images = {frame: read_image(Path(path)) for frame, path in adapter.images.items()}
     return embed_images(
         encoder, images, job.frames, states=_adapter(adapter, model).form != "plain"
     )

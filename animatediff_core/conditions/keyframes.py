@@ -13,7 +13,7 @@ from ..diffusion.interpolation import interpolate
 from ..diffusion.known_region import KnownRegion, known_frames
 from ..errors import Check, PromptFileError
 from ..jobs import Job
-from .images import key_frame_sources, latents_of, read_image
+from .images import image_of_size, key_frame_sources, latents_of
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel
 
 
@@ -45,7 +45,7 @@ def _apply(
     if keyframes is None:
         return conditioning
     latents = {
-        frame: latents_of(model, read_image(path, job, keyframes.fit, size)[None])
+        frame: latents_of(model, image_of_size(path, job, keyframes.fit, size)[None])
         for frame, path in keyframes.images.items()
     }  # 1 c 1 h w each
     known, source = known_frames(latents, job.frames), conditioning.source

@@ -11,7 +11,7 @@ from ..checkpoints.base_model import BaseModel
 from ..diffusion.conditioning import Conditioning
 from ..errors import Check
 from ..jobs import Job
-from ..media.pictures import PictureSource
+from ..media.image_source import ImageSource
 from ..motion import AnimatedUNet, MotionConfig
 from ..weights.places import Role, local_path
 
@@ -83,7 +83,7 @@ class WeightSource:
         return local_path(self.source, self.place, offline=offline)
 
 
-ImageSources = Iterator[tuple[str, PictureSource]]
+ImageSources = Iterator[tuple[str, ImageSource]]
 """Each with the key of its setting."""
 
 

@@ -20,7 +20,7 @@ from ..jobs.conditions import SparseControl
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
 from ..weights.places import local_path
 from .controlnets import control_info
-from .images import key_frame_sources, latents_of, pixels, read_image
+from .images import image_of_size, key_frame_sources, latents_of, pixels
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
 _KEY = "sparse_controls"
@@ -72,7 +72,7 @@ def _apply(
         encoder = _encoder(net, model)
         inputs: dict[int, Tensor] = {}
         for frame, path in net.images.items():
-            image = read_image(path, job, net.fit, size)
+            image = image_of_size(path, job, net.fit, size)
             image = _normalized(image) if net.normalize else image
             read = (
                 latents_of(model, image[None])

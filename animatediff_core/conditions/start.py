@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.known_region import KnownRegion
 from ..jobs import Job
-from .images import images_source, latents_of, mask_of, read_images
+from .images import images_of_size, images_source, latents_of, mask_of
 from .kind import ImageSources, Kind, LoadedModel
 
 
@@ -22,7 +22,7 @@ def _apply(
 ) -> Conditioning:
     if job.start is None:
         return conditioning
-    video = latents_of(model, read_images(job.start.images, job, size))
+    video = latents_of(model, images_of_size(job.start.images, job, size))
     known = None
     if job.start.mask is not None:
         mask = mask_of(job.start.mask, job, model, size)

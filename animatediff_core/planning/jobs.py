@@ -7,7 +7,7 @@ from functools import partial
 from ..conditions import KINDS
 from ..errors import Check, Problems
 from ..jobs import Job
-from ..media.pictures import check_source
+from ..media.image_source import check_images
 from .job_checks import job_checks
 from .models import FoundModel, ModelSpec, find_model
 from .output import check_output
@@ -46,7 +46,7 @@ def _checks(job: Job, model: FoundModel, offline: bool) -> Iterator[Check]:
     for kind in KINDS:
         yield from kind.checks(job, model, offline)
         for key, source in kind.images(job):
-            yield key, partial(check_source, source)
+            yield key, partial(check_images, source)
 
 
 def spec_of(job: Job) -> ModelSpec:

@@ -13,7 +13,7 @@ import torch
 from ..diffusion.step_info import StepInfo
 from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
 from ..jobs import Job
-from ..media import Frames
+from ..media.frames import Frames
 from ..planning.jobs import Planned, plan
 from ..planning.models import ModelSpec
 from ..sampling.device import choose, made_with

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..media import Frames
+from ..media.frames import Frames
 
 FLAT = 2
 """A clip whose levels differ by no more, over all pixels and frames, is one colour: broken."""

@@ -7,20 +7,14 @@ from typing import Any
 
 from ..errors import ClipError
 from ..jobs import Job, Output, dump_job, output_name
-from ..media import (
-    MARK,
-    Frames,
-    clip_sheet,
-    free_path,
-    interpolated,
-    ping_pong,
-    release,
-    remove,
-    write_clip,
-    write_fitting,
-    write_picture,
-    write_text,
-)
+from ..media.atomic import write_text
+from ..media.clip import write_clip
+from ..media.frames import Frames, ping_pong
+from ..media.image import clip_contact_sheet, write_image
+from ..media.interpolate import interpolated
+from ..media.max_size import write_within
+from ..media.names import free_path, release, remove
+from ..media.settings import MARK
 from ..planning.output import encoding_of
 from .clip_checks import judge
 
@@ -56,7 +50,7 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
     try:
         text = _encode(job, _shown(job.output, frames, path.parent), made, path)
         if job.output.sheet:
-            write_picture(clip_sheet(frames), sheet)
+            write_image(clip_contact_sheet(frames), sheet)
         write_text(sidecar, text)
         whole = True
     finally:
@@ -89,7 +83,7 @@ def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
     if limit is None:
         write_clip(shown, path, encoding, text=settings({}))
         return settings({})
-    done = write_fitting(shown, path, encoding, limit, settings)
+    done = write_within(shown, path, encoding, limit, settings)
     if done:
         told = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
         log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, told)

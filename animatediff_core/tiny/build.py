@@ -19,7 +19,8 @@ from ..checkpoints.write import write_base_folder
 from ..motion import LINEAR_BETAS
 from ..runs.train import Event, Skipped, run
 from ..training.config_file import load_train_config
-from ..training.stages.model import LORA_FILE, WORD_FILE
+from ..training.stages.lora import LORA_FILE
+from ..training.stages.textual_inversion import EMBEDDING_FILE
 from ..weights.files import write_tensors
 from ..weights.places import MODELS
 from ..weights.weight_file import open_weights
@@ -81,8 +82,8 @@ def publish_member(member: Member, trained: Path) -> Path:
     if (trained / "base").is_dir():
         _publish_base(trained / "base", place)
         return place
-    (written,) = (trained / name for name in (LORA_FILE, WORD_FILE) if (trained / name).exists())
-    content = open_weights(written)
+    files = [trained / LORA_FILE, trained / EMBEDDING_FILE]
+    content = open_weights(next(file for file in files if file.exists()))
     halves = {key: tensor.half() for key, tensor in content.tensors().items()}
     file = place.with_suffix(".safetensors")
     write_tensors(file, halves, content.metadata)

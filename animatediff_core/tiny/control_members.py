@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..training.stages.control_model import CONTROLNET_FILE, IP_ADAPTER_FILE
+from ..training.stages.controlnet import CONTROLNET_FILE
+from ..training.stages.ip_adapter import IP_ADAPTER_FILE
 from ..weights.files import write_tensors
 from ..weights.places import MODELS
 from ..weights.weight_file import open_weights

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..jobs import job_from_options
-from ..media import write_picture
 from ..media.edges import canny
+from ..media.image import write_image
 from ..planning.jobs import plan
 from ..sampling.loading import load_model
 from ..sampling.placement import PlacedModel, Placement
@@ -216,7 +216,7 @@ def _written(clip: Tensor, folder: Path) -> Path:
     folder.mkdir()
     pixels = (clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()
     for number, picture in enumerate(pixels):
-        write_picture(picture, folder / f"{number:02}.png")
+        write_image(picture, folder / f"{number:02}.png")
     return folder
 
 

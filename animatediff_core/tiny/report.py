@@ -21,7 +21,7 @@ from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.text import embed_prompt
 from ..jobs import Job, job_from_options
-from ..media import contact_sheet, write_picture
+from ..media.image import contact_sheet, write_image
 from ..motion import AnimatedUNet
 from ..planning.jobs import plan, spec_of
 from ..sampling.loading import load_model
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> Iterator[str]:
         yield from table(f"{member.name} on {count} prompts of held-out combinations", rows)
         if len(arguments) > 2:
             shown = clips[: 16 if member is PLAIN_MEMBER else 6]
-            write_picture(contact_sheet(shown), Path(arguments[2]))
+            write_image(contact_sheet(shown), Path(arguments[2]))
             yield f"{arguments[2]}: the first {len(shown)} clips, one a row"
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..media import replacing
+from ..media.atomic import atomic_write
 
 MAX_JSON = 1 << 20
 """Bytes of a configuration in a folder; real ones have some hundred."""
@@ -53,7 +53,7 @@ def printable(text: object) -> str:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """A safetensors file, whole or not at all."""
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         save_file(plain, beside, metadata=dict(metadata))
 
 

@@ -158,7 +158,8 @@ def _all(runs: Sequence[Run], trees: Sequence[Path]) -> Iterator[Done]:
         run, tree, begun = running.pop(process)
         free.append(tree)
         if run.mutant is not None:
-            shutil.copy2(ROOT / run.mutant.file, tree / run.mutant.file)
+            (tree / run.mutant.file).unlink()
+            shutil.move(tree / "original.py", tree / run.mutant.file)
         yield Done(
             run,
             os.waitstatus_to_exitcode(status),
@@ -170,7 +171,9 @@ def _all(runs: Sequence[Run], trees: Sequence[Path]) -> Iterator[Done]:
 def _start(run: Run, tree: Path) -> int:
     """Fork a process that runs the tests; returns its number."""
     if run.mutant is not None:
-        (tree / run.mutant.file).write_text(run.mutant.mutated(tree), "utf-8")
+        changed, file = run.mutant.mutated(tree), tree / run.mutant.file
+        shutil.move(file, tree / "original.py")  # with its date, so that it is not compiled again
+        file.write_text(changed, "utf-8")
     process = os.fork()
     if process:
         return process

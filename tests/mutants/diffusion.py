@@ -6,7 +6,7 @@ MUTANTS: Table = {
     ("diffusion/size_conditions.py", "text::test_sdxls_sizes_are_height_before_width"): [
         ("[height, width, 0, 0, height, width]", "[width, height, 0, 0, width, height]"),
     ],
-    ("diffusion/noise.py", "noise schedules"): [
+    ("diffusion/noise.py", "noise"): [
         ("if seed >= 2**32:", "if seed >= 2**33:"),
         ("if seed >= 2**32:", "if False:"),
         ("[seed % 2**32, seed // 2**32]", "[seed // 2**32, seed % 2**32]"),
@@ -58,7 +58,15 @@ MUTANTS: Table = {
         ("else min(window.length, frames)", "else window.length"),
         ("for i in range(window.stride)", "for i in range(1)"),
     ],
-    ("diffusion/denoise.py", "kept windows guidance official_numbers"): [
+    (
+        "diffusion/denoise.py",
+        "kept::test_what_is_kept_is_as_noisy_as_the_next_step_expects "
+        "windows::test_the_loop_takes_the_windows_of_each_step "
+        "windows::test_frames_of_a_model_without_motion_do_not_feel_the_windows "
+        "windows::test_longer_than_the_module_and_each_window_reads_its_own_text "
+        "windows::test_steps_begin_from_a_clip_with_noise_upon_it guidance "
+        "controlnet::test_one_that_pools_leads_towards_the_prompt_alone",
+    ): [
         (
             "next_timestep = on_device[index + 1] if index + 1 < count else None",
             "next_timestep = on_device[index] if index + 1 < count else None",
@@ -101,7 +109,7 @@ MUTANTS: Table = {
         ),
         ("return min(layers) - (len(layers) > 1)", "return min(layers)"),
     ],
-    ("diffusion/schedules.py", "schedules presets"): [
+    ("diffusion/schedules.py", "presets schedules"): [
         ("steps > sampler.most_steps", "steps >= sampler.most_steps"),
         ("steps < 2 and", "steps < 3 and"),
         ('"steps_offset": 1}', '"steps_offset": 0}'),
@@ -138,6 +146,10 @@ MUTANTS: Table = {
         ("/ 127.5) - 1", "/ 255)"),
         ("return F.max_pool2d(bright", "return F.avg_pool2d(bright"),
         ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
+    ],
+    ("jobs/sampling.py", "second_pass"): [
+        ("steps - max(1, round(steps * strength))", "steps - round(steps * strength)"),
+        ("steps - max(1, round(steps * strength))", "steps - max(1, int(steps * strength))"),
     ],
     ("diffusion/known_region.py", "training_data"): [
         ("torch.cat(parts) * vae.config.scaling_factor", "torch.cat(parts)"),

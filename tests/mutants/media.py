@@ -3,18 +3,18 @@
 from . import Table
 
 MUTANTS: Table = {
-    ("media/pictures.py", "pictures"): [
+    ("media/image_source.py", "pictures"): [
         ("round(frame * every)", "int(frame * every)"),
         (
             "scale = max(size[0] / width, size[1] / height)",
             "scale = min(size[0] / width, size[1] / height)",
         ),
-        ("left, top = (width - across) / 2, (height - down) / 2", "left, top = 0, 0"),
-        ("if last >= there:", "if last > there:"),
+        ("left, top = (width - crop_width) / 2, (height - crop_height) / 2", "left, top = 0, 0"),
+        ("if last >= count:", "if last > count:"),
         ("part.isdigit() else (1, 0, part)", "False else (1, 0, part)"),
-        ("files[0 if still else number]), source.size", "files[0]), source.size"),
+        ("[files[number] for number in source.numbers]", "[files[0] for number in source.numbers]"),
     ],
-    ("media/movie.py", "media formats"): [
+    ("media/ffmpeg.py", "media formats"): [
         ('"h264": 18, "h265": 20', '"h264": 28, "h265": 20'),
         ('"h265": 20, "av1": 18', '"h265": 28, "av1": 18'),
         ('"vp9": 18}', '"vp9": 30}'),
@@ -26,16 +26,13 @@ MUTANTS: Table = {
         ('lossless=1"]\n        return', '"]\n        return'),
     ],
     ("media/atomic.py", "media full_disk"): [
+        ("_flush(temporary)", "pass"),
+        ("_flush(file)", "pass"),
+        ("temporary.chmod(0o644)", "pass"),
+        ("temporary.unlink(missing_ok=True)", "pass"),
         (
-            'with beside.open("rb") as file:\n                os.fsync(file.fileno())\n            beside.chmod',
-            "beside.chmod",
-        ),
-        ('with written.open("rb") as file:\n                    os.fsync(file.fileno())', "pass"),
-        ("beside.chmod(0o644)", "pass"),
-        ("beside.unlink(missing_ok=True)", "pass"),
-        (
-            "yield beside\n            with beside",
-            "yield path\n            path.replace(beside)\n            with beside",
+            "yield temporary\n            _flush(temporary)",
+            "yield path\n            path.replace(temporary)\n            _flush(temporary)",
         ),
     ],
     ("media/frames.py", "formats media"): [
@@ -43,15 +40,15 @@ MUTANTS: Table = {
         ("range(count - 2, 0, -1)", "range(count - 2, -1, -1)"),
         ("round(unit * index / fps) for index", "int(unit / fps) * index for index"),
         ("int(columns[-1]) + 1, int(rows[-1]) + 1", "int(columns[-1]), int(rows[-1])"),
+        ("previous = frame\n", "previous = previous\n"),
         ("return first.shape[1], first.shape[0]", "return first.shape[0], first.shape[1]"),
     ],
     ("media/gif.py", "formats media"): [
         (
-            'struct.pack("<BHBB", 1 << 2 | 1, delay, clear, 0)',
-            'struct.pack("<BHBB", 2 << 2 | 1, delay, clear, 0)',
+            'struct.pack("<BHBB", 1 << 2 | 1, delay, transparent, 0)',
+            'struct.pack("<BHBB", 2 << 2 | 1, delay, transparent, 0)',
         ),
-        ("np.where(after == before, clear, after)", "np.where(after == before, after, after)"),
-        ("before = after\n", "pass\n"),
+        ("np.where(frame == previous, unchanged, frame)", "frame"),
         ("encoding.colours or 255", "16"),
         (
             'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x00\\x00\\x00"',
@@ -63,7 +60,7 @@ MUTANTS: Table = {
         ("np.array([65536, 256, 1], np.uint32)", "np.array([65536, 256, 0], np.uint32)"),
         ("(grid + 0.5) / 64 - 0.5", "(grid + 0.5) / 64"),
     ],
-    ("media/fit.py", "formats output"): [
+    ("media/max_size.py", "formats output"): [
         ("if size(0) <= max_size:", "if size(0) < 2 * max_size:"),
         ("low = written + 1", "low = written + 2"),
         ("if reached > max_size:", "if reached > 2 * max_size:"),

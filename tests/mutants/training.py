@@ -23,8 +23,8 @@ MUTANTS: Table = {
             "start = rng.randint(0, total - length)",
             "start = rng.randint(0, max(total - length - 1, 0))",
         ),
-        ("length = min(total, (wanted - 1) * stride + 1)", "length = min(total, wanted * stride)"),
-        ("[start + i * (length - 1) // (wanted - 1) for", "[start + i * length // wanted for"),
+        ("length = min(total, (count - 1) * stride + 1)", "length = min(total, count * stride)"),
+        ("[start + i * (length - 1) // (count - 1) for", "[start + i * length // count for"),
         ("self.config.seed * 1_000_003 + number // count)", "self.config.seed * 1_000_003)"),
         ("self.config.seed * 1_000_003 + number // count)", "number // count)"),
         (
@@ -46,10 +46,10 @@ MUTANTS: Table = {
         ),
         ('"" if dropped else file.caption', "file.caption"),
         ('if self.config.stage != "ip-adapter":', 'if self.config.stage == "motion":'),
-        ("return 0.1 if given is None else given", "return given or 0.1"),
+        ("return 0.1 if share is None else share", "return share or 0.1"),
         (
-            "torch.cat([one.frames for one in samples])",
-            "torch.cat([one.frames for one in samples[::-1]])",
+            "torch.cat([sample.frames for sample in samples])",
+            "torch.cat([sample.frames for sample in samples[::-1]])",
         ),
     ],
     ("training/cache.py", "training_data"): [

@@ -1,4 +1,4 @@
-"""Low-rank layers beside a frozen UNet (LoRA, arXiv 2106.09685), by hooks: W x + B A x.
+"""Stage `lora` (arXiv 2106.09685): low-rank layers beside a frozen UNet, by hooks: W x + B A x.
 
 A starts random, B at zero, so the first step is the base model. With a rank for convolutions too
 (LoCon, LyCORIS), A is a convolution of the layer's own kernel and B one of 1 x 1. Written in
@@ -6,18 +6,37 @@ PEFT's keys without alpha, which every loader reads as scale 1.
 """
 
 import re
+from collections.abc import Callable
 
 import torch
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...checkpoints.base_model import BaseModel
+from ..config import TrainConfig
+from ..stage import ImageLoss, Stage, frozen_text, image_scheduler
+
+LORA_FILE = "lora.safetensors"
 _ATTENTION = re.compile(r"attn[12]\.(to_[qkv]|to_out\.0)$")
 _CONVOLUTION = re.compile(r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$")
 
 
+def lora_stage(config: TrainConfig, base: BaseModel) -> Stage:
+    """Train low-rank layers on single frames."""
+    base.unet.requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(config.seed)
+    layers = LoraLayers(base.unet, config.lora_rank or 16, generator, config.lora_conv_rank or 0)
+    return Stage(
+        loss=ImageLoss(base.unet, image_scheduler(config, base), hooked=layers),
+        parameters=layers.by_key(),
+        embed=frozen_text(config, base),
+        file_name=LORA_FILE,
+    )
+
+
 class LoraLayers(nn.Module):
-    """One pair of matrices for every linear layer of the UNet's attentions.
+    """A pair of matrices for every linear layer of the UNet's attentions.
 
     `conv_rank` above 0 adds a pair for every convolution of its ResNets.
     """
@@ -49,7 +68,7 @@ class LoraLayers(nn.Module):
             self.down.append(nn.Parameter(torch.randn(down, generator=generator) / down[0]))
             self.up.append(nn.Parameter(torch.zeros(up)))
 
-    def _hook(self, number: int):  # type: ignore[no-untyped-def]
+    def _hook(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             down, up = self.down[number], self.up[number]
             x = inputs[0].to(down.dtype)
@@ -62,7 +81,7 @@ class LoraLayers(nn.Module):
         return add
 
     def by_key(self) -> dict[str, nn.Parameter]:
-        """Every matrix by the key that it is written under."""
+        """Every matrix by its key in the file."""
         keys: dict[str, nn.Parameter] = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             keys[f"unet.{name}.lora_A.weight"] = down
@@ -70,6 +89,6 @@ class LoraLayers(nn.Module):
         return keys
 
     def remove(self) -> None:
-        """Take the hooks out: the UNet is the base model again."""
+        """Remove the hooks: the UNet is the base model again."""
         while self._handles:
             self._handles.pop().remove()

@@ -1,6 +1,6 @@
-"""MP4 and WebM through the ffmpeg program, fed one frame at a time.
+"""MP4 and WebM writer: the ffmpeg program, fed one frame at a time.
 
-Colours are BT.709 in limited range with 4:2:0 chroma, and tagged so: that is what players assume.
+Colours are BT.709 in limited range with 4:2:0 chroma and tagged so, as players assume.
 """
 
 import errno
@@ -28,10 +28,10 @@ ENCODERS = {
     ("webm", "vp9"): ("libvpx-vp9",),
     ("webm", "av1"): ("libsvtav1", "libaom-av1"),
 }
-"""ffmpeg's names of what can write a codec in a container, the best first."""
-USUAL_CODEC = {"mp4": "h264", "webm": "vp9"}
-USUAL_CRF = {"h264": 18, "h265": 20, "av1": 18, "vp9": 18}
-"""Each as near to the original as h264 with 18, which is hardly to be told from it."""
+"""ffmpeg's encoders of a codec in a container, the best first."""
+DEFAULT_CODEC = {"mp4": "h264", "webm": "vp9"}
+DEFAULT_CRF = {"h264": 18, "h265": 20, "av1": 18, "vp9": 18}
+"""Each about as close to the original as h264 with 18, which looks the same."""
 _TO_BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp,"
     "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
@@ -39,12 +39,12 @@ _TO_BT709 = (
 
 
 def codec_of(encoding: Encoding) -> str:
-    """The codec of an mp4 or webm, as named or its format's usual one."""
-    return encoding.codec or USUAL_CODEC[encoding.format]
+    """The codec of an mp4 or webm."""
+    return encoding.codec or DEFAULT_CODEC[encoding.format]
 
 
 def find_encoder(encoding: Encoding) -> str:
-    """ffmpeg's name of the encoder; MediaError says what would work where there is none."""
+    """ffmpeg's name of the encoder; if there is none, MediaError says what works."""
     codec = codec_of(encoding)
     known = _known_encoders(_ffmpeg())
     for name in ENCODERS[encoding.format, codec]:
@@ -58,21 +58,21 @@ def find_encoder(encoding: Encoding) -> str:
     )
 
 
-def write_movie(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
-    """Write a video whose comment tag is `text`. MediaError where ffmpeg refuses or dies."""
+def write_video(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
+    """Write a video whose comment tag is `text`; MediaError if ffmpeg fails."""
     encoder = find_encoder(encoding)
-    with tempfile.TemporaryDirectory(prefix="animatediff-") as scratch:
-        settings, log = Path(scratch) / "settings.txt", Path(scratch) / "log.txt"
+    with tempfile.TemporaryDirectory(prefix="animatediff-") as folder:
+        settings, log = Path(folder) / "settings.txt", Path(folder) / "log.txt"
         settings.write_text(f";FFMETADATA1\n{_as_metadata(text)}", encoding="utf-8")
         command = _command(size_of(frames), path, encoding, encoder, settings)
-        with log.open("wb") as told, _running(command, told) as (process, feed):
-            with suppress(BrokenPipeError):  # it has ended already: status and log say why
+        with log.open("wb") as errors, _running(command, errors) as (process, pipe):
+            with suppress(BrokenPipeError):  # the process has ended: status and log say why
                 for index in range(len(frames)):
-                    feed.write(np.ascontiguousarray(frames[index]).tobytes())
-                feed.close()
+                    pipe.write(np.ascontiguousarray(frames[index]).tobytes())
+                pipe.close()
             code = process.wait()
         if code:
-            raise _explained(code, log.read_text(errors="replace"), encoding, path)
+            raise _failure(code, log.read_text(errors="replace"), encoding, path)
 
 
 def _command(
@@ -87,18 +87,18 @@ def _command(
         "-vf", _TO_BT709, "-pix_fmt", "yuv420p", "-c:v", encoder,
         *_quality(encoding, encoder),
         *(("-movflags", "+faststart") if encoding.format == "mp4" else ()),
-        "-fflags", "+bitexact", "-flags:v", "+bitexact",  # no random ids: the same bytes again
+        "-fflags", "+bitexact", "-flags:v", "+bitexact",  # same bytes each time: no random ids
         "-f", encoding.format, str(path),
     ]  # fmt: skip
 
 
 def _quality(encoding: Encoding, encoder: str) -> list[str]:
-    """Arguments of the encoder; crf 0 is lossless with every one of them."""
-    crf = USUAL_CRF[codec_of(encoding)] if encoding.crf is None else encoding.crf
+    """Arguments of the encoder; crf 0 is lossless with all of them."""
+    crf = DEFAULT_CRF[codec_of(encoding)] if encoding.crf is None else encoding.crf
     rate = ["-crf", str(crf)]
     if encoder == "libx265":
         quiet = "log-level=error"
-        tag = ["-tag:v", "hvc1"]  # without it Apple's players show nothing
+        tag = ["-tag:v", "hvc1"]  # Apple's players need it
         if crf == 0:
             return [*tag, "-x265-params", f"{quiet}:lossless=1"]
         return [*rate, *tag, "-x265-params", quiet]
@@ -113,11 +113,11 @@ def _quality(encoding: Encoding, encoder: str) -> list[str]:
 def _running(
     command: list[str], log: IO[bytes]
 ) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
-    """A program and its standard input; it is ended whatever happens here.
+    """A running program and its standard input; the program never outlives the block.
 
-    Ctrl-C at a terminal does not reach it: a clip in work is written to its end.
+    Ctrl-C at a terminal does not reach it, so that a clip in work is written to its end.
     """
-    environment = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 prints by itself: errors alone
+    environment = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 prints by itself; errors only
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment,
         start_new_session=True,
@@ -133,14 +133,14 @@ def _running(
             process.stdin.close()
 
 
-def _explained(code: int, log: str, encoding: Encoding, path: Path) -> MediaError | OSError:
+def _failure(code: int, log: str, encoding: Encoding, path: Path) -> MediaError | OSError:
     if os.strerror(errno.ENOSPC) in log:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    what = f"{path.name}: ffmpeg cannot write this {encoding.format} with {codec_of(encoding)}"
+    problem = f"{path.name}: ffmpeg cannot write this {encoding.format} with {codec_of(encoding)}"
     if code < 0:
-        return MediaError(f"{what}: it was ended by signal {-code}")
+        return MediaError(f"{problem}: it was ended by signal {-code}")
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return MediaError(f"{what} ({lines[0] if lines else f'exit status {code}'})")
+    return MediaError(f"{problem} ({lines[0] if lines else f'exit status {code}'})")
 
 
 def _as_metadata(text: str) -> str:
@@ -154,21 +154,21 @@ def _ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise MediaError(
-            "no ffmpeg is here for mp4 and webm; install one, or write gif, webp, apng or png"
+            "mp4 and webm need ffmpeg; install it, or write gif, webp, apng or png"
         ) from error
 
 
 @cache
 def _known_encoders(ffmpeg: str) -> frozenset[str]:
-    """All encoders of this ffmpeg program."""
+    """Video encoders of an ffmpeg program."""
     try:
         listed = subprocess.run(
             [ffmpeg, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False
         )
     except OSError as error:
         raise MediaError(
-            f"{ffmpeg}: cannot be run as ffmpeg ({error.strerror}); let IMAGEIO_FFMPEG_EXE name "
-            "one, or unset it"
+            f"{ffmpeg}: cannot be run as ffmpeg ({error.strerror}); set "
+            "IMAGEIO_FFMPEG_EXE to an ffmpeg program, or unset it"
         ) from error
     rows = (line.split() for line in listed.stdout.splitlines())
     return frozenset(row[1] for row in rows if len(row) > 2 and row[0].startswith("V"))
