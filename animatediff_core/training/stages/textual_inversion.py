@@ -30,8 +30,9 @@ def textual_inversion_stage(config: TrainConfig, base: BaseModel) -> Stage:
     if not {word, f"{word}</w>"}.isdisjoint(tokenizer.get_vocab()):
         raise TrainingError(f"word: the model knows {word!r} already; choose one such as <{word}>")
     start = _start_vector(config, tokenizer, encoder).repeat(config.num_vectors or 1, 1)
-    ids = add_placeholder_token(tokenizer, encoder, word, start)
-    placeholder = PlaceholderToken(encoder, ids, start)
+    placeholder = PlaceholderToken(
+        encoder, add_placeholder_token(tokenizer, encoder, word, start), start
+    )
     encoder.requires_grad_(False)
     base.unet.requires_grad_(False).eval()
     return Stage(
