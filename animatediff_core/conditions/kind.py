@@ -74,7 +74,7 @@ class WeightSource:
     role: str
     """Its name in the sidecar: controlnet, ip_adapter, image_encoder, …"""
     source: str
-    """As the job names it."""
+    """Its name in the job."""
     place: Role = "control"
     """Which files of a folder or hub repository it reads."""
 

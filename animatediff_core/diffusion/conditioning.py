@@ -24,7 +24,7 @@ class Region:
     """A part of the frame with a prompt of its own."""
 
     text: Tensor | FrameText
-    """As in Conditioning."""
+    """b n d, b f n d, or a function of the frames."""
     mask: Tensor
     """1 1 f h w, 0 to 1: how far this prompt replaces the ones behind it."""
     conditions: Conditions
@@ -49,7 +49,7 @@ class Conditioning:
     """Clean latents b c f h w that the run begins from; None is noise alone."""
 
     def in_both(self, change: Callable[[Conditions], Conditions]) -> "Conditioning":
-        """The same change of the conditions of the positive and of the negative prompt."""
+        """Change the conditions of the positive and of the negative prompt alike."""
         return replace(
             self,
             conditions=change(self.conditions),

@@ -67,9 +67,16 @@ def denoise(
     )
     result = latents
     for info, current in denoise_steps(
-        animated, scheduler, latents, conditioning,
-        steps=steps, generator=generator, windows=windows, start=start, fast=fast,
-    ):  # fmt: skip
+        animated,
+        scheduler,
+        latents,
+        conditioning,
+        steps=steps,
+        generator=generator,
+        windows=windows,
+        start=start,
+        fast=fast,
+    ):
         result = current
         if on_step is not None and info.window == 0:
             on_step(info.step, info.steps)

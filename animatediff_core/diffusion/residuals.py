@@ -119,7 +119,7 @@ def _residuals(
 
 
 def _t2i_features(adapter: Any, image: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-    """What a T2I-Adapter adds within the down blocks, each (b k) c h w. image: b 3 k H W."""
+    """Features of a T2I-Adapter for the down blocks, each (b k) c h w. image: b 3 k H W."""
     images = fold_frames(image)
     if adapter.config.in_channels == 1:
         luma = torch.tensor(_LUMA).view(1, 3, 1, 1).to(images, non_blocking=True)

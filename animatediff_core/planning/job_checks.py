@@ -28,10 +28,7 @@ def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
         for frame, text in getattr(job, key).items():
             yield f"{key}[{frame}]", partial(check_prompt, text)
     yield "clip_skip", partial(_check_clip_skip, job, model)
-    yield "scheduler", partial(
-        check_scheduler, job.scheduler, model.motion_config, steps=job.steps,
-        prediction_type=job.prediction_type or "epsilon",
-    )  # fmt: skip
+    yield "scheduler", partial(_check_scheduler, job, model)
     for key, size in (("width", job.width), ("height", job.height)):
         yield key, partial(_check_size, size, model.vae_scale_factor)
         if job.upscale is not None:
@@ -43,6 +40,12 @@ def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
     else:
         yield "", partial(_check_length, job, model)
     yield "window.stride", partial(_check_stride, job)
+
+
+def _check_scheduler(job: Job, model: FoundModel) -> None:
+    prediction_type = job.prediction_type or "epsilon"
+    config = model.motion_config
+    check_scheduler(job.scheduler, config, prediction_type=prediction_type, steps=job.steps)
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:

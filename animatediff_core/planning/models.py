@@ -43,7 +43,7 @@ class ModelSpec:
     motion_version: str | None = None
     vae: str | None = None
     prediction_type: str | None = None
-    """What the UNet predicts, if the base model's files do not say it or are wrong."""
+    """Overrides what the base model's files say that the UNet predicts."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
     camera: Camera = field(default_factory=Camera)

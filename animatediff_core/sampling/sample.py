@@ -95,10 +95,8 @@ def sample(
 def _warn_of_unused_tokens(job: Job, model: LoadedModel) -> None:
     prompts = " ".join([*job.prompt.values(), *job.negative_prompt.values()]).lower()
     for token in (t for t in model.base.placeholder_tokens if t.lower() not in prompts):
-        log.warning(
-            "%s: the embedding's placeholder token %r is in no prompt, so it has no effect",
-            job.name, token,
-        )  # fmt: skip
+        message = "%s: the embedding's placeholder token %r is in no prompt, so it has no effect"
+        log.warning(message, job.name, token)
 
 
 def _prepare(job: Job, model: LoadedModel) -> _Run:
@@ -118,13 +116,22 @@ def _prepare(job: Job, model: LoadedModel) -> _Run:
         second = first_step(job.upscale.strength, job.steps)
         total += num_steps(scheduler, job.steps, second)
     text, negative_text = embed_pair(
-        base, job.prompt, job.negative_prompt, job.frames,
-        travel=job.travel, clip_skip=job.clip_skip,
-    )  # fmt: skip
+        base,
+        job.prompt,
+        job.negative_prompt,
+        job.frames,
+        travel=job.travel,
+        clip_skip=job.clip_skip,
+    )
     return _Run(
-        job=job, model=model, scheduler=scheduler, steps=total, text=text,
-        negative_text=negative_text, generator=seeded(job.seed ^ 1),
-    )  # fmt: skip
+        job=job,
+        model=model,
+        scheduler=scheduler,
+        text=text,
+        negative_text=negative_text,
+        generator=seeded(job.seed ^ 1),
+        steps=total,
+    )
 
 
 def _start(job: Job) -> int:
@@ -210,9 +217,16 @@ def _denoised(
     """The latents of one sampling run, after `done` steps of runs before it."""
     result = noise
     for info, latents in denoise_steps(
-        run.model.animated, run.scheduler, noise, conditioning, steps=steps,
-        generator=run.generator, windows=run.job.window, start=start, fast=run.job.fast,
-    ):  # fmt: skip
+        run.model.animated,
+        run.scheduler,
+        noise,
+        conditioning,
+        steps=steps,
+        generator=run.generator,
+        windows=run.job.window,
+        start=start,
+        fast=run.job.fast,
+    ):
         result = latents
         yield replace(info, step=done + info.step, steps=run.steps)
     return result

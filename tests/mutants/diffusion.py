@@ -14,17 +14,17 @@ MUTANTS: Table = {
         ("slice(24, 24 + 624 * 8)", "slice(24, 24 + 312 * 8)"),
         ("return alpha / length, 1 / length", "return 1 / length, alpha / length"),
         ("length = math.sqrt(1 + alpha**2)", "length = 1 + alpha"),
-        ("return kept * common + new * own", "return kept * common - new * own + 0.1"),
+        ("return shared * common + new * own", "return shared * common - new * own + 0.1"),
         (
-            "frames.append(kept * frames[-1] + new * frame)",
-            "frames.append(kept * frames[0] + new * frame)",
+            "frames.append(shared * frames[-1] + new * frame)",
+            "frames.append(shared * frames[0] + new * frame)",
         ),
         (
-            "seeded(one)) for one in given.frame_seeds",
-            "seeded(given.frame_seeds[0])) for one in given.frame_seeds",
+            "seeded(one)) for one in settings.frame_seeds",
+            "seeded(settings.frame_seeds[0])) for one in settings.frame_seeds",
         ),
         (
-            "return _mixed(own, _one_frame(shape, generator), given.alpha)",
+            "return _mixed(own, _one_frame(shape, generator), settings.alpha)",
             "return _mixed(own, _one_frame(shape, seeded(0)), 1.0)",
         ),
         ("latents, generator.initial_seed())", "latents, 0)"),
@@ -166,15 +166,18 @@ MUTANTS: Table = {
     ("diffusion/free_init.py", "free_init"): [
         ("(1 - alpha) ** 0.5 * first.float()", "(1 - alpha) * first.float()"),
         ("* (1 - low_pass)", "* low_pass"),
-        ("given.spatial_stop / given.temporal_stop", "given.temporal_stop / given.spatial_stop"),
+        (
+            "settings.spatial_stop / settings.temporal_stop",
+            "settings.temporal_stop / settings.spatial_stop",
+        ),
         (
             "_frequencies(height)[:, None] ** 2 + _frequencies(width) ** 2",
             "_frequencies(width)[:, None] ** 2 + _frequencies(height) ** 2",
         ),
-        ("square / stop**2) ** given.order", "square / stop**2) ** 2"),
+        ("square / stop**2) ** settings.order", "square / stop**2) ** 2"),
         ("torch.exp(-square / (2 * stop**2))", "torch.exp(-square / stop**2)"),
         ("(square <= 2 * stop)", "(square <= stop)"),
-        ("steps * (i + 1) // given.iterations", "steps * i // given.iterations"),
+        ("steps * (i + 1) // settings.iterations", "steps * i // settings.iterations"),
     ],
     ("diffusion/free_noise.py", "free_noise"): [
         ("hop = window.length - window.overlap", "hop = window.length"),
@@ -196,13 +199,13 @@ MUTANTS: Table = {
         ('slerp if way == "slerp" else _lerp', "slerp"),
     ],
     ("diffusion/chunks.py", "text"): [
-        ("room = tokenizer.model_max_length - 2", "room = tokenizer.model_max_length - 3"),
+        ("limit = tokenizer.model_max_length - 2", "limit = tokenizer.model_max_length - 3"),
         ("(piece.weight,) * len(word)", "(1.0,) * len(word)"),
         (
-            'ended = name.endswith("</w>") or following in learned or following == ""',
+            'ended = name.endswith("</w>") or following in added or following == ""',
             "ended = True",
         ),
-        ("ended = not (following in learned and _follows(following, name))", "ended = True"),
-        ("if ended or end - start == room:", "if ended:"),
+        ("ended = not (following in added and _follows(following, name))", "ended = True"),
+        ("if ended or end - start == limit:", "if ended:"),
     ],
 }
