@@ -302,7 +302,7 @@ def test_sdxls_sizes_are_height_before_width():
     conditions = size_conditions(pooled, 64, 32)
     assert conditions.size_ids.tolist() == [[64, 32, 0, 0, 64, 32]] * 2
     assert conditions.pooled_text is pooled
-    assert size_conditions(None, 64, 32) is None
+    assert size_conditions(None, 64, 32) == Conditions()
     unet = UNet2DConditionModel(
         block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
         norm_num_groups=8, addition_embed_type="text_time", addition_time_embed_dim=8,
