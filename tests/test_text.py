@@ -22,7 +22,7 @@ from animatediff_core.diffusion.size_conditions import size_conditions
 from animatediff_core.diffusion.text import embed_pair, embed_prompt
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
 from animatediff_core.jobs import Job
-from animatediff_core.motion.conditions import added_conditions
+from animatediff_core.motion.conditions import Conditions, added_conditions
 from animatediff_core.planning.jobs import plan
 from animatediff_core.runs.generate import generate
 

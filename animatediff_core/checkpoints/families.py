@@ -34,7 +34,7 @@ _READS_TEXT = re.compile(r"attn2\.?to_k\.?weight$")
 
 @dataclass(frozen=True, kw_only=True)
 class SingleFile:
-    """What a single-file checkpoint is."""
+    """The kind of a single-file checkpoint."""
 
     family: str
     """A key of FOLDERS, or the name of a family that cannot be animated."""
@@ -100,7 +100,7 @@ def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
 
 
 def single_file_of(shapes: Shapes) -> SingleFile | None:
-    """What kind of single-file checkpoint this is; None where it is none at all."""
+    """The kind of a single-file checkpoint; None if the file is none at all."""
     averaged = not any(key.startswith(UNET) for key in shapes)
     prefix = EMA if averaged else UNET
     unet = {
@@ -144,7 +144,7 @@ def _other(shapes: Shapes, whole: bool) -> SingleFile | None:
 
 
 def check_single_file(shapes: Shapes, source: str, *, vae_given: bool) -> SingleFile:
-    """What the file is; CheckpointError where it cannot be a base model here."""
+    """The kind of a file that can be a base model here; CheckpointError if it cannot."""
     kind = single_file_of(shapes)
     if kind is None:
         raise CheckpointError(

@@ -18,7 +18,7 @@ MOTION_FILE = "motion_module.safetensors"
 
 @dataclass(frozen=True)
 class MotionContent:
-    """What a file or folder holds of a motion module; nothing, if it is something else."""
+    """The motion module in a file or folder; nothing, if it is something else."""
 
     shapes: Shapes
     """By official name."""

@@ -37,7 +37,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class WeightFile:
-    """What a safetensors file or pickle holds."""
+    """The content of a safetensors file or pickle."""
 
     path: Path
     container: Literal["safetensors", "pickle"]
