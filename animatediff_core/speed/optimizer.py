@@ -86,6 +86,19 @@ def restore(model: nn.Module) -> None:
         model.joint_latents = 0
 
 
+def suspend(animated: AnimatedUNet) -> Callable[[], None]:
+    """Run the plain forwards, which call every hook, until the result is called."""
+    done = _applied(animated)
+    if done is None:
+        return lambda: None
+    restore(animated)
+
+    def resume() -> None:
+        optimize(animated, backend=done.backend)
+
+    return resume
+
+
 def kernels_of(model: nn.Module) -> str:
     """What computes a model, for its results' last bits depend on it: fused, compiled or plain."""
     done = _applied(model)
