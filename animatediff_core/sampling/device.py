@@ -10,8 +10,8 @@ from ..speed import kernels_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TF32 = "tf32"
-"""The name of fp32 with products and convolutions rounded to 10 bits on CUDA. By default torch rounds
-convolutions so in fp32, too."""
+"""The name of fp32 with products and convolutions rounded to 10 bits on CUDA. By default torch
+rounds convolutions so in fp32, too."""
 
 
 def choose(
