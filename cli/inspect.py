@@ -13,7 +13,7 @@ from . import options, render
 from .deferred import importing
 
 if TYPE_CHECKING:
-    from animatediff_core.adapters.file_report import FileReport
+    from animatediff_core.checkpoints.file_report import FileReport
 
 
 def inspect(

@@ -203,8 +203,8 @@ def test_pictures_travel_into_each_other(encoder):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda p: p["ip_adapter"].popitem(), "for another base model"),
-        (lambda p: p["image_proj"].pop("norm.bias"), "cannot be used as an IP-Adapter"),
+        (lambda p: p["ip_adapter"].popitem(), "attentions of an IP-Adapter: it lacks 1 of"),
+        (lambda p: p["image_proj"].pop("norm.bias"), "projection of a plain one: it lacks 1 of"),
         (lambda p: p.pop("image_proj"), "is no IP-Adapter"),
         (lambda p: p["image_proj"].update({"proj.0.weight": p["image_proj"].pop("proj.weight")}),
          "FaceID"),

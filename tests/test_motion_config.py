@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from animatediff_core.checkpoints.motion_names import dialect_of, is_position, o
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
 from animatediff_core.planning.jobs import plan
+from animatediff_core.weights.weight_file import WeightFile
 
 SD15, SDXL = (320, 640, 1280, 1280), (320, 640, 1280)
 
@@ -57,7 +59,8 @@ def released(channels=SD15, *, mid=False, length=32, layers=2):
 
 def content(shapes, metadata=None, settings=None):
     found = official_keys(shapes)
-    return MotionContent(found, metadata or {}, settings, dialect_of(shapes), tuple(shapes))
+    file = WeightFile(Path("m.ckpt"), "pickle", shapes, {}, metadata or {}, settings)
+    return MotionContent(found, file.metadata, settings, dialect_of(shapes), file)
 
 
 def sniffed(shapes, version=None, **words):

@@ -12,7 +12,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from safetensors.torch import save_file
 from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from animatediff_core.adapters.textual_inversion import apply_embedding, teach_word
+from animatediff_core.adapters.textual_inversion import add_placeholder_token, apply_embedding
 from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.chunks import chunks_of
@@ -215,7 +215,7 @@ def test_sdxl_reads_both_encoders_before_their_last_layer(base):
         embed_pair(pair, {0: CIRCLE}, {0: ""}, 4, clip_skip=3)
     short, _ = embed_pair(pair, {0: CIRCLE}, {0: ""}, 4)
     for tokenizer, encoder in zip(pair.tokenizers, pair.text_encoders, strict=True):
-        teach_word(tokenizer, encoder, "<look>", torch.randn(2, 16))
+        add_placeholder_token(tokenizer, encoder, "<look>", torch.randn(2, 16))
     assert torch.allclose(embed_prompt(pair, {0: CIRCLE}, 4).pooled, short.pooled, atol=1e-6)
     seen, other = (embed_prompt(pair, {0: f"a <look> {end}"}, 4).pooled for end in ("dog", "cat"))
     assert not torch.allclose(seen, other, atol=1e-3)  # pooled where the text ends, not at <look>

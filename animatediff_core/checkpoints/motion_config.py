@@ -1,4 +1,4 @@
-"""What the names and shapes of a motion module say about it, checked before anything is built.
+"""The configuration of a motion module by its names and shapes, checked before it is built.
 
 A file's own words (our metadata, diffusers' config.json) count only where its tensors agree.
 """
@@ -117,9 +117,11 @@ def _structure(shapes: Shapes, path: Path) -> dict[str, Any]:
             )
     channels = _block_out_channels(shapes, path)
     layers = sum(f"down_blocks.0.motion_modules.{j}{_NORM}" in shapes for j in range(100))
-    for count, most, what in ((len(channels), _MOST_LEVELS, "levels"),
-                              (layers, _MOST_LAYERS, "layers a block"),
-                              (max(channels), _MOST_CHANNELS, "channels")):  # fmt: skip
+    for count, most, what in (
+        (len(channels), _MOST_LEVELS, "levels"),
+        (layers, _MOST_LAYERS, "layers a block"),
+        (max(channels), _MOST_CHANNELS, "channels"),
+    ):
         if count > most:
             raise CheckpointError(f"{path}: has {count} {what}, but no UNet has more than {most}")
     lengths = {shape[1] for key, shape in shapes.items() if is_position(key) and len(shape) == 3}
@@ -176,7 +178,7 @@ def _sniffed(
 
 
 def _check_version(name: str, shape: Mapping[str, Any], path: Path) -> None:
-    """What is certain: mid block, levels, conv_in."""
+    """Raise CheckpointError if a version has another mid block, channels or conv_in."""
     kind = VERSIONS[name]
     wrong = None
     channels = shape["block_out_channels"]

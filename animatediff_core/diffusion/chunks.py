@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.textual_inversion import spelled_out
+from ..adapters.textual_inversion import expand_placeholders
 from .prompt_syntax import parse_prompt
 
 
@@ -38,7 +38,7 @@ def chunks_of(tokenizer: Any, prompt: str) -> list[Chunk]:
 
 def _words(tokenizer: Any, text: str, room: int) -> Iterator[tuple[int, ...]]:
     """The tokens of each word of a text, those of a learned word's vectors together."""
-    (whole,) = spelled_out(tokenizer, [text])
+    (whole,) = expand_placeholders(tokenizer, [text])
     ids: list[int] = tokenizer(whole, add_special_tokens=False, verbose=False).input_ids
     names: list[str] = tokenizer.convert_ids_to_tokens(ids)
     learned = tokenizer.get_added_vocab()

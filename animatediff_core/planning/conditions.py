@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ..adapters.control_models import ControlKind, control_families, control_frames, read_control
+from ..adapters.control_files import ControlInfo, check_control_family
 from ..adapters.identify import identify
-from ..adapters.t2i_adapter import read_t2i_adapter, t2i_form
+from ..adapters.t2i_adapter import T2IInfo, t2i_form
+from ..checkpoints.file_report import require, wrong_family
 from ..diffusion.windows import divides, window_length
 from ..errors import AnimateDiffError, CheckpointError, MediaError, PromptFileError
 from ..jobs import Job
@@ -17,7 +18,6 @@ from ..weights.places import local_path
 from .models import FoundModel
 
 Value = TypeVar("Value")
-_KEYS: dict[ControlKind, str] = {"ControlNet": "controlnets", "SparseCtrl": "sparse_controls"}
 
 
 def check_control(job: Job, found: FoundModel, *, offline: bool) -> None:
@@ -89,13 +89,12 @@ def _single(path: Path, job: Job, fit: Fit) -> ImageSource:
 def _check_models(job: Job, found: FoundModel, offline: bool) -> None:
     for net in job.controlnets:
         counted(net.weights or {}, job.frames, "controlnets.weights")
-        _check_kind(net.path, "ControlNet", found, offline)
+        _control_info(net.path, "controlnets", found, offline)
     for one in job.t2i_adapters:
         counted(one.weights or {}, job.frames, "t2i_adapters.weights")
         _check_t2i_adapter(one.path, job, found, offline)
     for sparse in job.sparse_controls:
-        path = _check_kind(sparse.path, "SparseCtrl", found, offline)
-        longest = control_frames(read_control(path, shapes_only=True))
+        longest = _control_info(sparse.path, "sparse_controls", found, offline).max_frames
         seen = job.frames
         if job.window is not None and divides(job.window, job.frames):
             seen = window_length(job.window, job.frames)
@@ -107,28 +106,17 @@ def _check_models(job: Job, found: FoundModel, offline: bool) -> None:
     for adapter in job.ip_adapters:
         counted(adapter.weights or {}, job.frames, "ip_adapters.weights")
         report = identify(local_path(adapter.path, offline=offline))
-        if report.kind != "IP-Adapter":
-            raise CheckpointError(
-                f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, not into "
-                "ip_adapters"
-            )
+        require(report, "ip_adapters", adapter.path)
         if report.family not in ("unknown", found.family) and "levels" not in found.family:
-            raise CheckpointError(
-                f"{adapter.path}: is an IP-Adapter for {report.family} but the base model is "
-                f"{found.family}; use one of its family"
-            )
+            raise wrong_family(report, found.family, adapter.path)
         local_path(adapter.encoder, "image encoder", offline=offline)
 
 
 def _check_t2i_adapter(source: str, job: Job, found: FoundModel, offline: bool) -> None:
     path = local_path(source, "control", offline=offline)
-    report = identify(path)
-    if report.kind != "T2I-Adapter":
-        raise CheckpointError(
-            f"{source}: is a {report.kind}, which goes into {report.goes_in}, not into t2i_adapters"
-        )
-    content = read_t2i_adapter(path, shapes_only=True)
-    form = t2i_form(content, found.motion_config.block_out_channels, found.vae_scale_factor)
+    info = require(identify(path), "t2i_adapters", source)
+    assert isinstance(info, T2IInfo)
+    form = t2i_form(info, found.motion_config.block_out_channels, found.vae_scale_factor, source)
     for scale in (1.0, job.upscale.scale if job.upscale else 1.0):
         width, height = round(job.width * scale), round(job.height * scale)
         if width % form.downscale_factor or height % form.downscale_factor:
@@ -138,25 +126,12 @@ def _check_t2i_adapter(source: str, job: Job, found: FoundModel, offline: bool) 
             )
 
 
-def _check_kind(source: str, kind: ControlKind, found: FoundModel, offline: bool) -> Path:
-    path = local_path(source, "control", offline=offline)
-    if identify(path).kind == "T2I-Adapter":
-        raise CheckpointError(
-            f"{source}: is a T2I-Adapter, which goes into t2i_adapters, not into {_KEYS[kind]}"
-        )
-    content = read_control(path, shapes_only=True)
-    if content.kind != kind:
-        raise CheckpointError(
-            f"{source}: is a {content.kind}, which goes into {_KEYS[content.kind]}, not into "
-            f"{_KEYS[kind]}"
-        )
-    families = control_families(content, path)
-    if found.family not in families:
-        raise CheckpointError(
-            f"{source}: is a {kind} for {' or '.join(families)} but the base model is "
-            f"{found.family}; use one of its family"
-        )
-    return path
+def _control_info(source: str, key: str, found: FoundModel, offline: bool) -> ControlInfo:
+    """A ControlNet or SparseCtrl encoder, which fits the base model."""
+    info = require(identify(local_path(source, "control", offline=offline)), key, source)
+    assert isinstance(info, ControlInfo)
+    check_control_family(info, found.family, source)
+    return info
 
 
 def _check_starts(job: Job, found: FoundModel) -> None:

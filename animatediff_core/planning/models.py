@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..adapters.identify import FileReport, identify
+from ..adapters.identify import identify
 from ..checkpoints.diffusers_folder import folder_shape
 from ..checkpoints.families import (
     FOLDERS,
@@ -17,6 +17,7 @@ from ..checkpoints.families import (
     family_of,
     unet_shape,
 )
+from ..checkpoints.file_report import require, wrong_family
 from ..checkpoints.motion_files import MOTION_FILE, read_motion
 from ..checkpoints.motion_module import config_of
 from ..errors import AnimateDiffError, CheckpointError
@@ -105,8 +106,8 @@ def find_image_model(spec: ModelSpec, *, offline: bool) -> FoundImageModel:
 
 def _find_base(spec: ModelSpec, offline: bool) -> FoundImageModel:
     base = local_path(spec.base, "base", variant=spec.variant, offline=offline)
-    if base.is_file() and (kind := identify(base)).kind != "base model":
-        raise CheckpointError(f"{spec.base}: is a {kind.kind}, which goes into {kind.goes_in}")
+    if base.is_file() and (report := identify(base)).kind != "base model":
+        require(report, "base", spec.base)
     spec = _with_kept(spec, base)
     channels, width, factor = _base_shape(spec, base)
     return FoundImageModel(
@@ -199,45 +200,18 @@ def _motion_config(path: Path, version: str | None) -> MotionConfig:
     """The module's configuration by shapes; a LoRA or image model here is refused by name."""
     content = read_motion(path)
     if not content.shapes:
-        report = identify(path)
-        raise CheckpointError(
-            f"{path}: is no motion module but a {report.kind}, which goes into {report.goes_in}"
-        )
+        require(identify(path), "motion", path)
     return config_of(content, version=version, path=path)
 
 
 def _check_adapters(spec: ModelSpec, family: str, offline: bool) -> None:
-    wanted = {"loras": ("LoRA", "domain adapter"), "motion_loras": ("MotionLoRA",)}
-    for key, kinds in wanted.items():
-        for adapter in getattr(spec, key):
-            report = identify(local_path(adapter.path, offline=offline))
-            if report.kind not in kinds:
-                raise CheckpointError(
-                    f"{adapter.path}: is a {report.kind}, which goes into {report.goes_in}, "
-                    f"not into {key}"
-                )
-            # a module for SD1.5 runs on SD2 as well, and so do its MotionLoRAs
-            fits = families_with(_levels_of(family)) if key == "motion_loras" else [family]
-            _check_family(report, adapter.path, spec.base, family, fits)
-    for path in spec.embeddings:
-        report = identify(local_path(path, offline=offline))
-        if report.kind != "embedding":
-            raise CheckpointError(
-                f"{path}: is a {report.kind}, which goes into {report.goes_in}, not into embeddings"
-            )
-        _check_family(report, path, spec.base, family, [family])
-
-
-def _levels_of(family: str) -> tuple[int, ...]:
-    return unet_shape(family)[0] if family in FOLDERS else ()
-
-
-def _check_family(
-    report: FileReport, path: str, base: str, family: str, fits: Sequence[str]
-) -> None:
-    """Refuse a file of another family, where both families are known."""
-    if report.family in FOLDERS and family in FOLDERS and report.family not in fits:
-        raise CheckpointError(
-            f"{path}: is {'an' if report.kind == 'embedding' else 'a'} {report.kind} for "
-            f"{report.family} but {base} is {family}; use one of the base model's family"
-        )
+    embeddings = [(path, "embeddings") for path in spec.embeddings]
+    loras = [(lora.path, "loras") for lora in spec.loras]
+    motion_loras = [(lora.path, "motion_loras") for lora in spec.motion_loras]
+    for source, key in (*loras, *motion_loras, *embeddings):
+        report = require(identify(local_path(source, offline=offline)), key, source)
+        fits = [family]
+        if key == "motion_loras" and family in FOLDERS:
+            fits = families_with(unet_shape(family)[0])  # a module for SD1.5 runs on SD2 as well
+        if report.family in FOLDERS and family in FOLDERS and report.family not in fits:
+            raise wrong_family(report, family, source, spec.base)

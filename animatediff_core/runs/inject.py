@@ -171,7 +171,7 @@ def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
 
 
 def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return replace(adapter, path=str(local_path(adapter.path, offline=offline)))
+    return adapter.model_copy(update={"path": str(local_path(adapter.path, offline=offline))})
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:

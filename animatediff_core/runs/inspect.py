@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..adapters.identify import FileReport, identify
+from ..adapters.identify import identify
+from ..checkpoints.file_report import FileReport
 from ..errors import AnimateDiffError
 
 

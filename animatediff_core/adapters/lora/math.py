@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 _BESIDE = ("diff_b", "dora_scale", "magnitude")
 """Roles that are no part of the weight's change."""
@@ -47,8 +47,8 @@ class Delta:
         elif any(role.startswith("lokr") for role in have):
             wanted = [
                 part
-                for one in ("lokr_w1", "lokr_w2")
-                for part in ([one] if one in have else [f"{one}_a", f"{one}_b"])
+                for role in ("lokr_w1", "lokr_w2")
+                for part in ([role] if role in have else [f"{role}_a", f"{role}_b"])
             ]
         elif "diff" in have or ("diff_b" in self.factors and not have):
             wanted = []
@@ -90,8 +90,8 @@ def product(delta: Delta) -> Tensor:
 def changed_weight(weight: Tensor, delta: Delta, scale: float) -> Tensor:
     """The weight with `scale` times the layer's change, in fp32.
 
-    With DoRA the way from the old weight to the new one is scaled, so that 0 is the old one and 1
-    the trained one.
+    With DoRA the difference between the old weight and the trained one is scaled: 0 gives the old
+    weight, 1 the trained one.
     """
     old = weight.float()
     change = product(delta).view(weight.shape).to(weight.device)
