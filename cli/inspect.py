@@ -20,9 +20,9 @@ def inspect(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Weight files or model folders.")
     ] = None,
-    presets: Annotated[bool, typer.Option("--presets", help="List the presets.")] = False,
+    presets: Annotated[bool, options.flag("--presets", help="List the presets.")] = False,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print a JSON Schema of prompt files, for editors.")
+        bool, options.flag("--schema", help="Print a JSON Schema of prompt files, for editors.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

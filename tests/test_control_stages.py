@@ -158,13 +158,16 @@ def test_conditions_are_edges_or_pictures_of_the_same_name(tmp_path):
     [
         ({"stage": "controlnet"}, "one of canny and condition_folder"),
         ({"stage": "controlnet", "canny": True, "condition_folder": "x"}, "one of canny and"),
-        ({"stage": "ip-adapter"}, "image_encoder is missing"),
-        ({"stage": "image", "canny": True}, "canny belongs to stage controlnet"),
+        ({"stage": "ip-adapter"}, "image_encoder: is missing"),
+        ({"stage": "image", "canny": True}, "canny: belongs to stage controlnet"),
         (
             {"stage": "controlnet", "canny": True, "validation": {"prompts": ["a"]}},
             "leave them out",
         ),  # noqa: E501
-        ({"stage": "controlnet", "canny": {"low": 9, "high": 1}}, "0 <= low <= high"),
+        (
+            {"stage": "controlnet", "canny": {"low": 9, "high": 1}},
+            "canny.high: must be low 9 or more, got 1",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(drawn, tmp_path, changes, message):

@@ -220,9 +220,9 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
 
 
 def test_settings_of_another_stage_are_refused(drawn, tmp_path):
-    with pytest.raises(TrainingError, match="max_frames belongs to stage motion, this is stage im"):
+    with pytest.raises(TrainingError, match="max_frames: belongs to stage motion, this is st"):
         config(drawn, tmp_path, stage="image", max_frames=8)
-    with pytest.raises(TrainingError, match="lora_rank belongs to stage lora"):
+    with pytest.raises(TrainingError, match="lora_rank: belongs to stage lora"):
         config(drawn, tmp_path, lora_rank=8)
 
 

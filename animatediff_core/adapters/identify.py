@@ -1,4 +1,4 @@
-"""What is this file? Its content says it, by names and shapes alone; never its name."""
+"""Identification of a file: its content says what it is, by names and shapes; never its name."""
 
 from collections.abc import Callable
 from pathlib import Path

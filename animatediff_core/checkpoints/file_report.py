@@ -1,4 +1,4 @@
-"""What a weight file is: the answer of its kind's recogniser.
+"""Reports of weight files: the answer of the recogniser of a file's kind.
 
 `inspect` shows it, planning checks it, and loaders start from it. A recogniser reads names and
 shapes alone, so it costs no memory.

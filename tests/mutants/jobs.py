@@ -15,6 +15,14 @@ MUTANTS: Table = {
         ("* self.prompt_fixed_ratio), end - 1)", "* self.prompt_fixed_ratio), end)"),
         ("held[last] = texts[start]", "held[last] = texts[end]"),
     ],
+    ("jobs/record.py", "jobs"): [
+        ("both[key] = inner.merged(below, above)", "pass"),
+        ("if value is False and allows_none(kind):", "if value is False:"),
+    ],
+    ("jobs/kinds.py", "jobs"): [
+        ("if key % frames in counted:", "if False:"),
+        ("if not -frames <= key < frames:", "if not -frames <= key <= frames:"),
+    ],
     ("jobs/presets.py", "jobs"): [
         ("if all(s.get(k) == first[k] for s in others)", "if True"),
         ('2 ** (len(vae["block_out_channels"]) - 1)', '2 ** len(vae["block_out_channels"])'),

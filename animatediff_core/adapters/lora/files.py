@@ -229,7 +229,7 @@ def _peft_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
 
 
 def _set_alphas(deltas: Mapping[str, Delta], settings: Mapping[str, Any]) -> None:
-    """What PEFT keeps outside the tensors: alpha by layer, and scaling by the root of the rank."""
+    """Apply the settings that PEFT keeps outside the tensors: alpha by layer, root of the rank."""
     for layer, delta in deltas.items():
         if not settings or delta.alpha is not None or "down" not in delta.factors:
             continue
