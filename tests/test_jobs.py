@@ -23,8 +23,8 @@ from animatediff_core.jobs import (
     preset_names,
     presets,
 )
-from animatediff_core.jobs.naming import file_name
 from animatediff_core.jobs.conditions import Images, Start
+from animatediff_core.jobs.naming import file_name
 from animatediff_core.jobs.presets import OWN
 
 ROOT = Path(__file__).parent.parent
