@@ -3,7 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff_core.errors import AnimateDiffError, Problems, SurroundingsError
+from animatediff_core.errors import (
+    AnimateDiffError,
+    Problems,
+    SurroundingsError,
+    UnexpectedError,
+)
 from animatediff_core.jobs import (
     FORMATS,
     Job,
@@ -135,13 +140,14 @@ def _show_plan(planned: "list[Planned]", bytes_needed: list[int], output: Path) 
         record = {
             "path": path,
             **job_settings(job),
-            "motion": str(one.found.motion),
+            "motion": str(one.found.motion_path),
             "memory": peak,
         }
         render.result(path, record)
     rows = [
         (p.job.name, str(p.job.seed), next(iter(p.job.prompt.values()))[:60], p.job.base,
-         p.found.motion.name, f"{p.job.frames} x {p.job.width} x {p.job.height}", str(p.job.steps),
+         p.found.motion_path.name, f"{p.job.frames} x {p.job.width} x {p.job.height}",
+         str(p.job.steps),
          f"{peak / 1e9:.1f} GB")
         for p, peak in zip(planned, bytes_needed, strict=True)
     ]  # fmt: skip
@@ -157,8 +163,7 @@ def _run(
     how: dict[str, bool],
 ) -> None:
     with importing():
-        from animatediff_core.runs.generate import Loading, Result, run
-        from animatediff_core.sampling.sample import Step
+        from animatediff_core.runs.generate import JobStep, Loading, Result, run
 
     errors: list[AnimateDiffError] = []
     with render.progress() as bars:
@@ -167,10 +172,11 @@ def _run(
         for event in run(jobs, output_dir=output, device=device, dtype=dtype, **how):
             if isinstance(event, Loading):
                 bars.update(steps, description="loading", info=event.source, completed=0)
-            elif isinstance(event, Step):
-                done = event.step + event.window / event.windows
+            elif isinstance(event, JobStep):
+                info = event.info
+                done = info.step + info.window / info.windows
                 bars.update(
-                    steps, description="steps", total=event.steps, completed=done,
+                    steps, description="steps", total=info.steps, completed=done,
                     info=event.job.name,
                 )  # fmt: skip
             elif isinstance(event, Result):
@@ -188,5 +194,7 @@ def _tell(result: "Result", errors: list[AnimateDiffError]) -> None:
         return
     errors.append(result.error)
     render.error(str(result.error))
+    if render.settings.debug and isinstance(result.error, UnexpectedError):
+        render.error(result.error.stack)
     if render.settings.json:
         render.result("", {**record, "path": None, "error": str(result.error)})

@@ -75,16 +75,16 @@ def inject(
     moved = found if isinstance(found, FoundModel) else None
     record: dict[str, object] = {
         "folder": _text(output), "motion_file": _text(motion_file),
-        "single_file": _text(single_file), "base": str(found.base),
-        "motion": _text(moved.motion if moved else None), "dtype": dtype,
+        "single_file": _text(single_file), "base": str(found.base_path),
+        "motion": _text(moved.motion_path if moved else None), "dtype": dtype,
     }  # fmt: skip
     if not dry_run:
         difference = use.run(planned, offline=offline).difference
         record["difference"] = difference
         if difference is not None:
             render.note(_told(difference), always=not quiet)
-    with_motion = f" + {moved.motion} ({moved.motion_config.version})" if moved else ""
-    render.note(f"{found.base}{with_motion}")
+    with_motion = f" + {moved.motion_path} ({moved.motion_config.version})" if moved else ""
+    render.note(f"{found.base_path}{with_motion}")
     render.result("\n".join(map(str, planned.outputs)), record)
 
 

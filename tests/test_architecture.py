@@ -15,6 +15,7 @@ ORDER = (
     ("training",),
     ("sampling",),
     ("planning",),
+    ("conditions",),
     ("speed",),
     ("diffusion",),
     ("adapters",),

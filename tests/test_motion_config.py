@@ -284,5 +284,5 @@ def test_planning_refuses_pia_in_generate(tmp_path):
     save_motion_module(motion, tmp_path / "pia.safetensors")
     job = Job(name="ball", prompt={0: "a ball"}, seed=0, motion=str(tmp_path / "pia.safetensors"),
               width=64, height=64)  # fmt: skip
-    with pytest.raises(CheckpointError, match="is a PIA module, which animates a picture"):
+    with pytest.raises(CheckpointError, match="is a PIA module, which animates an image"):
         plan([job], offline=True)

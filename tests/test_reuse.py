@@ -5,7 +5,7 @@ import torch
 from conftest import new_motion, new_unet
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.diffusion.x0_cache import LEVELS, Reuse, runs
+from animatediff_core.diffusion.x0_cache import LEVELS, X0Cache, runs
 
 
 class Counted:
@@ -68,15 +68,15 @@ def test_what_was_said_of_a_clip_is_found_again_at_every_noise(animated, kind):
         "epsilon": lambda a, s: noise, "v_prediction": lambda a, s: a * noise - s * clean,
         "sample": lambda a, s: clean,
     }[kind]  # fmt: skip
-    reuse = Reuse(3, scheduler)
+    cache = X0Cache(3, scheduler)
     for step, timestep in enumerate(scheduler.timesteps):
         kept = scheduler.alphas_cumprod[timestep]
         shares = (kept.sqrt(), (1 - kept).sqrt())
         given = shares[0] * clean + shares[1] * noise
-        said = reuse.predict(given, timestep, step, 10)
+        said = cache.predict(given, timestep, step, 10)
         assert (said is None) == runs(3, step, 10)
         if said is None:
-            reuse.keep(given, says(*shares), timestep)
+            cache.store(given, says(*shares), timestep)
         else:
             assert torch.allclose(said, says(*shares), atol=2e-4)
 
@@ -95,4 +95,4 @@ def test_the_command_takes_it_and_the_sidecar_says_it(asked, tmp_path):
     assert "fast: 2" in next((tmp_path / "out").glob("*.yaml")).read_text()
     wrong = asked("generate", *small, "--set", "fast=4", "-o", "out")
     assert wrong.exit_code == 2
-    assert "fast must be 0 (exact) to 3 (quickest), got 4" in wrong.stderr
+    assert "fast: must be a whole number from 0 to 3, got 4" in wrong.stderr

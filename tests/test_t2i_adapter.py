@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
 from animatediff_core.adapters.identify import identify
 from animatediff_core.adapters.t2i_adapter import load_t2i_adapter
-from animatediff_core.diffusion.residuals import Control, Moment, add_residuals
+from animatediff_core.diffusion.residuals import Control, add_residuals
 from animatediff_core.errors import CheckpointError
 
 FRAMES, HEIGHT, WIDTH, FACTOR = 3, 64, 48, 8
@@ -69,16 +69,14 @@ def test_each_frame_is_the_plain_unets_with_its_residuals(kind, fast):
         animated = inflate(unet, new_motion(LEVELS[kind]))
         if fast:
             optimize(animated)
-        moment = Moment(step=0, steps=1, frames=None)
         still = Conditions(motion_strength=0)
-        led = add_residuals([control], moment, sample, 500, text, still)
+        led = add_residuals([control], sample, 500, text, still)
         found = animated(sample, 500, text, led)
         free = animated(sample, 500, text, still)
     assert (found - torch.stack(wanted, 2)).abs().max() < 1e-4
     assert (found - free)[:, :, 0].abs().max() > 1e-2
     picked = torch.tensor([2, 0])
-    window = add_residuals([control], Moment(step=0, steps=1, frames=picked), sample[:, :, picked],
-                        500, text, still)  # fmt: skip
+    window = add_residuals([control], sample[:, :, picked], 500, text, still, picked)
     for part, whole in zip(window.adapter_residuals, led.adapter_residuals, strict=True):
         assert torch.allclose(part, whole[picked], atol=1e-6)
     cut = led.at(picked, FRAMES).adapter_residuals[0]
@@ -122,7 +120,7 @@ def test_greys_are_read_from_colours():
     control = made(new_adapter(in_channels=1))
     sample, text = given()
     grey = (control.condition * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)).sum(1)
-    led = add_residuals([control], Moment(step=0, steps=1, frames=None), sample, 1, text, None)
+    led = add_residuals([control], sample, 1, text, Conditions())
     with torch.no_grad():
         wanted = control.model(grey[0].unsqueeze(1))
     assert torch.allclose(led.adapter_residuals[0], wanted[0], atol=1e-5)

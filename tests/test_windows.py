@@ -8,10 +8,16 @@ import torch
 from conftest import new_motion, new_unet
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.diffusion.denoise import Guided, denoise_steps
+from animatediff_core.diffusion.conditioning import Conditioning
+from animatediff_core.diffusion.denoise import denoise_steps
 from animatediff_core.diffusion.guidance import Guidance
 from animatediff_core.diffusion.noise import draw_noise
-from animatediff_core.diffusion.windows import context_windows, divides, max_stride, window_frames
+from animatediff_core.diffusion.windows import (
+    context_windows,
+    is_divided,
+    max_stride,
+    window_frames,
+)
 from animatediff_core.jobs import Window
 from animatediff_core.motion import Conditions, Positions
 
@@ -127,10 +133,10 @@ def test_fuse_weights():
 
 
 def test_what_fits_is_not_divided_unless_it_must_loop():
-    assert not divides(None, 99)
-    assert not divides(Window(length=16), 16)
-    assert divides(Window(length=16), 17)
-    assert divides(Window(length=16, schedule="looped_uniform"), 16)
+    assert not is_divided(None, 99)
+    assert not is_divided(Window(length=16), 16)
+    assert is_divided(Window(length=16), 17)
+    assert is_divided(Window(length=16, schedule="looped_uniform"), 16)
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +244,12 @@ def test_pooled_text_of_all_frames_is_not_cut():
 def test_progress_counts_steps_and_windows(animated):
     scheduler = make_scheduler("ddim", animated.motion.config)
     text = torch.zeros(1, 5, 16)
-    guided = Guided(text=text, negative_text=text, guidance=Guidance(scale=1))
+    guided = Conditioning(text=text, negative_text=text, guidance=Guidance(scale=1))
     noise = draw_noise(1, (1, 4, 12, 8, 6))
     window = Window(length=8, overlap=2, schedule="standard_static")
     seen = [
         (p.step, p.steps, p.window, p.windows)
-        for p in denoise_steps(animated, scheduler, noise, guided, steps=2, windows=window)
+        for p, _ in denoise_steps(animated, scheduler, noise, guided, steps=2, windows=window)
     ]
     assert seen == [(0, 2, 1, 2), (1, 2, 0, 2), (1, 2, 1, 2), (2, 2, 0, 2)]
 

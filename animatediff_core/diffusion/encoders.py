@@ -82,7 +82,7 @@ def _weighted(states: Tensor, chunks: Sequence[Chunk]) -> Tensor:
 def _states(
     base: BaseModel, rows: Sequence[Tensor], clip_skip: int
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Of tokens k n for each tokenizer: hidden states k n d each and, of SDXL, pooled text k d."""
+    """Hidden states k n d of each encoder and SDXL's pooled text k d, from tokens k n."""
     _check_skip(base, clip_skip)
     if len(base.text_encoders) == 1:
         encoder = base.text_encoders[0]

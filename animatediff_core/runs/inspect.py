@@ -9,7 +9,7 @@ from ..errors import AnimateDiffError
 
 
 def run(files: Sequence[Path]) -> Iterator[tuple[Path, FileReport | AnimateDiffError]]:
-    """What each file is, or why it cannot be told; one bad file does not end the others."""
+    """Identify each file; an error of one file does not end the others."""
     for file in files:
         try:
             yield file, identify(file)
