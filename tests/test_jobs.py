@@ -231,6 +231,7 @@ def test_repeats_count_seeds_up():
             "jobs: [{prompt: a, controlnets: [{path: x, images: y, weights: {0: 1, -16: 2}}]}]",
             r"controlnets\[0\].weights: names frame 0 twice: also as -16",
         ),
+        ("jobs: [{prompt: a, keyframes: {0: a.png}}]", "keyframes.0: unknown key; known are fit,"),
         ("jobs: [{prompt: {}}]", "prompt: must be a text, or texts by frame number, got {}"),
         (
             "jobs: [{prompt: {0: a, 99: b}}]",
