@@ -4,6 +4,7 @@ import json
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -130,7 +131,8 @@ def test_a_job_that_does_not_fit_is_made_again_with_less_memory(tmp_path, monkey
         assert made["memory"] == {"decode_chunk": 1, "offload": False, "tiles": False}
     monkeypatch.undo()
     plenty = [e for e in run(jobs[:1], output_dir=tmp_path / "b") if isinstance(e, Result)]
-    assert (plenty[0].frames == results[0].frames).all()
+    apart = np.abs(plenty[0].frames.astype(int) - results[0].frames)
+    assert apart.max() <= 1 and apart.mean() < 1e-3, (apart.max(), apart.mean())
 
 
 def _one_frame_at_most(decoder, inputs):

@@ -160,6 +160,14 @@ def test_a_text_that_frames_share_is_projected_once_a_call():
     assert calls == [(1, 5, 16), (3, 5, 16)]
 
 
+def test_one_product_makes_query_key_and_value():
+    _, fast = pair()
+    attention = fast.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+    places = [layer.weight.data_ptr() for layer in (attention.to_q, attention.to_k, attention.to_v)]
+    size = attention.to_q.weight.nbytes
+    assert [place - places[0] for place in places] == [0, size, 2 * size]
+
+
 def test_hooks_on_layers_still_run():
     plain, fast = pair()
     for side in (plain, fast):

@@ -189,7 +189,7 @@ def _apply(model: nn.Module, done: Applied) -> None:
         done.setting = Setting(kernels, chunked=False, call=done.call)
     elif device.type == "cpu" and done.backend is None:
         done.setting = Setting(plain_ops, chunked=True, call=done.call)
-    for module in list(model.modules()):
+    for module in reversed(list(model.modules())):  # projections are stacked after they are copied
         _apply_to(module, done)
 
 
@@ -214,7 +214,7 @@ def _apply_to(module: nn.Module, done: Applied) -> None:
     ):
         if stack_projections(module):
             done.stacked.append(module)
-    elif type(module) is nn.Linear:
+    elif type(module) is nn.Linear and setting.chunked:
         # the matrix kernels round by how memory is aligned, which differs from file to file
         module.weight.data = module.weight.data.clone()
 
