@@ -23,6 +23,7 @@ from animatediff_core.jobs import (
     preset_names,
     presets,
 )
+from animatediff_core.jobs.conditions import Images, Start
 from animatediff_core.jobs.naming import file_name
 from animatediff_core.jobs.presets import OWN
 
@@ -142,6 +143,31 @@ def test_shorthands_mean_what_they_stand_for(said, meant):
     assert short == long
 
 
+def test_records_are_merged_at_every_depth():
+    text = """
+defaults: {start: {images: {path: a.mp4, every: 2}, strength: 0.5}, window: 12}
+jobs: [{prompt: a, seed: 1, start: {images: {every: 3}}, window: {overlap: 6}}]
+"""
+    over = parse_settings(
+        {}, ["start.images.first=4", "start.mask.path=m.png", "start.mask.every=2"]
+    )
+    (job,) = jobs(text, **over)
+    assert job.start == Start(
+        images=Images(path="a.mp4", every=3, first=4),
+        strength=0.5,
+        mask=Images(path="m.png", every=2),
+    )
+    assert (job.window.length, job.window.overlap) == (12, 6)
+
+
+def test_key_frames_are_counted_from_the_start_and_need_no_first_one():
+    (job,) = jobs("jobs: [{prompt: {-1: b, 8: a}, seed: 1, motion_strength: {frames: {-2: 0.5}}}]")
+    assert list(job.prompt.items()) == [(8, "a"), (15, "b")]
+    assert (job.motion_strength.frames, job.name) == ({14: 0.5}, "a")
+    assert jobs(dump_job(job)) == [job]
+    assert job.replace(prompt={-16: "c"}).prompt == {0: "c"}
+
+
 @pytest.mark.parametrize(
     ("window", "overlap", "schedule"),
     [
@@ -205,6 +231,7 @@ def test_repeats_count_seeds_up():
             "jobs: [{prompt: a, controlnets: [{path: x, images: y, weights: {0: 1, -16: 2}}]}]",
             r"controlnets\[0\].weights: names frame 0 twice: also as -16",
         ),
+        ("jobs: [{prompt: a, keyframes: {0: a.png}}]", "keyframes.0: unknown key; known are fit,"),
         ("jobs: [{prompt: {}}]", "prompt: must be a text, or texts by frame number, got {}"),
         (
             "jobs: [{prompt: {0: a, 99: b}}]",

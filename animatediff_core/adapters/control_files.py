@@ -20,7 +20,6 @@ from ..errors import CheckpointError
 from ..weights.weight_file import WeightFile, open_model
 
 EMBEDDING = "controlnet_cond_embedding."
-ADVICE = "download it again, or use one of the base model's family"
 _ORIGINAL = "control_model."
 _MARKS = ("controlnet_", _ORIGINAL, "input_hint_block.", "zero_convs.", "lora_controlnet")
 _RELEASED_FRAMES = 32

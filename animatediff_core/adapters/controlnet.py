@@ -8,9 +8,10 @@ from diffusers.models import ControlNetModel, UNet2DConditionModel
 
 from ..checkpoints.diffusers_folder import open_part
 from ..checkpoints.empty_model import emptied, fill, without_weights
+from ..checkpoints.file_report import ADVICE
 from ..weights.folder import weight_files
 from ..weights.match import check_tensors, shapes_of
-from .control_files import ADVICE, EMBEDDING, ControlInfo, open_control
+from .control_files import EMBEDDING, ControlInfo, open_control
 
 
 def load_controlnet(path: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:

@@ -17,9 +17,8 @@ from torch import Tensor
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..checkpoints.diffusers_folder import numbers, open_checked
-from ..checkpoints.families import FOLDERS, family_of_unet, family_reading
-from ..checkpoints.file_report import NOWHERE, FileReport, require
-from ..errors import CheckpointError
+from ..checkpoints.families import family_reading
+from ..checkpoints.file_report import ADVICE, NOWHERE, FileReport, require
 from ..weights.files import read_config_json, refused_json
 from ..weights.folder import CLIP, weight_files
 from ..weights.match import check_tensors, shapes_of
@@ -39,7 +38,6 @@ _READ_BY: dict[Form, str] = {
     "plain": "proj.weight", "plus": "proj_in.weight", "full face": "proj.0.weight",
 }  # fmt: skip
 """The tensor of each form that reads CLIP."""
-_ADVICE = "download it again, or use one of the base model's family"
 _VISION_SETTINGS = ("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
                     "num_attention_heads", "num_channels", "image_size", "patch_size",
                     "hidden_act", "layer_norm_eps")  # fmt: skip
@@ -114,7 +112,7 @@ def attach_ip_adapters(
     """Let a UNet read images through adapters, each with its scale; the result takes them out.
 
     From then on every call of the UNet needs an image embedding for each adapter. Raises
-    CheckpointError if one is of another family or not whole; then the UNet is as it was.
+    CheckpointError if one is of another family or not whole. After any error the UNet is as it was.
     """
     for weights, _ in adapters:
         _check_fits(unet, weights)
@@ -155,15 +153,6 @@ def encoder_width(weights: IPAdapterWeights) -> int:
 
 def _check_fits(unet: UNet2DConditionModel, weights: IPAdapterWeights) -> None:
     """The projection is whole, and there are keys and values for each attention to the text."""
-    width = unet.config.cross_attention_dim
-    found = shapes_of(weights.parts["ip_adapter"])
-    family = family_reading(max((s[1] for s in found.values() if len(s) == 2), default=0))
-    own = family_of_unet(unet)
-    if family is not None and own in FOLDERS and family != own:
-        raise CheckpointError(
-            f"{weights.path}: is an IP-Adapter for {family} but the base model is {own}; "
-            "use one of the base model's family"
-        )
     expected: dict[str, tuple[int, ...]] = {}
     layers = [n for n in unet.attn_processors if not n.endswith("attn1.processor")]
     for number, name in enumerate(layers):
@@ -171,11 +160,12 @@ def _check_fits(unet: UNet2DConditionModel, weights: IPAdapterWeights) -> None:
         for kind in ("k", "v"):
             shape = tuple(getattr(attention, f"to_{kind}").weight.shape)
             expected[f"{2 * number + 1}.to_{kind}_ip.weight"] = shape
-    check_tensors(expected, found, weights.path, "attentions of an IP-Adapter", _ADVICE)
+    found = shapes_of(weights.parts["ip_adapter"])
+    check_tensors(expected, found, weights.path, "attentions of an IP-Adapter", ADVICE)
     found = shapes_of(weights.parts["image_proj"])
     found = {name.replace(".attn.", ".0."): shape for name, shape in found.items()}
-    expected = _projection_shapes(weights.form, found, width)
-    check_tensors(expected, found, weights.path, f"projection of a {weights.form} one", _ADVICE)
+    expected = _projection_shapes(weights.form, found, unet.config.cross_attention_dim)
+    check_tensors(expected, found, weights.path, f"projection of a {weights.form} one", ADVICE)
 
 
 def _projection_shapes(form: Form, found: Shapes, width: int) -> dict[str, tuple[int, ...]]:

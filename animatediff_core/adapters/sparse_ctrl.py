@@ -10,6 +10,7 @@ import torch
 from diffusers.models import UNet2DConditionModel
 
 from ..checkpoints.empty_model import fill, without_weights
+from ..checkpoints.file_report import ADVICE
 from ..checkpoints.motion_module import check_positions
 from ..checkpoints.motion_names import is_position, site_name
 from ..errors import CheckpointError
@@ -17,7 +18,7 @@ from ..motion import MotionConfig
 from ..motion.config import Norm
 from ..motion.sparse_ctrl import Reads, SparseControlNet
 from ..weights.match import check_tensors, shapes_of
-from .control_files import ADVICE, EMBEDDING, ControlInfo, open_control
+from .control_files import EMBEDDING, ControlInfo, open_control
 
 
 def load_sparse_control(

@@ -12,7 +12,7 @@ from diffusers.models import UNet2DConditionModel
 
 from ..checkpoints.empty_model import fill, without_weights
 from ..checkpoints.families import families_with
-from ..checkpoints.file_report import FileReport, require
+from ..checkpoints.file_report import ADVICE, FileReport, require
 from ..errors import CheckpointError
 from ..weights.match import check_tensors, shapes_of
 from ..weights.weight_file import WeightFile, open_model
@@ -133,8 +133,7 @@ def load_t2i_adapter(
 
     adapter: T2IAdapter = without_weights(build, form)
     found = {new: info.file.shapes[key] for key, new in info.names.items()}
-    advice = "download it again, or use one of the base model's family"
-    check_tensors(shapes_of(adapter), found, path, "T2I-Adapter", advice)
+    check_tensors(shapes_of(adapter), found, path, "T2I-Adapter", ADVICE)
     tensors = ((info.names[key], tensor) for key, tensor in info.file.tensors().items())
     fill(adapter, tensors, torch.float32, path)
     return adapter.requires_grad_(False).eval()

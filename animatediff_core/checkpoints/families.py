@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,6 @@ def family_reading(width: int) -> str | None:
     return next((family for family in FOLDERS if unet_shape(family)[1] == width), None)
 
 
-@cache
 def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
     """Levels and text width of a family in the package."""
     config = json.loads((CONFIGS / FOLDERS[family] / "unet" / "config.json").read_text("utf-8"))

@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..errors import CheckpointError
 from ..weights.weight_file import WeightFile
 
+ADVICE = "download it again, or use one of the base model's family"
 NOWHERE = "nowhere"
 """`goes_in` of files that are known but cannot be used."""
 _WANTED = {
@@ -98,8 +99,10 @@ def wrong_kind(report: FileReport, key: str, source: str | Path) -> CheckpointEr
         note = report.details.get("note", "nothing here uses it")
         return CheckpointError(f"{source}: is {report.named} that cannot be used: {note}")
     option = _WANTED.get(report.goes_in, ("", None))[1]
-    place = f"{report.goes_in} ({option})" if option else report.goes_in
-    return CheckpointError(f"{source}: is {report.named}, which goes into {place}, not into {key}")
+    own_key = f"{report.goes_in} ({option})" if option else report.goes_in
+    return CheckpointError(
+        f"{source}: is {report.named}, which goes into {own_key}, not into {key}"
+    )
 
 
 def wrong_family(

@@ -177,7 +177,7 @@ def _noted_family(metadata: Mapping[str, str]) -> str | None:
 
 
 def _motion_family(layers: Mapping[str, Roles]) -> str:
-    """A module for SDXL has three levels, one for SD1.5 has four."""
+    """SD1.5 or SDXL, by the highest block: a module for SDXL has three on each side, not four."""
     sites = (re.match(r"(?:down|up)_blocks_(\d\d?)_motion_modules", layer) for layer in layers)
     return "SDXL" if max((int(site[1]) for site in sites if site), default=3) == 2 else "SD1.5"
 

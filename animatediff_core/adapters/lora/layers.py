@@ -128,7 +128,7 @@ def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
         size = product(without_data).numel() if delta.weight_roles else layer.weight.numel()
         if size != layer.weight.numel():
             raise ValueError("its size")
-    except (RuntimeError, ValueError, IndexError, CheckpointError) as error:
+    except (RuntimeError, ValueError, IndexError, ZeroDivisionError, CheckpointError) as error:
         raise CheckpointError(
             f"{path}: {name} has the shape of another family of models; "
             "use a LoRA of the base model's family"

@@ -73,10 +73,10 @@ def product(delta: Delta) -> Tensor:
         change = _tucker(f, "hada_w1_a", "hada_w1_b", "hada_t1") * _tucker(
             f, "hada_w2_a", "hada_w2_b", "hada_t2"
         )
-        return change * _factor(delta, f["hada_w1_b"].shape[0])
+        return change * _alpha_scale(delta, f["hada_w1_b"].shape[0])
     if any(role.startswith("lokr") for role in f):
         return _kronecker(delta, f)
-    factor = _factor(delta, f["down"].shape[0])
+    scale = _alpha_scale(delta, f["down"].shape[0])
     up, down = f["up"], f["down"]
     if "mid" in f:
         change = torch.einsum("or,rskl,si->oikl", up.flatten(1), f["mid"], down.flatten(1))
@@ -84,7 +84,7 @@ def product(delta: Delta) -> Tensor:
         change = torch.einsum("or,rikl->oikl", up.flatten(1), down)
     else:
         change = up.flatten(1) @ down.flatten(1)
-    return change * factor
+    return change * scale
 
 
 def changed_weight(weight: Tensor, delta: Delta, scale: float) -> Tensor:
@@ -119,7 +119,8 @@ def _with_length(weight: Tensor, delta: Delta) -> Tensor:
     return weight * (length.view(norm.shape) / (norm + torch.finfo(torch.float32).eps))
 
 
-def _factor(delta: Delta, rank: int) -> float:
+def _alpha_scale(delta: Delta, rank: int) -> float:
+    """alpha / rank; 1 if the file has no alpha."""
     return 1.0 if delta.alpha is None else delta.alpha / rank
 
 
@@ -137,4 +138,5 @@ def _kronecker(delta: Delta, f: dict[str, Tensor]) -> Tensor:
     ranks = [f[role].shape[0] for role in ("lokr_w1_b", "lokr_w2_b") if role in f]
     if large.ndim == 4:
         small = small[:, :, None, None]
-    return torch.kron(small, large.contiguous()) * (_factor(delta, ranks[-1]) if ranks else 1.0)
+    scale = _alpha_scale(delta, ranks[-1]) if ranks else 1.0
+    return torch.kron(small, large.contiguous()) * scale
