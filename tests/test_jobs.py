@@ -342,3 +342,39 @@ def test_a_base_of_two_presets_has_the_settings_in_which_they_agree(tmp_path, mo
         assert defaults_of("x") == {"width": 48, "height": 32, "steps": 20}
     finally:
         presets._presets.cache_clear()
+
+
+CONTROL = "[{path: c, images: film, strength: 0.5, start: 0.25, end: 0.75, weights: {0: 1, 2: 0}}]"
+OTHERS = {
+    "name": "x", "prompt": "{0: b, 3: c}", "negative_prompt": "d", "travel": "slerp",
+    "clip_skip": 2, "seed": 18446744073709551615, "base": "other", "variant": "fp16",
+    "motion": "m.ckpt", "motion_version": "v1", "vae": "v.safetensors",
+    "prediction_type": "v_prediction", "loras": "[{path: l, scale: 0.5}, {path: n, scale: -1}]",
+    "motion_loras": "[{path: ml, scale: 0.5}]",
+    "embeddings": "[e.pt]", "frames": 12, "width": 48, "height": 40, "window": "{length: 6}",
+    "noise": "{type: mixed, alpha: 2}", "free_init": "{iterations: 2}", "upscale": 1.5,
+    "steps": 7, "guidance_scale": 2.5, "guidance_schedule": "{0: 3, 1: 2}",
+    "guidance_rescale": 0.25, "guidance_interval": "[0.25, 0.5]", "scheduler": "euler", "fast": 2,
+    "betas": "[0.001, 0.02, scaled_linear]", "controlnets": CONTROL,
+    "sparse_controls": "[{path: s, images: {0: a.png}, strength: 0.5}]",
+    "t2i_adapters": CONTROL, "camera": "[{move: pan-left, scale: 0.5}]",
+    "ip_adapters": "[{path: i, encoder: e, images: {0: a.png}, scale: 0.5}]",
+    "start": "{images: film, strength: 0.5, mask: m.png}",
+    "keyframes": "{images: {0: a.png}, strength: 0.5}",
+    "animate": "{image: a.png, motion: large}",
+    "regions": "[{prompt: c, mask: m.png}]", "motion_strength": "{scale: 0.5, frames: {0: 1}}",
+    "motion_positions": "{stretch: 0.5, offset: 1}", "output": "{format: webm, crf: 30}",
+}  # fmt: skip
+"""A value of each field that is not the default: of a new field too."""
+
+
+@pytest.mark.parametrize("name", Job.model_fields)
+def test_each_field_comes_back_from_the_sidecar_and_changes_that_field_alone(name):
+    settings = {"name": "n", "prompt": "a", "seed": 1, name: OTHERS[name]}
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    (plain,) = jobs("base: b\nmotion: k\njobs: [{name: n, prompt: a, seed: 1}]")
+    (job,) = jobs(f"base: b\nmotion: k\njobs: [{{{written}}}]")
+    changed = {key for key in Job.model_fields if getattr(job, key) != getattr(plain, key)}
+    assert changed - {"motion"} == {name} - {"motion"}  # another base brings its own motion
+    assert ("motion" in changed) == (name in ("motion", "base"))
+    assert jobs(dump_job(job)) == [job]
