@@ -50,6 +50,9 @@ class Adapter(Record):
     """A file, local or on the hub."""
     scale: Number = 1.0
     """Factor on its change of the weights, any number; 0 is off."""
+    weights: KeyFrames[Number] | None = None
+    """A further factor by frame for a LoRA, linear between key frames. It is then not merged, and
+    its layers of the text encoders are left out."""
 
 
 class Job(Record):
@@ -170,6 +173,10 @@ class Job(Record):
         if seeds not in (0, self.frames):
             message = f"has {seeds} seeds, but the clip {self.frames} frames"
             yield Problem(message, "noise.frame_seeds")
+        for i, lora in enumerate(self.motion_loras):
+            if lora.weights is not None:
+                message = "is for loras alone; a MotionLoRA is merged into the motion module"
+                yield Problem(message, f"motion_loras[{i}].weights")
         start, end = self.guidance_interval
         if start >= end:
             yield Problem(f"must have start below end, got {[start, end]}", "guidance_interval")
