@@ -1,0 +1,327 @@
+"""Draws clips of world 2 with signed distances, a whole batch in one call on any device.
+
+Coordinates: x to the right and y down, -1 to 1 over the picture. Every named motion has a cue in
+each single picture, because a motion module reads no text and follows what the image model's
+features say: a tail behind what moves, a halo round what changes size or blinks, arcs round what
+turns, a shadow under what bounces, a path under what orbits, a bent outline for what waves, and
+darkness at the edges for the camera.
+
+Legend: n pictures (scenes times frames), b scenes, f frames, i things (2), h w pixels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .scenes import Scenes
+from .shapes import distance
+from .words import CAMERAS, COLORS, DIRECTIONS, MOTIONS
+
+SIZE = 128
+_BACKDROPS = (
+    # sky above, sky at the horizon, ground at the horizon, ground below, sun or moon; then
+    # horizon, hills' height, waves of the ground, clouds, stars, size of the sun
+    ((70, 150, 225), (200, 228, 245), (135, 190, 90), (75, 140, 50), (255, 245, 200)),
+    ((110, 180, 235), (225, 238, 245), (60, 150, 185), (15, 75, 130), (255, 245, 200)),
+    ((8, 10, 35), (35, 40, 85), (30, 40, 50), (15, 20, 28), (235, 235, 215)),
+    ((95, 60, 120), (250, 160, 105), (125, 75, 80), (70, 40, 60), (255, 215, 120)),
+    ((130, 195, 230), (245, 230, 205), (235, 195, 130), (200, 145, 85), (255, 250, 225)),
+    ((165, 165, 170), (190, 190, 195), (175, 172, 170), (120, 118, 118), (190, 190, 195)),
+)
+_GROUNDS = (
+    (0.30, 0.08, 0.04, 0.85, 0.0, 0.13),
+    (0.20, 0.00, 0.13, 0.60, 0.0, 0.13),
+    (0.45, 0.06, 0.00, 0.00, 1.0, 0.13),
+    (0.35, 0.12, 0.03, 0.35, 0.0, 0.15),
+    (0.30, 0.16, 0.05, 0.00, 0.0, 0.10),
+    (0.40, 0.00, 0.00, 0.00, 0.0, 0.0),
+)
+_RADII = (0.33, 0.22, 0.44)
+_PAIR = 0.25
+"""Radius of each of two things."""
+_FREEDOM, _ORBIT = 0.36, 0.42
+"""How far from the middle one thing may be, and the radius of an orbit."""
+_EDGES = {"pan left": (1, 0), "pan right": (-1, 0), "tilt up": (0, 1), "tilt down": (0, -1)}
+"""Where the picture is dark, for the moves of the camera that have a direction."""
+
+
+@dataclass(frozen=True)
+class Poses:
+    """What moves in each picture: n i, or n."""
+
+    x: Tensor
+    y: Tensor
+    radius: Tensor
+    angle: Tensor
+    bend: Tensor
+    """Phase of the bent outline."""
+    pulse: Tensor
+    """n; brightness of what blinks, 0 to 1."""
+    zoom: Tensor
+    pan_x: Tensor
+    pan_y: Tensor
+    roll: Tensor
+    time: Tensor
+    """n; 0 at the first frame, 1 at the last."""
+
+
+class Renderer(nn.Module):
+    """Holds the tables of the world on a device; `draw` makes the pictures."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        super().__init__()
+        moves = [(0, 0), *DIRECTIONS.values(), *((0, 0) for _ in range(7))]
+        ways = torch.tensor(moves, dtype=torch.float32)
+        tables = {
+            "ways": ways / ways.norm(dim=1, keepdim=True).clamp(min=1),
+            "palette": torch.tensor(list(COLORS.values())) / 255,
+            "backdrops": torch.tensor(_BACKDROPS) / 255,
+            "grounds": torch.tensor(_GROUNDS),
+            "radii": torch.tensor(_RADII),
+            "edges": torch.tensor([_EDGES.get(c, (0, 0)) for c in CAMERAS], dtype=torch.float32),
+            "axis": (torch.arange(size) + 0.5) / size * 2 - 1,
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table)
+        self.size = size
+
+    def clips(self, scenes: Scenes, frames: int = 16) -> Tensor:
+        """b f 3 h w in [0, 1], the whole course of every scene."""
+        time = torch.linspace(0, 1, frames, device=scenes.color.device)
+        drawn = self.draw(scenes, time.expand(len(scenes.color), frames))
+        return drawn.unflatten(0, (-1, frames))
+
+    def draw(self, scenes: Scenes, time: Tensor) -> Tensor:
+        """Pictures at some times: n 3 h w in [0, 1]. time: b f in [0, 1]."""
+        frames = time.shape[1]
+        poses = self.poses(scenes, time)
+        if frames > 1:
+            many = {k: v.repeat_interleave(frames, 0) for k, v in vars(scenes).items()}
+            scenes = Scenes(**many)
+        screen_x = self.axis.view(1, 1, -1).expand(1, self.size, -1)
+        screen_y = self.axis.view(1, -1, 1).expand(1, -1, self.size)
+        cos, sin = _pixels(poses.roll.cos()), _pixels(poses.roll.sin())
+        zoom = _pixels(poses.zoom)
+        x = (screen_x * cos - screen_y * sin) * zoom + _pixels(poses.pan_x)
+        y = (screen_x * sin + screen_y * cos) * zoom + _pixels(poses.pan_y)
+        picture = self._backdrop(scenes, poses, x, y)
+        picture = self._things(picture, scenes, poses, x, y)
+        picture = _weather(picture, scenes, poses.time, screen_x, screen_y)
+        picture = self._camera_cue(picture, scenes, screen_x, screen_y)
+        return picture.clamp(0, 1)
+
+    def poses(self, scenes: Scenes, time: Tensor) -> Poses:
+        """Where everything is: n = b f. time: b f."""
+        chance = scenes.chances.unsqueeze(1)  # b 1 CHANCES
+        is_ = {name: (scenes.motion == i).float().unsqueeze(1) for i, name in enumerate(MOTIONS)}
+        two = (scenes.relation > 0).float().unsqueeze(1)
+        radius = self.radii[scenes.size].unsqueeze(1) * (1 - two) + _PAIR * two
+        radius = radius * (0.93 + 0.14 * chance[..., 0])
+        grown = torch.lerp(time, 1 - time, is_["shrinking"])
+        resized = is_["growing"] + is_["shrinking"]
+        bigger = (0.20 + 0.28 * grown) * (1 - two) + (0.15 + 0.19 * grown) * two
+        radius = torch.lerp(radius.expand_as(time), bigger, resized)
+        radius = torch.lerp(radius, torch.full_like(radius, 0.22), is_["orbiting"])
+        moving = (scenes.motion > 0) & (scenes.motion <= len(DIRECTIONS))
+        freedom = _FREEDOM * (1 - two) * (1 - 0.5 * moving.float().unsqueeze(1))
+        x = (chance[..., 1] * 2 - 1) * freedom
+        y = (chance[..., 2] * 2 - 1) * freedom
+        way = self.ways[scenes.motion].unsqueeze(1)  # b 1 2
+        length = (0.75 + 0.25 * chance[..., 3]) * (1 - 0.35 * two)
+        x = x + way[..., 0] * length * (time - 0.5)
+        y = y + way[..., 1] * length * (time - 0.5)
+        hop = (math.pi * (1.6 * time + chance[..., 4])).sin().abs()
+        y = y + is_["bouncing"] * (0.22 - y * 0.7 - 0.6 * hop)
+        turn = 2 * math.pi * (chance[..., 5] + 0.7 * time)
+        x = x + is_["orbiting"] * (_ORBIT * turn.cos() - 0.6 * x)
+        y = y + is_["orbiting"] * (_ORBIT * turn.sin() - 0.6 * y)
+        angle = is_["turning"] * math.pi * (2 * chance[..., 6] + time)
+        side = (scenes.relation == 2).float().unsqueeze(1) * 2 - 1  # -1: the first is at the left
+        apart = 0.42 * two * side
+        bend = 2 * math.pi * (chance[..., 7] + 1.5 * time)
+        pulse = 0.5 + 0.5 * (2 * math.pi * (chance[..., 8] + 1.6 * time)).cos()
+        both = [torch.stack([x + apart, x - apart], -1)]
+        both += [torch.stack([v, v], -1) for v in (y, radius, angle, bend)]
+        zoom, pan_x, pan_y, roll = self._camera(scenes, time)
+        return Poses(*(v.flatten(0, 1) for v in (*both, pulse, zoom, pan_x, pan_y, roll, time)))
+
+    def _camera(self, scenes: Scenes, time: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Zoom, shifts and roll of the window: b f each."""
+        is_ = {name: (scenes.camera == i).float().unsqueeze(1) for i, name in enumerate(CAMERAS)}
+        course = time - 0.5
+        zoom = 1 + 0.6 * course * (is_["zoom out"] - is_["zoom in"])
+        pan_x = 0.7 * course * (is_["pan right"] - is_["pan left"])
+        pan_y = 0.6 * course * (is_["tilt down"] - is_["tilt up"])
+        roll = 0.7 * course * (is_["roll right"] - is_["roll left"])
+        return zoom, pan_x, pan_y, roll
+
+    def _backdrop(self, scenes: Scenes, poses: Poses, x: Tensor, y: Tensor) -> Tensor:
+        """Sky, sun or moon, stars, clouds and ground: n 3 h w."""
+        colors = self.backdrops[scenes.background]  # n 5 3
+        shape = [_pixels(v) for v in self.grounds[scenes.background].unbind(1)]
+        horizon, hills, waves, clouds, stars, sun = shape
+        chance = [_pixels(v) for v in scenes.chances[:, 9:16].unbind(1)]
+        time = _pixels(poses.time)
+        high = horizon + 0.12 * (chance[0] - 0.5)
+        high = high + hills * (3 * x + 6.3 * chance[1]).sin() * (1 + 0.5 * (7 * x).cos())
+        depth = y - high  # below the horizon it is positive
+        sky = _mix(colors[:, 0], colors[:, 1], ((depth + 1.3) / 1.3).clamp(0, 1))
+        sun_x, sun_y = 1.4 * (chance[2] - 0.5), high - 0.45 - 0.35 * chance[3]
+        far = torch.hypot(x - sun_x, y - sun_y)
+        glow = 0.45 * (-(far - sun).clamp(min=0) * 6).exp() * (sun > 0)
+        disc = _cover(far - sun, self.size) * (sun > 0)
+        sky = _over(sky, colors[:, 4], torch.maximum(glow, disc))
+        sky = _over(sky, torch.ones_like(colors[:, 0]), stars * _stars(x, y, self.size) * 0.9)
+        drift = 0.25 * time + 2 * chance[4]
+        wave = (2.1 * x + 6 * (drift + chance[5])).sin() + (4.3 * x - 3 * drift + 9 * y).sin() * 0.6
+        band = (-((depth + 0.75 + 0.2 * chance[6]) * 3.5).square()).exp()
+        sky = _over(sky, torch.ones_like(colors[:, 0]), clouds * band * (wave * 0.8).clamp(0, 1))
+        near = 1 / (depth.clamp(min=0) + 0.12)
+        ripples = waves * (11 * near + 5 * x * (depth + 0.3) - 9 * time + 6 * chance[1]).sin()
+        ground = _mix(colors[:, 2], colors[:, 3], (depth / 0.8).clamp(0, 1))
+        ground = ground * (1 + ripples).unsqueeze(1)
+        return torch.lerp(sky, ground, _cover(-depth, self.size).unsqueeze(1))
+
+    def _things(
+        self, picture: Tensor, scenes: Scenes, poses: Poses, x: Tensor, y: Tensor
+    ) -> Tensor:
+        """The things and the cues of their motions, over the picture."""
+        is_ = {name: _pixels((scenes.motion == i).float()) for i, name in enumerate(MOTIONS)}
+        picture = self._marks(picture, scenes, poses, is_, x, y)
+        way = self.ways[scenes.motion]
+        shapes = torch.stack([scenes.shape, scenes.shape2], 1)
+        colors = self.palette[torch.stack([scenes.color, scenes.color2], 1)]  # n i 3
+        there = torch.stack([torch.ones_like(scenes.relation), scenes.relation], 1) > 0
+        pulse = _pixels(poses.pulse)
+        light = 1 - is_["blinking"] * 0.6 * (1 - pulse)
+        for i in range(2):
+            on = _pixels(there[:, i].float())
+            color = colors[:, i]
+            r = _pixels(poses.radius[:, i])
+            dx = (x - _pixels(poses.x[:, i])) / r
+            dy = (y - _pixels(poses.y[:, i])) / r
+            along = -(dx * _pixels(way[:, 0]) + dy * _pixels(way[:, 1]))
+            across = (dx * _pixels(way[:, 1]) - dy * _pixels(way[:, 0])).abs()
+            moving = _pixels((way.abs().sum(1) > 0).float())
+            width = 0.75 - 0.22 * along
+            tail = _cover((across - width) * r, self.size) * (along > 0)
+            tail = tail * (0.8 * (1 - along / 2.6)).clamp(0, 1) * moving * on
+            picture = _over(picture, 0.5 + 0.5 * color, tail)
+            angle = _pixels(poses.angle[:, i])
+            bend = 0.25 * is_["waving"] * (2.6 * dy + _pixels(poses.bend[:, i])).sin()
+            tx, ty = dx + bend, dy
+            tx, ty = tx * angle.cos() + ty * angle.sin(), ty * angle.cos() - tx * angle.sin()
+            d = distance(tx, ty, shapes[:, i])
+            halo = (-(d.clamp(min=0) * 3.5)).exp() * on
+            glowing = is_["growing"] + is_["blinking"] * pulse
+            picture = _over(picture, torch.ones_like(color), 0.75 * halo * glowing)
+            picture = _over(picture, torch.zeros_like(color), 0.75 * halo * is_["shrinking"])
+            inside = color.view(-1, 3, 1, 1) * (
+                self._shade(scenes, i, dx, dy, tx, ty, d) * light
+            ).unsqueeze(1)
+            gleam = 0.45 * (-9 * ((dx + 0.32).square() + (dy + 0.38).square())).exp() * light
+            inside = inside + (1 - inside) * gleam.unsqueeze(1)
+            cover = _cover(d * r, self.size) * on
+            picture = torch.lerp(picture, inside, cover.unsqueeze(1))
+        return picture
+
+    def _shade(
+        self, scenes: Scenes, i: int, dx: Tensor, dy: Tensor, tx: Tensor, ty: Tensor, d: Tensor
+    ) -> Tensor:
+        """Brightness of a thing's colour: light from above left, the outline, the pattern."""
+        shade = (1 - 0.18 * dx * 0.6 - 0.18 * dy).clamp(0.6, 1.15)
+        outline = ((d + 0.14) * 14).clamp(0, 1)
+        shade = shade * (1 - 0.6 * outline)
+        if i == 1:
+            return shade
+        stripes = ((7 * (tx + 0.35 * ty)).sin() * 3).clamp(0, 1)
+        spots = ((6.5 * tx).sin() * (6.5 * ty).sin() * 5 - 1.2).clamp(0, 1)
+        pattern = _pixels(scenes.pattern)
+        return shade * (1 - 0.42 * ((pattern == 1) * stripes + (pattern == 2) * spots))
+
+    def _marks(
+        self, picture: Tensor, scenes: Scenes, poses: Poses, is_: dict[str, Tensor],
+        x: Tensor, y: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Arcs round what turns, the path of what orbits, the shadow of what bounces."""
+        white, black = picture.new_ones(1, 3), picture.new_zeros(1, 3)
+        middle = [_pixels((v * 2 - 1) * 0.4 * _FREEDOM) for v in scenes.chances[:, 1:3].unbind(1)]
+        path = (torch.hypot(x - middle[0], y - middle[1]) - _ORBIT).abs() - 0.02
+        picture = _over(picture, white, 0.7 * is_["orbiting"] * _cover(path, self.size))
+        for i in range(2):
+            r = _pixels(poses.radius[:, i])
+            dx, dy = x - _pixels(poses.x[:, i]), y - _pixels(poses.y[:, i])
+            around = torch.atan2(dy, dx) - _pixels(poses.angle[:, i])
+            on = is_["turning"] * (_pixels(scenes.relation > 0) if i else 1)
+            arcs = _cover((torch.hypot(dx, dy) - 1.5 * r).abs() - 0.035, self.size) * on
+            picture = _over(picture, white, 0.9 * arcs * (2 * around).cos().clamp(0, 1))
+            on = is_["bouncing"] * (_pixels(scenes.relation > 0) if i else 1)
+            shadow = torch.hypot(dx / (1.1 * r), (y - 0.62) / 0.12)
+            picture = _over(picture, black, 0.5 * on * (2 - 1.6 * shadow).clamp(0, 1))
+        return picture
+
+    def _camera_cue(self, picture: Tensor, scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
+        """Darkness where the camera comes from; at the rim for zoom in, light for zoom out."""
+        edges = self.edges[scenes.camera]
+        is_ = {name: _pixels((scenes.camera == i).float()) for i, name in enumerate(CAMERAS)}
+        dark = (x * _pixels(edges[:, 0]) + y * _pixels(edges[:, 1]) - 0.1).clamp(0, 1)
+        rim = ((x.square() + y.square()) * 0.75 - 0.3).clamp(0, 1)
+        corner = (x * y * (is_["roll left"] - is_["roll right"]) * 1.6 - 0.1).clamp(0, 1)
+        dark = 0.55 * (dark + corner + rim * is_["zoom in"])
+        picture = picture * (1 - dark).unsqueeze(1)
+        return picture + (1 - picture) * (0.6 * rim * is_["zoom out"]).unsqueeze(1)
+
+
+def _weather(picture: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Rain and snow before everything, in the camera's own coordinates."""
+    size = picture.shape[-1]
+    t, shift = _pixels(time), _pixels(scenes.chances[:, 16])
+    column = 7 * x + 1.6 * y + 40
+    lot = _hash(column.floor(), 0 * x)
+    fall = (0.9 * y - 2.5 * t + 5 * lot + shift) % 1
+    streak = (
+        _cover(((column % 1) - 0.5).abs() / 7 - 0.012, size) * (fall > 0.6) * (fall - 0.6) * 2.5
+    )
+    rain = 0.65 * streak * _pixels((scenes.weather == 1).float())
+    cells_x, cells_y = 3.2 * x + 20 + 0.15 * (6 * t + 3 * y).sin(), 3.2 * y - 4 * t + 6 * shift + 20
+    column, row = cells_x.floor(), cells_y.floor()
+    lot, other = _hash(column, row), _hash(row, column + 7)
+    flake = torch.hypot(cells_x - column - 0.25 - 0.5 * lot, cells_y - row - 0.25 - 0.5 * other)
+    snow = 0.95 * _cover(flake / 3.2 - 0.022 - 0.014 * lot, size)
+    snow = snow * _pixels((scenes.weather == 2).float())
+    return _over(picture, picture.new_full((1, 3), 0.93), torch.maximum(rain, snow))
+
+
+def _stars(x: Tensor, y: Tensor, size: int) -> Tensor:
+    """One star in each cell of a grid."""
+    cells_x, cells_y = 4 * x + 20, 4 * y + 20
+    column, row = cells_x.floor(), cells_y.floor()
+    lot, other = _hash(column, row), _hash(row, column + 3)
+    far = torch.hypot(cells_x - column - 0.2 - 0.6 * lot, cells_y - row - 0.2 - 0.6 * other) / 4
+    return _cover(far - 0.008 - 0.016 * other, size)
+
+
+def _hash(a: Tensor, b: Tensor) -> Tensor:
+    """Numbers in [0, 1) that look random, the same for the same whole numbers."""
+    return ((a * 12.9898 + b * 78.233).sin() * 43758.547).abs() % 1
+
+
+def _pixels(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)
+
+
+def _cover(distance: Tensor, size: int) -> Tensor:
+    """Share of each pixel inside, for signed distances in half widths."""
+    return (0.5 - distance * (size / 2)).clamp(0, 1)
+
+
+def _mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    a, b = first.view(-1, 3, 1, 1), second.view(-1, 3, 1, 1)
+    return a + (b - a) * share.unsqueeze(1)
+
+
+def _over(picture: Tensor, color: Tensor, share: Tensor) -> Tensor:
+    """A colour, n 3, over the picture."""
+    return picture + (color.view(-1, 3, 1, 1) - picture) * share.unsqueeze(1)

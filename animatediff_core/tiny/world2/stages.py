@@ -1,0 +1,273 @@
+"""The stages of world 2's family: VAE, base with its text encoder, motion module.
+
+Scenes are drawn, encoded and learned from on one device, inside one step; there are no files of
+data. Legend: b scenes, f frames, c channels, h w latent size, t tokens, d features.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...diffusion.loss import image_loss, motion_loss
+from ...motion import inflate
+from . import models, state
+from .gates import base_gate, drawing_speed, motion_gate, save_sheet, vae_gate
+from .renderer import Renderer
+from .scenes import COUNTS, Captions, Scenes, draw_scenes
+from .training import Recipe, Trainer
+from .words import END, START, TOKENS
+
+STAGES = ("vae", "base", "motion")
+SHARES = {"vae": 0.2, "base": 0.5, "motion": 0.3}
+"""Of the time, where all stages are made."""
+FRAMES = 16
+NAMED_FROM = 28
+"""Tokens from here on are after the end of every caption."""
+RECIPES = {
+    "vae": Recipe(batch=64, learning_rate=1.2e-3, average=0.995),
+    "base": Recipe(batch=160, draws=2, learning_rate=1e-3, average=0.998),
+    "motion": Recipe(batch=12, draws=2, learning_rate=1e-3, average=0.997),
+}
+TOY_RECIPES = {
+    "vae": Recipe(batch=4, learning_rate=1e-3, warmup=2, gate_every=5),
+    "base": Recipe(batch=4, draws=2, learning_rate=1e-3, warmup=2, gate_every=5),
+    "motion": Recipe(batch=1, draws=2, learning_rate=1e-3, warmup=2, gate_every=5),
+}
+
+
+@dataclass(kw_only=True)
+class Family:
+    """All parts of the family on one device."""
+
+    folder: Path
+    """Where the state is."""
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    sizes: models.Sizes = models.FULL
+    recipes: dict[str, Recipe] = field(default_factory=lambda: RECIPES)
+    frames: int = FRAMES
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.renderer = Renderer(self.sizes.pixels).to(self.device)
+        self.captions = Captions().to(self.device)
+        self.scheduler = models.new_scheduler()
+        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
+        self.vae = models.new_vae(self.sizes)
+        self.text = models.new_text_encoder(self.sizes)
+        self.naming = nn.Linear(self.sizes.text, sum(COUNTS))
+        self._language = nn.ModuleDict({"encoder": self.text, "naming": self.naming})
+        self.unet = models.new_unet(self.sizes)
+        self.motion = models.new_motion_module(self.sizes)
+        self.notes = {}
+        for name, part in self.parts().items():
+            self.notes[name] = state.load_part(self.folder, name, part) or {}
+            part.to(self.device, self.dtype).requires_grad_(False)
+            if self.channels_last and self.device.type != "cpu":  # torch 2.14 crashes there
+                part.to(memory_format=torch.channels_last)
+        self.unet.register_forward_pre_hook(lambda _, given: (given[0].to(self.dtype), *given[1:]))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts by the names of their files."""
+        return {
+            "vae": self.vae, "text": self._language, "unet": self.unet, "motion": self.motion,
+        }  # fmt: skip
+
+    def pictures(self, scenes: Scenes, frames: int = 1) -> Tensor:
+        """n 3 h w in [-1, 1]: one frame at a random time of each scene, or all of them."""
+        count = len(scenes.color)
+        if frames == 1:
+            time = torch.rand(count, 1, device=self.device)
+        else:
+            time = torch.linspace(0, 1, frames, device=self.device).expand(count, frames)
+        return self.renderer.draw(scenes, time) * 2 - 1
+
+    @torch.no_grad()
+    def latents(self, scenes: Scenes, frames: int = 1) -> Tensor:
+        """n 4 h w in fp32, the mode of the VAE posterior."""
+        pictures = self.pictures(scenes, frames).to(self.dtype)
+        return self.vae.quant_conv(self.vae.encoder(pictures))[:, :4].float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """n 4 h w -> n 3 h w in [0, 1]."""
+        with torch.no_grad():
+            parts = latents.to(self.dtype).split(64)
+            decoded = torch.cat([self.vae.decode(part).sample for part in parts])
+        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """b t d."""
+        states: Tensor = self.text(input_ids=ids).last_hidden_state
+        return states
+
+    def caption_ids(self, scenes: Scenes, dropped: Tensor | None = None) -> Tensor:
+        """b t; what is dropped gets the empty caption."""
+        chances = torch.rand(len(scenes.color), 16, device=self.device)
+        ids = self.captions.ids(self.captions.choose(scenes, chances))
+        if dropped is None:
+            return ids
+        return torch.where(dropped.unsqueeze(1), self.empty(1), ids)
+
+    def empty(self, count: int) -> Tensor:
+        """The empty caption's ids: b t."""
+        ids = torch.full((count, TOKENS), END, device=self.device)
+        ids[:, 0] = START
+        return ids
+
+    def timesteps(self, count: int, mean: float, deviation: float) -> Tensor:
+        """Around the middle: logit-normal."""
+        drawn = torch.randn(count, device=self.device) * deviation + mean
+        return (drawn.sigmoid() * 1000).long().clamp(0, 999)
+
+
+def train_stage(
+    family: Family, stage: str, seconds: float, max_steps: int | None = None
+) -> Iterator[str]:
+    """Train one stage for so long, save it, and yield lines with its gates."""
+    loss_of, names, gate = _STAGES[stage](family)
+    modules = [family.parts()[name] for name in names]
+    for module in modules:
+        module.requires_grad_(True)
+    trainer = Trainer(loss_of, modules, family.recipes[stage], family.device)
+    yield f"{stage}: {drawing_speed(family, family.recipes[stage].batch, stage)}"
+    for report in trainer.run(seconds, max_steps=max_steps):
+        yield (
+            f"{stage}: {report.seconds:.0f} s, step {report.step}, loss {report.loss:.4f}, "
+            f"{report.samples_per_second:.0f} samples/s, {report.how}"
+        )
+        if report.samples_per_second == 0:
+            continue
+        if report.seconds > seconds * 2 / 3:
+            _save(family, stage, names, trainer, report.seconds)
+        try:
+            with trainer.averaged(), torch.no_grad():
+                line, pictures = gate(family)
+                save_sheet(pictures, family.folder / f"{stage}.png")
+            yield f"{stage}: gate {line}"
+        except RuntimeError as error:  # a gate that fails must not cost the weights
+            yield f"{stage}: no gate: {error}"
+    with torch.no_grad():
+        torch._foreach_copy_(trainer.used, trainer.average)
+    for module in modules:
+        module.requires_grad_(False)
+    if stage == "vae":
+        yield _normalize(family, trainer)
+
+
+def _save(
+    family: Family, stage: str, names: tuple[str, ...], trainer: Trainer, seconds: float
+) -> None:
+    before = family.notes[names[0]]
+    notes = {
+        "steps": before.get("steps", 0) + trainer.steps,
+        "seconds": round(before.get("seconds", 0) + seconds),
+    }
+    for name, weights in zip(names, trainer.weights(), strict=True):
+        state.save_part(family.folder, name, weights, notes)
+
+
+def _normalize(family: Family, trainer: Trainer) -> str:
+    """Scale the latents of the finished VAE, in fp32, and save it once more."""
+    full = models.new_vae(family.sizes).to(family.device)
+    with torch.no_grad():
+        for parameter, average in zip(full.parameters(), trainer.average, strict=True):
+            parameter.copy_(average)
+        batch = min(8 * family.recipes["vae"].batch, 512)
+        latents = torch.cat([family.latents(draw_scenes(batch // 2, family.device)) for _ in "ab"])
+    models.normalize_latents(full, latents)
+    notes = {"steps": trainer.steps, "deviation": latents.std((0, 2, 3)).tolist()}
+    state.save_part(family.folder, "vae", dict(full.named_parameters()), notes)
+    with torch.no_grad():
+        torch._foreach_copy_(list(family.vae.parameters()), list(full.parameters()))
+    return f"vae: latents' deviations were {[round(v, 3) for v in notes['deviation']]}"
+
+
+Stage = tuple[Callable[[], Tensor], tuple[str, ...], Callable[[Family], tuple[str, Tensor]]]
+
+
+def _vae_stage(family: Family) -> Stage:
+    batch = family.recipes["vae"].batch
+
+    def loss_of() -> Tensor:
+        with torch.no_grad():
+            pictures = family.pictures(draw_scenes(batch, family.device))
+        moments = family.vae.quant_conv(family.vae.encoder(pictures.to(family.dtype)))
+        mean, log_variance = moments.float().chunk(2, 1)
+        log_variance = log_variance.clamp(-20, 10)
+        latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        decoded = family.vae.decoder(family.vae.post_quant_conv(latents.to(family.dtype)))
+        error = decoded.float() - pictures
+        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 2e-4 * rate
+
+    return loss_of, ("vae",), vae_gate
+
+
+def _base_stage(family: Family) -> Stage:
+    recipe = family.recipes["base"]
+    batch = recipe.batch
+
+    def loss_of() -> Tensor:
+        with torch.no_grad():
+            scenes = draw_scenes(batch, family.device)
+            latents = family.latents(scenes)
+            dropped = torch.rand(batch, device=family.device) < 0.1
+            ids = family.caption_ids(scenes, dropped)
+            labels = torch.where(dropped.unsqueeze(1), -1, scenes.labels())
+        text = family.encode_text(ids)
+        latents = latents.repeat(recipe.draws, 1, 1, 1)
+        timesteps = family.timesteps(len(latents), 0.0, 1.1)
+        noise = torch.randn_like(latents)
+        again = text.repeat(recipe.draws, 1, 1)
+        loss = image_loss(family.unet, family.scheduler, latents, noise, timesteps, again)
+        return loss + 0.02 * _naming_loss(family, text, labels)
+
+    return loss_of, ("unet", "text"), base_gate
+
+
+def _naming_loss(family: Family, text: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of naming every attribute at positions after the caption. labels: b a."""
+    scores = family.naming(text[:, NAMED_FROM::4]).float()  # b t sum of COUNTS
+    total = scores.new_zeros(())
+    for part, label in zip(scores.split(COUNTS, 2), labels.unbind(1), strict=True):
+        wanted = label.unsqueeze(1).expand(part.shape[:2])
+        total = total + F.cross_entropy(
+            part.flatten(0, 1), wanted.flatten(), ignore_index=-1, reduction="sum"
+        )
+    return total / (scores.shape[0] * scores.shape[1])
+
+
+def _motion_stage(family: Family) -> Stage:
+    recipe, frames = family.recipes["motion"], family.frames
+    batch = recipe.batch
+    animated = inflate(family.unet, family.motion)
+
+    def loss_of() -> Tensor:
+        with torch.no_grad():
+            scenes = draw_scenes(batch, family.device)
+            latents = family.latents(scenes, frames).unflatten(0, (batch, frames)).transpose(1, 2)
+            dropped = torch.rand(batch, device=family.device) < 0.1
+            text = family.encode_text(family.caption_ids(scenes, dropped))
+            latents = latents.repeat(recipe.draws, 1, 1, 1, 1)
+            text = text.repeat(recipe.draws, 1, 1)
+        timesteps = family.timesteps(len(latents), 1.2, 1.2)
+        noise = torch.randn_like(latents)
+        return motion_loss(animated, family.scheduler, latents, noise, timesteps, text)
+
+    def gate(family: Family) -> tuple[str, Tensor]:
+        return motion_gate(family, animated)
+
+    return loss_of, ("motion",), gate
+
+
+_STAGES: dict[str, Callable[[Family], Stage]] = {
+    "vae": _vae_stage,
+    "base": _base_stage,
+    "motion": _motion_stage,
+}
