@@ -35,5 +35,5 @@ def test_a_training_step_touches_one_device_and_never_waits_for_values(stage, tm
         loss = loss_of()
         forward = mode.count
         loss.backward()
-    print(stage, forward, mode.count)
+
     assert all(p.grad is not None for n in names for p in family.parts()[n].parameters())
