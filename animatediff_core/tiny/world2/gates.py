@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...motion import AnimatedUNet
+from .judge import right
 from .scenes import Scenes, draw_scenes
 from .training import record
 
@@ -33,29 +34,33 @@ def vae_gate(family: "Family") -> tuple[str, Tensor]:
 
 
 def base_gate(family: "Family") -> tuple[str, Tensor]:
-    """Samples of held-out captions."""
-    scenes = held_out(family, 32)
-    shape = (32, 4, *(2 * (family.sizes.pixels // 8,)))
-    noise = torch.randn(shape, device=family.device)
-    pictures = family.decode(sample(family, family.unet, scenes, noise))
-    return f"colours and shapes {0}", pictures.unsqueeze(1)
+    """Samples of held-out captions, and what the judge sees in them."""
+    scenes, side = held_out(family, 64), family.sizes.pixels // 8
+    noise = torch.randn(64, 4, side, side, device=family.device)
+    pictures = family.decode(sample(family, family.unet, scenes, noise)).unsqueeze(1)
+    return _shares(right(family, pictures, scenes.labels())), pictures[:32]
 
 
 def motion_gate(family: "Family", animated: AnimatedUNet) -> tuple[str, Tensor]:
     """Clips of held-out captions."""
-    count, side = 8, family.sizes.pixels // 8
+    count, side = 16, family.sizes.pixels // 8
     scenes = held_out(family, count)
     noise = torch.randn(count, 4, family.frames, side, side, device=family.device)
     latents = sample(family, animated, scenes, noise).transpose(1, 2).flatten(0, 1)
     clips = family.decode(latents).unflatten(0, (count, family.frames))
     drawn = family.renderer.clips(scenes, family.frames)
     change, wanted = (float(c.diff(dim=1).abs().mean()) for c in (clips, drawn))
-    return f"change {change:.4f}, of drawn clips {wanted:.4f}", clips
+    shares = _shares(right(family, clips, scenes.labels()))
+    return f"change {change:.4f}, of drawn clips {wanted:.4f}; {shares}", clips[:8]
+
+
+def _shares(right: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.2f}" for name, share in right.items())
 
 
 def drawing_speed(family: "Family", batch: int, stage: str) -> str:
     """Milliseconds that a step spends on drawing its pictures and on encoding them."""
-    frames = family.frames if stage == "motion" else 1
+    frames = family.frames if stage in ("motion", "judge") else 1
 
     def draw() -> None:
         family.pictures(draw_scenes(batch, family.device), frames)

@@ -27,11 +27,14 @@ class Sizes:
     text_layers: int = 3
     heads: int = 4
     groups: int = 16
+    judge: int = 32
     pixels: int = 128
 
 
 FULL = Sizes()
-TOY = Sizes(vae=(8, 8, 16, 16), unet=(16, 32, 32), text=32, text_layers=1, groups=8, pixels=64)
+TOY = Sizes(
+    vae=(8, 8, 16, 16), unet=(16, 32, 32), text=32, text_layers=1, groups=8, judge=8, pixels=64
+)
 """For a smoke test on a CPU."""
 
 

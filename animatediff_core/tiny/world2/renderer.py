@@ -87,19 +87,20 @@ class Renderer(nn.Module):
             self.register_buffer(name, table)
         self.size = size
 
-    def clips(self, scenes: Scenes, frames: int = 16) -> Tensor:
+    def clips(self, scenes: Scenes, frames: int = 16, cues: Scenes | None = None) -> Tensor:
         """b f 3 h w in [0, 1], the whole course of every scene."""
         time = torch.linspace(0, 1, frames, device=scenes.color.device)
-        drawn = self.draw(scenes, time.expand(len(scenes.color), frames))
+        drawn = self.draw(scenes, time.expand(len(scenes.color), frames), cues)
         return drawn.unflatten(0, (-1, frames))
 
-    def draw(self, scenes: Scenes, time: Tensor) -> Tensor:
-        """Pictures at some times: n 3 h w in [0, 1]. time: b f in [0, 1]."""
-        frames = time.shape[1]
+    def draw(self, scenes: Scenes, time: Tensor, cues: Scenes | None = None) -> Tensor:
+        """Pictures at some times: n 3 h w in [0, 1]. time: b f in [0, 1].
+
+        `cues` are scenes whose still cues are drawn instead of the scenes' own.
+        """
         poses = self.poses(scenes, time)
-        if frames > 1:
-            many = {k: v.repeat_interleave(frames, 0) for k, v in vars(scenes).items()}
-            scenes = Scenes(**many)
+        cues = (cues or scenes).repeat(time.shape[1])
+        scenes = scenes.repeat(time.shape[1])
         screen_x = self.axis.view(1, 1, -1).expand(1, self.size, -1)
         screen_y = self.axis.view(1, -1, 1).expand(1, -1, self.size)
         cos, sin = _pixels(poses.roll.cos()), _pixels(poses.roll.sin())
@@ -107,9 +108,11 @@ class Renderer(nn.Module):
         x = (screen_x * cos - screen_y * sin) * zoom + _pixels(poses.pan_x)
         y = (screen_x * sin + screen_y * cos) * zoom + _pixels(poses.pan_y)
         picture = self._backdrop(scenes, poses, x, y)
-        picture = self._things(picture, scenes, poses, x, y)
+        picture = self._marks(picture, scenes, cues.motion, poses, x, y)
+        for i in range(2):
+            picture = self._thing(i, picture, scenes, cues.motion, poses, x, y)
         picture = _weather(picture, scenes, poses.time, screen_x, screen_y)
-        picture = self._camera_cue(picture, scenes, screen_x, screen_y)
+        picture = self._camera_cue(picture, cues.camera, screen_x, screen_y)
         return picture.clamp(0, 1)
 
     def poses(self, scenes: Scenes, time: Tensor) -> Poses:
@@ -184,94 +187,92 @@ class Renderer(nn.Module):
         ground = ground * (1 + ripples).unsqueeze(1)
         return torch.lerp(sky, ground, _cover(-depth, self.size).unsqueeze(1))
 
-    def _things(
-        self, picture: Tensor, scenes: Scenes, poses: Poses, x: Tensor, y: Tensor
-    ) -> Tensor:
-        """The things and the cues of their motions, over the picture."""
-        is_ = {name: _pixels((scenes.motion == i).float()) for i, name in enumerate(MOTIONS)}
-        picture = self._marks(picture, scenes, poses, is_, x, y)
-        way = self.ways[scenes.motion]
-        shapes = torch.stack([scenes.shape, scenes.shape2], 1)
-        colors = self.palette[torch.stack([scenes.color, scenes.color2], 1)]  # n i 3
-        there = torch.stack([torch.ones_like(scenes.relation), scenes.relation], 1) > 0
+    def _thing(
+        self, i: int, picture: Tensor, scenes: Scenes, cue: Tensor, poses: Poses,
+        x: Tensor, y: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """One of the things, its tail and its halo over the picture."""
+        on = _pixels(scenes.relation > 0) if i else torch.ones_like(_pixels(poses.time))
+        color = self.palette[scenes.color2 if i else scenes.color]
+        shape = scenes.shape2 if i else scenes.shape
+        r = _pixels(poses.radius[:, i])
+        dx = (x - _pixels(poses.x[:, i])) / r
+        dy = (y - _pixels(poses.y[:, i])) / r
+        picture = _over(picture, 0.5 + 0.5 * color, on * self._tail(dx, dy, r, self.ways[cue]))
+        angle = _pixels(poses.angle[:, i])
+        bend = 0.25 * _of(scenes.motion, "waving") * (2.6 * dy + _pixels(poses.bend[:, i])).sin()
+        tx, ty = dx + bend, dy
+        tx, ty = tx * angle.cos() + ty * angle.sin(), ty * angle.cos() - tx * angle.sin()
+        d = distance(tx, ty, shape)
+        halo = 0.75 * (-(d.clamp(min=0) * 3.5)).exp() * on
         pulse = _pixels(poses.pulse)
-        light = 1 - is_["blinking"] * 0.6 * (1 - pulse)
-        for i in range(2):
-            on = _pixels(there[:, i].float())
-            color = colors[:, i]
-            r = _pixels(poses.radius[:, i])
-            dx = (x - _pixels(poses.x[:, i])) / r
-            dy = (y - _pixels(poses.y[:, i])) / r
-            along = -(dx * _pixels(way[:, 0]) + dy * _pixels(way[:, 1]))
-            across = (dx * _pixels(way[:, 1]) - dy * _pixels(way[:, 0])).abs()
-            moving = _pixels((way.abs().sum(1) > 0).float())
-            width = 0.75 - 0.22 * along
-            tail = _cover((across - width) * r, self.size) * (along > 0)
-            tail = tail * (0.8 * (1 - along / 2.6)).clamp(0, 1) * moving * on
-            picture = _over(picture, 0.5 + 0.5 * color, tail)
-            angle = _pixels(poses.angle[:, i])
-            bend = 0.25 * is_["waving"] * (2.6 * dy + _pixels(poses.bend[:, i])).sin()
-            tx, ty = dx + bend, dy
-            tx, ty = tx * angle.cos() + ty * angle.sin(), ty * angle.cos() - tx * angle.sin()
-            d = distance(tx, ty, shapes[:, i])
-            halo = (-(d.clamp(min=0) * 3.5)).exp() * on
-            glowing = is_["growing"] + is_["blinking"] * pulse
-            picture = _over(picture, torch.ones_like(color), 0.75 * halo * glowing)
-            picture = _over(picture, torch.zeros_like(color), 0.75 * halo * is_["shrinking"])
-            inside = color.view(-1, 3, 1, 1) * (
-                self._shade(scenes, i, dx, dy, tx, ty, d) * light
-            ).unsqueeze(1)
-            gleam = 0.45 * (-9 * ((dx + 0.32).square() + (dy + 0.38).square())).exp() * light
-            inside = inside + (1 - inside) * gleam.unsqueeze(1)
-            cover = _cover(d * r, self.size) * on
-            picture = torch.lerp(picture, inside, cover.unsqueeze(1))
-        return picture
+        glowing = _of(cue, "growing") + _of(cue, "blinking") * pulse
+        picture = _over(picture, torch.ones_like(color), halo * glowing)
+        picture = _over(picture, torch.zeros_like(color), halo * _of(cue, "shrinking"))
+        light = 1 - _of(scenes.motion, "blinking") * 0.6 * (1 - pulse)
+        shade = self._shade(0 if i else scenes.pattern, dx, dy, tx, ty, d) * light
+        inside = color.view(-1, 3, 1, 1) * shade.unsqueeze(1)
+        gleam = 0.45 * (-9 * ((dx + 0.32).square() + (dy + 0.38).square())).exp() * light
+        inside = inside + (1 - inside) * gleam.unsqueeze(1)
+        return torch.lerp(picture, inside, (_cover(d * r, self.size) * on).unsqueeze(1))
+
+    def _tail(self, dx: Tensor, dy: Tensor, r: Tensor, way: Tensor) -> Tensor:
+        """What a thing leaves behind on its way, fading. way: n 2."""
+        way_x, way_y = _pixels(way[:, 0]), _pixels(way[:, 1])
+        along = -(dx * way_x + dy * way_y)
+        across = (dx * way_y - dy * way_x).abs()
+        tail = _cover((across - 0.75 + 0.22 * along) * r, self.size) * (along > 0)
+        moving = _pixels(way.abs().sum(1) > 0)
+        return tail * (0.8 * (1 - along / 2.6)).clamp(0, 1) * moving
 
     def _shade(
-        self, scenes: Scenes, i: int, dx: Tensor, dy: Tensor, tx: Tensor, ty: Tensor, d: Tensor
+        self, pattern: Tensor | int, dx: Tensor, dy: Tensor, tx: Tensor, ty: Tensor, d: Tensor
     ) -> Tensor:
         """Brightness of a thing's colour: light from above left, the outline, the pattern."""
         shade = (1 - 0.18 * dx * 0.6 - 0.18 * dy).clamp(0.6, 1.15)
-        outline = ((d + 0.14) * 14).clamp(0, 1)
-        shade = shade * (1 - 0.6 * outline)
-        if i == 1:
+        shade = shade * (1 - 0.6 * ((d + 0.14) * 14).clamp(0, 1))
+        if isinstance(pattern, int):
             return shade
-        stripes = ((7 * (tx + 0.35 * ty)).sin() * 3).clamp(0, 1)
-        spots = ((6.5 * tx).sin() * (6.5 * ty).sin() * 5 - 1.2).clamp(0, 1)
-        pattern = _pixels(scenes.pattern)
-        return shade * (1 - 0.42 * ((pattern == 1) * stripes + (pattern == 2) * spots))
+        stripes = ((7 * (tx + 0.35 * ty)).sin() * 3).clamp(0, 1) * _pixels(pattern == 1)
+        spots = ((6.5 * tx).sin() * (6.5 * ty).sin() * 5 - 1.2).clamp(0, 1) * _pixels(pattern == 2)
+        return shade * (1 - 0.42 * (stripes + spots))
 
     def _marks(
-        self, picture: Tensor, scenes: Scenes, poses: Poses, is_: dict[str, Tensor],
-        x: Tensor, y: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self, picture: Tensor, scenes: Scenes, cue: Tensor, poses: Poses, x: Tensor, y: Tensor
+    ) -> Tensor:
         """Arcs round what turns, the path of what orbits, the shadow of what bounces."""
         white, black = picture.new_ones(1, 3), picture.new_zeros(1, 3)
         middle = [_pixels((v * 2 - 1) * 0.4 * _FREEDOM) for v in scenes.chances[:, 1:3].unbind(1)]
         path = (torch.hypot(x - middle[0], y - middle[1]) - _ORBIT).abs() - 0.02
-        picture = _over(picture, white, 0.7 * is_["orbiting"] * _cover(path, self.size))
+        picture = _over(picture, white, 0.7 * _of(cue, "orbiting") * _cover(path, self.size))
         for i in range(2):
+            on = _pixels(scenes.relation > 0) if i else 1
             r = _pixels(poses.radius[:, i])
             dx, dy = x - _pixels(poses.x[:, i]), y - _pixels(poses.y[:, i])
             around = torch.atan2(dy, dx) - _pixels(poses.angle[:, i])
-            on = is_["turning"] * (_pixels(scenes.relation > 0) if i else 1)
-            arcs = _cover((torch.hypot(dx, dy) - 1.5 * r).abs() - 0.035, self.size) * on
-            picture = _over(picture, white, 0.9 * arcs * (2 * around).cos().clamp(0, 1))
-            on = is_["bouncing"] * (_pixels(scenes.relation > 0) if i else 1)
-            shadow = torch.hypot(dx / (1.1 * r), (y - 0.62) / 0.12)
-            picture = _over(picture, black, 0.5 * on * (2 - 1.6 * shadow).clamp(0, 1))
+            arcs = _cover((torch.hypot(dx, dy) - 1.5 * r).abs() - 0.035, self.size)
+            arcs = arcs * (2 * around).cos().clamp(0, 1) * _of(cue, "turning") * on
+            picture = _over(picture, white, 0.9 * arcs)
+            shadow = 2 - 1.6 * torch.hypot(dx / (1.1 * r), (y - 0.62) / 0.12)
+            shadow = shadow.clamp(0, 1) * _of(cue, "bouncing") * on
+            picture = _over(picture, black, 0.5 * shadow)
         return picture
 
-    def _camera_cue(self, picture: Tensor, scenes: Scenes, x: Tensor, y: Tensor) -> Tensor:
+    def _camera_cue(self, picture: Tensor, camera: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Darkness where the camera comes from; at the rim for zoom in, light for zoom out."""
-        edges = self.edges[scenes.camera]
-        is_ = {name: _pixels((scenes.camera == i).float()) for i, name in enumerate(CAMERAS)}
+        is_ = {name: _pixels((camera == i).float()) for i, name in enumerate(CAMERAS)}
+        edges = self.edges[camera]
         dark = (x * _pixels(edges[:, 0]) + y * _pixels(edges[:, 1]) - 0.1).clamp(0, 1)
         rim = ((x.square() + y.square()) * 0.75 - 0.3).clamp(0, 1)
         corner = (x * y * (is_["roll left"] - is_["roll right"]) * 1.6 - 0.1).clamp(0, 1)
         dark = 0.55 * (dark + corner + rim * is_["zoom in"])
         picture = picture * (1 - dark).unsqueeze(1)
         return picture + (1 - picture) * (0.6 * rim * is_["zoom out"]).unsqueeze(1)
+
+
+def _of(motions: Tensor, name: str) -> Tensor:
+    """1 where a picture has this motion: n 1 1."""
+    return _pixels((motions == MOTIONS.index(name)).float())
 
 
 def _weather(picture: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -285,7 +286,8 @@ def _weather(picture: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor
         _cover(((column % 1) - 0.5).abs() / 7 - 0.012, size) * (fall > 0.6) * (fall - 0.6) * 2.5
     )
     rain = 0.65 * streak * _pixels((scenes.weather == 1).float())
-    cells_x, cells_y = 3.2 * x + 20 + 0.15 * (6 * t + 3 * y).sin(), 3.2 * y - 4 * t + 6 * shift + 20
+    cells_x = 3.2 * x + 20 + 0.15 * (6 * t + 3 * y).sin()
+    cells_y = 3.2 * y - 4 * t + 6 * shift + 20
     column, row = cells_x.floor(), cells_y.floor()
     lot, other = _hash(column, row), _hash(row, column + 7)
     flake = torch.hypot(cells_x - column - 0.25 - 0.5 * lot, cells_y - row - 0.25 - 0.5 * other)

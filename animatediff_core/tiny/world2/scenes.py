@@ -59,6 +59,12 @@ class Scenes:
         second[:, 1] = second[:, 3] = True
         return torch.where(second & (self.relation == 0).unsqueeze(1), -1, values)
 
+    def repeat(self, frames: int) -> "Scenes":
+        """Each scene so many times in a row."""
+        if frames == 1:
+            return self
+        return Scenes(**{k: v.repeat_interleave(frames, 0) for k, v in vars(self).items()})
+
 
 def draw_scenes(
     count: int,
@@ -111,11 +117,6 @@ def draw_scenes(
 def _angular(shape: Tensor, turned: Tensor) -> Tensor:
     circle, ring = SHAPES.index("circle"), SHAPES.index("ring")
     return shape + turned * ((shape == circle) * 1 - (shape == ring) * 2)
-
-
-def join(first: Scenes, **changed: Tensor) -> Scenes:
-    """The scenes with some attributes replaced."""
-    return Scenes(**{**vars(first), **changed})
 
 
 class Captions(nn.Module):

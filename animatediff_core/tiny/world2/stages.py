@@ -16,24 +16,27 @@ from ...diffusion.loss import image_loss, motion_loss
 from ...motion import inflate
 from . import models, state
 from .gates import base_gate, drawing_speed, motion_gate, save_sheet, vae_gate
+from .judge import judge_gate, judge_loss, new_judge
 from .renderer import Renderer
 from .scenes import COUNTS, Captions, Scenes, draw_scenes
 from .training import Recipe, Trainer
 from .words import END, START, TOKENS
 
-STAGES = ("vae", "base", "motion")
-SHARES = {"vae": 0.2, "base": 0.5, "motion": 0.3}
+STAGES = ("vae", "judge", "base", "motion")
+SHARES = {"vae": 0.18, "judge": 0.08, "base": 0.46, "motion": 0.28}
 """Of the time, where all stages are made."""
 FRAMES = 16
 NAMED_FROM = 28
 """Tokens from here on are after the end of every caption."""
 RECIPES = {
     "vae": Recipe(batch=64, learning_rate=1.2e-3, average=0.995),
+    "judge": Recipe(batch=16, learning_rate=1e-3, average=0.99),
     "base": Recipe(batch=160, draws=2, learning_rate=1e-3, average=0.998),
     "motion": Recipe(batch=12, draws=2, learning_rate=1e-3, average=0.997),
 }
 TOY_RECIPES = {
     "vae": Recipe(batch=4, learning_rate=1e-3, warmup=2, gate_every=5),
+    "judge": Recipe(batch=2, learning_rate=1e-3, warmup=2, gate_every=5),
     "base": Recipe(batch=4, draws=2, learning_rate=1e-3, warmup=2, gate_every=5),
     "motion": Recipe(batch=1, draws=2, learning_rate=1e-3, warmup=2, gate_every=5),
 }
@@ -64,6 +67,7 @@ class Family:
         self._language = nn.ModuleDict({"encoder": self.text, "naming": self.naming})
         self.unet = models.new_unet(self.sizes)
         self.motion = models.new_motion_module(self.sizes)
+        self.judge = new_judge(self.sizes.pixels, self.sizes.judge)
         self.notes = {}
         for name, part in self.parts().items():
             self.notes[name] = state.load_part(self.folder, name, part) or {}
@@ -76,6 +80,7 @@ class Family:
         """The parts by the names of their files."""
         return {
             "vae": self.vae, "text": self._language, "unet": self.unet, "motion": self.motion,
+            "judge": self.judge,
         }  # fmt: skip
 
     def pictures(self, scenes: Scenes, frames: int = 1) -> Tensor:
@@ -209,6 +214,11 @@ def _vae_stage(family: Family) -> Stage:
     return loss_of, ("vae",), vae_gate
 
 
+def _judge_stage(family: Family) -> Stage:
+    batch = family.recipes["judge"].batch
+    return lambda: judge_loss(family, batch), ("judge",), judge_gate
+
+
 def _base_stage(family: Family) -> Stage:
     recipe = family.recipes["base"]
     batch = recipe.batch
@@ -268,6 +278,7 @@ def _motion_stage(family: Family) -> Stage:
 
 _STAGES: dict[str, Callable[[Family], Stage]] = {
     "vae": _vae_stage,
+    "judge": _judge_stage,
     "base": _base_stage,
     "motion": _motion_stage,
 }

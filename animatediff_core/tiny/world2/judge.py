@@ -1,0 +1,114 @@
+"""Says what a clip shows: a small network that has learned from the renderer alone.
+
+Its clips show the still cues of other motions than their own, so that it has to judge motion by
+what changes from frame to frame. Half of them have been through the VAE.
+
+Legend: b clips, f frames, n pictures, d features.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .scenes import ATTRIBUTES, COUNTS, Scenes, draw_scenes
+
+if TYPE_CHECKING:
+    from .stages import Family
+
+FEATURES = 256
+MOVING = ("motion", "camera")
+"""Attributes that need more than one frame."""
+
+
+class Judge(nn.Module):
+    """1.6 M parameters."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width, 6 * width)
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
+            if i > 1:
+                layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.SiLU()]
+        layers += [nn.Conv2d(widths[-1], 2 * width, 1), nn.Flatten(), nn.LazyLinear(FEATURES)]
+        self.frames = nn.Sequential(*layers)
+        self.time = nn.Sequential(
+            nn.Conv1d(FEATURES, FEATURES, 3, padding=1), nn.SiLU(),
+            nn.Conv1d(FEATURES, FEATURES, 3, padding=1), nn.SiLU(),
+        )  # fmt: skip
+        self.still = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, sum(COUNTS)))
+        self.moving = nn.Linear(FEATURES, sum(COUNTS))
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, ...]:
+        """Scores of every attribute's values, b k each; clips: b f 3 h w in [0, 1]."""
+        features = self.frames(clips.flatten(0, 1) * 2 - 1)
+        features = features.unflatten(0, clips.shape[:2])  # b f d
+        still = self.still(features.mean(1)).float().split(COUNTS, 1)
+        course = self.time(features.transpose(1, 2)).mean(2)
+        moving = self.moving(course).float().split(COUNTS, 1)
+        named = zip(ATTRIBUTES, still, moving, strict=True)
+        return tuple(move if name in MOVING else stay for name, stay, move in named)
+
+
+def new_judge(pixels: int, width: int = 32) -> Judge:
+    """A judge of clips of this size."""
+    judge = Judge(width)
+    with torch.no_grad():
+        judge(torch.zeros(1, 2, 3, pixels, pixels))
+    return judge
+
+
+def other_cues(scenes: Scenes) -> Scenes:
+    """The scenes with the motions and cameras of their neighbours, as far as cues go."""
+    moved = {name: getattr(scenes, name).roll(1) for name in MOVING}
+    return Scenes(**{**vars(scenes), **moved})
+
+
+def judged_clips(family: "Family", count: int) -> tuple[Tensor, Tensor]:
+    """Clips with the cues of others, b f 3 h w, and their labels."""
+    scenes = draw_scenes(count, family.device)
+    clips = family.renderer.clips(scenes, family.frames, other_cues(scenes))
+    half = clips[count // 2 :].flatten(0, 1) * 2 - 1
+    latents = family.vae.quant_conv(family.vae.encoder(half.to(family.dtype)))[:, :4]
+    latents = latents + 0.1 * torch.randn_like(latents)
+    decoded = family.decode(latents).unflatten(0, (-1, family.frames))
+    return torch.cat([clips[: count // 2], decoded]), scenes.labels()
+
+
+def judge_loss(family: "Family", count: int) -> Tensor:
+    """Cross-entropy summed over attributes."""
+    with torch.no_grad():
+        clips, labels = judged_clips(family, count)
+    total = torch.zeros((), device=family.device)
+    scores = family.judge(clips.to(family.dtype))
+    for part, label in zip(scores, labels.unbind(1), strict=True):
+        losses = F.cross_entropy(part, label, ignore_index=-1, reduction="sum")
+        total = total + losses / count
+    return total
+
+
+def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
+    """Share of clips that show what each attribute says, where it is named.
+
+    clips: b f 3 h w in [0, 1]; of single frames the moving attributes say nothing.
+    """
+    parts = [family.judge(part.to(family.dtype)) for part in clips.split(16)]
+    shares = {}
+    for i, name in enumerate(ATTRIBUTES):
+        chosen = torch.cat([scores[i] for scores in parts]).argmax(1)
+        named = labels[:, i] >= 0
+        if clips.shape[1] > 1 or name not in MOVING:
+            shares[name] = float((chosen == labels[:, i])[named].float().mean())
+    return shares
+
+
+def judge_gate(family: "Family") -> tuple[str, Tensor]:
+    """How often it is right on new clips, and on shuffled labels."""
+    found = [judged_clips(family, 32) for _ in range(8)]
+    clips, labels = (torch.cat(part) for part in zip(*found, strict=True))
+    truth, chance = right(family, clips, labels), right(family, clips, labels.roll(1, 0))
+    lines = [f"{name} {truth[name]:.3f} ({chance[name]:.2f})" for name in truth]
+    return "right (shuffled): " + ", ".join(lines), clips[::16]
