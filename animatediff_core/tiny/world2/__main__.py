@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BEGAN = time.monotonic()
-SAVING = 15.0
+SAVING = 9.0
 """Seconds left for what comes after training."""
 
 
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=7.0, help="of the whole command")
     parser.add_argument("--stage", nargs="*", help="stages, each with =SHARE of the time or not")
     parser.add_argument("--state", type=Path, default=Path("build/world2"))
-    parser.add_argument("--contiguous", action="store_true", help="channels not last")
+    parser.add_argument("--speeds", action="store_true", help="measure drawing and encoding")
     parser.add_argument("--toy", action="store_true", help="small parts, for a test")
     parser.add_argument("--dtype", choices=["fp32", "bf16"])
     options = parser.parse_args(arguments)
@@ -43,7 +43,6 @@ def _build(options: argparse.Namespace) -> Iterator[str]:
         folder=options.state,
         device=device,
         dtype=dtype,
-        channels_last=not options.contiguous,
         **toy,
     )
     shares = dict(SHARES)
@@ -56,7 +55,7 @@ def _build(options: argparse.Namespace) -> Iterator[str]:
         rest = sum(list(shares.values())[list(shares).index(stage) :])
         seconds = max((deadline - time.monotonic()) * share / rest, 1.0)
         yield f"{stage}: {seconds:.0f} s"
-        yield from train_stage(family, stage, seconds)
+        yield from train_stage(family, stage, seconds, speeds=options.speeds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Says what a clip shows: a small network that has learned from the renderer alone.
 
 Its clips show the still cues of other motions than their own, so that it has to judge motion by
-what changes from frame to frame. Half of them have been through the VAE.
+what changes from frame to frame. Some are blurred and noisy. It looks at every second frame of
+half the size.
 
 Legend: b clips, f frames, n pictures, d features.
 """
@@ -30,7 +31,11 @@ class Judge(nn.Module):
         widths = (3, width, 2 * width, 4 * width, 6 * width)
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [nn.Conv2d(before, after, 4, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
+            layers += [
+                nn.Conv2d(before, after, 4 if i < 3 else 3, 2 if i < 3 else 1, 1),
+                nn.GroupNorm(8, after),
+                nn.SiLU(),
+            ]
             if i > 1:
                 layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.SiLU()]
         layers += [nn.Conv2d(widths[-1], 2 * width, 1), nn.Flatten(), nn.LazyLinear(FEATURES)]
@@ -44,8 +49,8 @@ class Judge(nn.Module):
 
     def forward(self, clips: Tensor) -> tuple[Tensor, ...]:
         """Scores of every attribute's values, b k each; clips: b f 3 h w in [0, 1]."""
-        features = self.frames(clips.flatten(0, 1) * 2 - 1)
-        features = features.unflatten(0, clips.shape[:2])  # b f d
+        pictures = F.avg_pool2d(clips.flatten(0, 1), 2) * 2 - 1
+        features = self.frames(pictures).unflatten(0, clips.shape[:2])  # b f d
         still = self.still(features.mean(1)).float().split(COUNTS, 1)
         course = self.time(features.transpose(1, 2)).mean(2)
         moving = self.moving(course).float().split(COUNTS, 1)
@@ -68,14 +73,13 @@ def other_cues(scenes: Scenes) -> Scenes:
 
 
 def judged_clips(family: "Family", count: int) -> tuple[Tensor, Tensor]:
-    """Clips with the cues of others, b f 3 h w, and their labels."""
+    """Every second frame of clips with the cues of others, b f 3 h w, and their labels."""
     scenes = draw_scenes(count, family.device)
-    clips = family.renderer.clips(scenes, family.frames, other_cues(scenes))
-    half = clips[count // 2 :].flatten(0, 1) * 2 - 1
-    latents = family.vae.quant_conv(family.vae.encoder(half.to(family.dtype)))[:, :4]
-    latents = latents + 0.1 * torch.randn_like(latents)
-    decoded = family.decode(latents).unflatten(0, (-1, family.frames))
-    return torch.cat([clips[: count // 2], decoded]), scenes.labels()
+    clips = family.renderer.clips(scenes, family.frames // 2, other_cues(scenes))
+    blurred = F.avg_pool2d(clips.flatten(0, 1), 5, 1, 2).unflatten(0, clips.shape[:2])
+    lot = torch.rand(count, 2, 1, 1, 1, 1, device=family.device)
+    clips = torch.lerp(clips, blurred, (lot[:, 0] * 2 - 1).clamp(0, 1))
+    return clips + 0.05 * lot[:, 1] * torch.randn_like(clips), scenes.labels()
 
 
 def judge_loss(family: "Family", count: int) -> Tensor:
@@ -93,9 +97,9 @@ def judge_loss(family: "Family", count: int) -> Tensor:
 def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
     """Share of clips that show what each attribute says, where it is named.
 
-    clips: b f 3 h w in [0, 1]; of single frames the moving attributes say nothing.
+    clips: b f 3 h w in [0, 1], every second frame; of single frames the moving attributes say nothing.
     """
-    parts = [family.judge(part.to(family.dtype)) for part in clips.split(16)]
+    parts = [family.judge(part.to(family.dtype)) for part in clips.split(64)]
     shares = {}
     for i, name in enumerate(ATTRIBUTES):
         chosen = torch.cat([scores[i] for scores in parts]).argmax(1)
@@ -107,7 +111,7 @@ def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
 
 def judge_gate(family: "Family") -> tuple[str, Tensor]:
     """How often it is right on new clips, and on shuffled labels."""
-    found = [judged_clips(family, 32) for _ in range(8)]
+    found = [judged_clips(family, 64) for _ in range(8)]
     clips, labels = (torch.cat(part) for part in zip(*found, strict=True))
     truth, chance = right(family, clips, labels), right(family, clips, labels.roll(1, 0))
     lines = [f"{name} {truth[name]:.3f} ({chance[name]:.2f})" for name in truth]

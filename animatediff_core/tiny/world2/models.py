@@ -112,17 +112,24 @@ def new_scheduler() -> DDPMScheduler:
     )
 
 
+UNUSED = 0.2
+"""Deviation of a channel's posterior means below which the decoder ignores the channel."""
+
+
 @torch.no_grad()
 def normalize_latents(vae: AutoencoderKL, latents: torch.Tensor) -> None:
     """Give the latents zero mean and unit variance in every channel; latents: n 4 h w.
 
     The change of scale goes into quant_conv and its inverse into post_quant_conv, so that the
-    file stays an ordinary AutoencoderKL with scaling_factor 1.
+    file stays an ordinary AutoencoderKL with scaling_factor 1. Unused channels become 0.
     """
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp(min=1e-3)
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    used = (deviation >= UNUSED).float()
+    deviation = torch.where(used > 0, deviation, 1.0)
     out, back = vae.quant_conv, vae.post_quant_conv
-    out.bias[:4] = (out.bias[:4] - mean) / deviation
-    out.weight[:4] /= deviation.view(-1, 1, 1, 1)
-    out.bias[4:] -= 2 * deviation.log()
+    out.bias[:4] = (out.bias[:4] - mean) / deviation * used
+    out.weight[:4] *= (used / deviation).view(-1, 1, 1, 1)
+    out.bias[4:] = (out.bias[4:] - 2 * deviation.log()) * used - 20 * (1 - used)
+    out.weight[4:] *= used.view(-1, 1, 1, 1)
     back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
-    back.weight *= deviation.view(1, -1, 1, 1)
+    back.weight *= (used * deviation).view(1, -1, 1, 1)

@@ -18,9 +18,11 @@ class Recipe:
     """How a stage is trained."""
 
     batch: int
-    """Pictures, or clips, that a step draws."""
-    draws: int = 1
-    """Times that each is used in the step, with noise of its own."""
+    """Pictures, or clips, of a step."""
+    new: int = 0
+    """How many of them are new; the others come from a pool of earlier ones."""
+    pool: int = 0
+    """Size of that pool."""
     learning_rate: float
     warmup: int = 100
     """Steps from 0 to the full rate; from there it falls as a cosine over the stage's time."""
@@ -106,12 +108,24 @@ class Trainer:
         """Record the step as a CUDA graph; returns how steps will run."""
         if self.device.type != "cuda":
             return "steps run one by one"
+        if self.graph is not None:
+            return "a CUDA graph of the whole step"
         try:
             self.graph = record(self.step)
         except RuntimeError as error:
             torch.cuda.synchronize()
             return f"no CUDA graph, steps run one by one: {error}"
         return "a CUDA graph of the whole step"
+
+    def milliseconds(self, runs: int = 8) -> float:
+        """What a recorded step takes, at a learning rate of 0; infinite where there is none."""
+        if self.graph is None:
+            return math.inf
+        began = time.monotonic()
+        for _ in range(runs):
+            self.graph.replay()
+        torch.cuda.synchronize()
+        return (time.monotonic() - began) / runs * 1000
 
     def run(self, seconds: float, *, max_steps: int | None = None) -> Iterator[Report]:
         """Train for so long; yields a report every `gate_every` seconds and at the end.
@@ -126,7 +140,7 @@ class Trainer:
             now = time.monotonic()
             done = now - began >= seconds or self.steps == max_steps
             if done or now - since >= self.recipe.gate_every:
-                speed = steps_since * self.recipe.batch * self.recipe.draws / max(now - since, 1e-9)
+                speed = steps_since * self.recipe.batch / max(now - since, 1e-9)
                 mean = sum(losses) / max(len(losses), 1)
                 yield Report(self.steps, now - began, mean, speed, how)
                 if done:
