@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-LIMIT = 15 << 20
+LIMIT = (16 << 20) - (1 << 18)
 """Bytes of tensors in one file."""
 
 
