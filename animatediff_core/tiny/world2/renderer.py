@@ -223,7 +223,7 @@ class Renderer(nn.Module):
         across = (dx * way_y - dy * way_x).abs()
         tail = _cover((across - 0.75 + 0.22 * along) * r, self.size) * (along > 0)
         moving = _pixels(way.abs().sum(1) > 0)
-        return tail * (0.8 * (1 - along / 2.6)).clamp(0, 1) * moving
+        return tail * (0.9 * (1.2 - along / 2.6)).clamp(0, 1) * moving
 
     def _shade(
         self, pattern: Tensor | int, dx: Tensor, dy: Tensor, tx: Tensor, ty: Tensor, d: Tensor
