@@ -12,8 +12,8 @@ from ...checkpoints.base_model import BaseModel
 from ...checkpoints.motion_module import save_motion_module
 from ...checkpoints.write import MOTION_FILE, write_base_folder
 from ...motion import LINEAR_BETAS
+from .family import Family
 from .models import VOCABULARY
-from .stages import Family
 from .words import END, START, TOKENS, WORDS
 
 

@@ -17,7 +17,7 @@ from .scenes import Scenes, draw_scenes
 from .training import record
 
 if TYPE_CHECKING:
-    from .stages import Family
+    from .family import Family
 
 STEPS, GUIDANCE = 20, 3.0
 
@@ -45,10 +45,10 @@ def motion_gate(family: "Family", animated: AnimatedUNet) -> tuple[str, Tensor]:
     """Clips of held-out captions."""
     count, side = 16, family.sizes.pixels // 8
     scenes = held_out(family, count)
-    noise = torch.randn(count, 4, family.frames, side, side, device=family.device)
+    noise = torch.randn(count, 4, family.sizes.frames, side, side, device=family.device)
     latents = sample(family, animated, scenes, noise).transpose(1, 2).flatten(0, 1)
-    clips = family.decode(latents).unflatten(0, (count, family.frames))
-    drawn = family.renderer.clips(scenes, family.frames)
+    clips = family.decode(latents).unflatten(0, (count, family.sizes.frames))
+    drawn = family.renderer.clips(scenes, family.sizes.frames)
     change, wanted = (float(c.diff(dim=1).abs().mean()) for c in (clips, drawn))
     shares = _shares(right(family, clips[:, ::2], scenes.labels()))
     return f"change {change:.4f}, of drawn clips {wanted:.4f}; {shares}", clips[:8]
@@ -60,7 +60,7 @@ def _shares(right: dict[str, float]) -> str:
 
 def drawing_speed(family: "Family", batch: int, stage: str) -> str:
     """Milliseconds that a step spends on drawing its pictures and on encoding them."""
-    frames = family.frames if stage in ("motion", "judge") else 1
+    frames = family.sizes.frames if stage in ("motion", "judge") else 1
 
     def draw() -> None:
         family.pictures(draw_scenes(batch, family.device), frames)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .scenes import ATTRIBUTES, COUNTS, Scenes, draw_scenes
 
 if TYPE_CHECKING:
-    from .stages import Family
+    from .family import Family
 
 FEATURES = 256
 MOVING = ("motion", "camera")
@@ -75,7 +75,7 @@ def other_cues(scenes: Scenes) -> Scenes:
 def judged_clips(family: "Family", count: int) -> tuple[Tensor, Tensor]:
     """Every second frame of clips with the cues of others, b f 3 h w, and their labels."""
     scenes = draw_scenes(count, family.device)
-    clips = family.renderer.clips(scenes, family.frames // 2, other_cues(scenes))
+    clips = family.renderer.clips(scenes, family.sizes.frames // 2, other_cues(scenes))
     blurred = F.avg_pool2d(clips.flatten(0, 1), 5, 1, 2).unflatten(0, clips.shape[:2])
     lot = torch.rand(count, 2, 1, 1, 1, 1, device=family.device)
     clips = torch.lerp(clips, blurred, (lot[:, 0] * 2 - 1).clamp(0, 1))
@@ -94,24 +94,30 @@ def judge_loss(family: "Family", count: int) -> Tensor:
     return total
 
 
-def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of clips that show what each attribute says, where it is named.
+def verdicts(family: "Family", clips: Tensor) -> Tensor:
+    """The value of each attribute that the judge sees: b a.
 
-    clips: b f 3 h w in [0, 1], every second frame; of single frames the moving attributes say nothing.
+    clips: b f 3 h w in [0, 1], every second frame. Single frames say nothing about MOVING.
     """
-    parts = [family.judge(part.to(family.dtype)) for part in clips.split(64)]
-    shares = {}
-    for i, name in enumerate(ATTRIBUTES):
-        chosen = torch.cat([scores[i] for scores in parts]).argmax(1)
-        named = labels[:, i] >= 0
-        if clips.shape[1] > 1 or name not in MOVING:
-            shares[name] = float((chosen == labels[:, i])[named].float().mean())
-    return shares
+    scores = [family.judge(part.to(family.dtype)) for part in clips.split(64)]
+    return torch.cat([torch.stack([s.argmax(1) for s in part], 1) for part in scores])
+
+
+def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
+    """Share of clips that show what each attribute says, where it is named."""
+    seen, named = verdicts(family, clips), labels >= 0
+    shares = ((seen == labels) & named).sum(0) / named.sum(0)
+    still = clips.shape[1] == 1
+    return {
+        name: float(share)
+        for name, share in zip(ATTRIBUTES, shares, strict=True)
+        if not (still and name in MOVING)
+    }
 
 
 def judge_gate(family: "Family") -> tuple[str, Tensor]:
     """How often it is right on new clips, and on shuffled labels."""
-    found = [judged_clips(family, 64) for _ in range(8)]
+    found = [judged_clips(family, 2 * family.recipes["judge"].batch) for _ in range(8)]
     clips, labels = (torch.cat(part) for part in zip(*found, strict=True))
     truth, chance = right(family, clips, labels), right(family, clips, labels.roll(1, 0))
     lines = [f"{name} {truth[name]:.3f} ({chance[name]:.2f})" for name in truth]

@@ -29,6 +29,7 @@ class Sizes:
     groups: int = 16
     judge: int = 32
     pixels: int = 128
+    frames: int = 16
 
 
 FULL = Sizes()

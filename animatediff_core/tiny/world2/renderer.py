@@ -15,29 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .backdrop import Backdrop, weather
+from .painting import cover, over, pixels
 from .scenes import Scenes
 from .shapes import distance
 from .words import CAMERAS, COLORS, DIRECTIONS, MOTIONS
 
 SIZE = 128
-_BACKDROPS = (
-    # sky above, sky at the horizon, ground at the horizon, ground below, sun or moon; then
-    # horizon, hills' height, waves of the ground, clouds, stars, size of the sun
-    ((70, 150, 225), (200, 228, 245), (135, 190, 90), (75, 140, 50), (255, 245, 200)),
-    ((110, 180, 235), (225, 238, 245), (60, 150, 185), (15, 75, 130), (255, 245, 200)),
-    ((8, 10, 35), (35, 40, 85), (30, 40, 50), (15, 20, 28), (235, 235, 215)),
-    ((95, 60, 120), (250, 160, 105), (125, 75, 80), (70, 40, 60), (255, 215, 120)),
-    ((130, 195, 230), (245, 230, 205), (235, 195, 130), (200, 145, 85), (255, 250, 225)),
-    ((165, 165, 170), (190, 190, 195), (175, 172, 170), (120, 118, 118), (190, 190, 195)),
-)
-_GROUNDS = (
-    (0.30, 0.08, 0.04, 0.85, 0.0, 0.13),
-    (0.20, 0.00, 0.13, 0.60, 0.0, 0.13),
-    (0.45, 0.06, 0.00, 0.00, 1.0, 0.13),
-    (0.35, 0.12, 0.03, 0.35, 0.0, 0.15),
-    (0.30, 0.16, 0.05, 0.00, 0.0, 0.10),
-    (0.40, 0.00, 0.00, 0.00, 0.0, 0.0),
-)
 _RADII = (0.33, 0.22, 0.44)
 _PAIR = 0.25
 """Radius of each of two things."""
@@ -77,8 +61,6 @@ class Renderer(nn.Module):
         tables = {
             "ways": ways / ways.norm(dim=1, keepdim=True).clamp(min=1),
             "palette": torch.tensor(list(COLORS.values())) / 255,
-            "backdrops": torch.tensor(_BACKDROPS) / 255,
-            "grounds": torch.tensor(_GROUNDS),
             "radii": torch.tensor(_RADII),
             "edges": torch.tensor([_EDGES.get(c, (0, 0)) for c in CAMERAS], dtype=torch.float32),
             "axis": (torch.arange(size) + 0.5) / size * 2 - 1,
@@ -86,6 +68,7 @@ class Renderer(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table)
         self.size = size
+        self.backdrop = Backdrop()
 
     def clips(self, scenes: Scenes, frames: int = 16, cues: Scenes | None = None) -> Tensor:
         """b f 3 h w in [0, 1], the whole course of every scene."""
@@ -103,15 +86,15 @@ class Renderer(nn.Module):
         scenes = scenes.repeat(time.shape[1])
         screen_x = self.axis.view(1, 1, -1).expand(1, self.size, -1)
         screen_y = self.axis.view(1, -1, 1).expand(1, -1, self.size)
-        cos, sin = _pixels(poses.roll.cos()), _pixels(poses.roll.sin())
-        zoom = _pixels(poses.zoom)
-        x = (screen_x * cos - screen_y * sin) * zoom + _pixels(poses.pan_x)
-        y = (screen_x * sin + screen_y * cos) * zoom + _pixels(poses.pan_y)
-        picture = self._backdrop(scenes, poses, x, y)
+        cos, sin = pixels(poses.roll.cos()), pixels(poses.roll.sin())
+        zoom = pixels(poses.zoom)
+        x = (screen_x * cos - screen_y * sin) * zoom + pixels(poses.pan_x)
+        y = (screen_x * sin + screen_y * cos) * zoom + pixels(poses.pan_y)
+        picture = self.backdrop(scenes, poses.time, x, y)
         picture = self._marks(picture, scenes, cues.motion, poses, x, y)
         for i in range(2):
             picture = self._thing(i, picture, scenes, cues.motion, poses, x, y)
-        picture = _weather(picture, scenes, poses.time, screen_x, screen_y)
+        picture = weather(picture, scenes, poses.time, screen_x, screen_y)
         picture = self._camera_cue(picture, cues.camera, screen_x, screen_y)
         return picture.clamp(0, 1)
 
@@ -160,69 +143,42 @@ class Renderer(nn.Module):
         roll = 0.7 * course * (is_["roll right"] - is_["roll left"])
         return zoom, pan_x, pan_y, roll
 
-    def _backdrop(self, scenes: Scenes, poses: Poses, x: Tensor, y: Tensor) -> Tensor:
-        """Sky, sun or moon, stars, clouds and ground: n 3 h w."""
-        colors = self.backdrops[scenes.background]  # n 5 3
-        shape = [_pixels(v) for v in self.grounds[scenes.background].unbind(1)]
-        horizon, hills, waves, clouds, stars, sun = shape
-        chance = [_pixels(v) for v in scenes.chances[:, 9:16].unbind(1)]
-        time = _pixels(poses.time)
-        high = horizon + 0.12 * (chance[0] - 0.5)
-        high = high + hills * (3 * x + 6.3 * chance[1]).sin() * (1 + 0.5 * (7 * x).cos())
-        depth = y - high  # below the horizon it is positive
-        sky = _mix(colors[:, 0], colors[:, 1], ((depth + 1.3) / 1.3).clamp(0, 1))
-        sun_x, sun_y = 1.4 * (chance[2] - 0.5), high - 0.45 - 0.35 * chance[3]
-        far = torch.hypot(x - sun_x, y - sun_y)
-        glow = 0.45 * (-(far - sun).clamp(min=0) * 6).exp() * (sun > 0)
-        disc = _cover(far - sun, self.size) * (sun > 0)
-        sky = _over(sky, colors[:, 4], torch.maximum(glow, disc))
-        sky = _over(sky, torch.ones_like(colors[:, 0]), stars * _stars(x, y, self.size) * 0.9)
-        drift = 0.25 * time + 2 * chance[4]
-        wave = (2.1 * x + 6 * (drift + chance[5])).sin() + (4.3 * x - 3 * drift + 9 * y).sin() * 0.6
-        band = (-((depth + 0.75 + 0.2 * chance[6]) * 3.5).square()).exp()
-        sky = _over(sky, torch.ones_like(colors[:, 0]), clouds * band * (wave * 0.8).clamp(0, 1))
-        near = 1 / (depth.clamp(min=0) + 0.12)
-        ripples = waves * (11 * near + 5 * x * (depth + 0.3) - 9 * time + 6 * chance[1]).sin()
-        ground = _mix(colors[:, 2], colors[:, 3], (depth / 0.8).clamp(0, 1))
-        ground = ground * (1 + ripples).unsqueeze(1)
-        return torch.lerp(sky, ground, _cover(-depth, self.size).unsqueeze(1))
-
     def _thing(
         self, i: int, picture: Tensor, scenes: Scenes, cue: Tensor, poses: Poses,
         x: Tensor, y: Tensor,
     ) -> Tensor:  # fmt: skip
         """One of the things, its tail and its halo over the picture."""
-        on = _pixels(scenes.relation > 0) if i else torch.ones_like(_pixels(poses.time))
+        on = pixels(scenes.relation > 0) if i else torch.ones_like(pixels(poses.time))
         color = self.palette[scenes.color2 if i else scenes.color]
         shape = scenes.shape2 if i else scenes.shape
-        r = _pixels(poses.radius[:, i])
-        dx = (x - _pixels(poses.x[:, i])) / r
-        dy = (y - _pixels(poses.y[:, i])) / r
-        picture = _over(picture, 0.5 + 0.5 * color, on * self._tail(dx, dy, r, self.ways[cue]))
-        angle = _pixels(poses.angle[:, i])
-        bend = 0.25 * _of(scenes.motion, "waving") * (2.6 * dy + _pixels(poses.bend[:, i])).sin()
+        r = pixels(poses.radius[:, i])
+        dx = (x - pixels(poses.x[:, i])) / r
+        dy = (y - pixels(poses.y[:, i])) / r
+        picture = over(picture, 0.5 + 0.5 * color, on * self._tail(dx, dy, r, self.ways[cue]))
+        angle = pixels(poses.angle[:, i])
+        bend = 0.25 * _of(scenes.motion, "waving") * (2.6 * dy + pixels(poses.bend[:, i])).sin()
         tx, ty = dx + bend, dy
         tx, ty = tx * angle.cos() + ty * angle.sin(), ty * angle.cos() - tx * angle.sin()
         d = distance(tx, ty, shape)
         halo = 0.75 * (-(d.clamp(min=0) * 3.5)).exp() * on
-        pulse = _pixels(poses.pulse)
+        pulse = pixels(poses.pulse)
         glowing = _of(cue, "growing") + _of(cue, "blinking") * pulse
-        picture = _over(picture, torch.ones_like(color), halo * glowing)
-        picture = _over(picture, torch.zeros_like(color), halo * _of(cue, "shrinking"))
+        picture = over(picture, torch.ones_like(color), halo * glowing)
+        picture = over(picture, torch.zeros_like(color), halo * _of(cue, "shrinking"))
         light = 1 - _of(scenes.motion, "blinking") * 0.6 * (1 - pulse)
         shade = self._shade(0 if i else scenes.pattern, dx, dy, tx, ty, d) * light
         inside = color.view(-1, 3, 1, 1) * shade.unsqueeze(1)
         gleam = 0.45 * (-9 * ((dx + 0.32).square() + (dy + 0.38).square())).exp() * light
         inside = inside + (1 - inside) * gleam.unsqueeze(1)
-        return torch.lerp(picture, inside, (_cover(d * r, self.size) * on).unsqueeze(1))
+        return torch.lerp(picture, inside, (cover(d * r, self.size) * on).unsqueeze(1))
 
     def _tail(self, dx: Tensor, dy: Tensor, r: Tensor, way: Tensor) -> Tensor:
         """What a thing leaves behind on its way, fading. way: n 2."""
-        way_x, way_y = _pixels(way[:, 0]), _pixels(way[:, 1])
+        way_x, way_y = pixels(way[:, 0]), pixels(way[:, 1])
         along = -(dx * way_x + dy * way_y)
         across = (dx * way_y - dy * way_x).abs()
-        tail = _cover((across - 0.75 + 0.22 * along) * r, self.size) * (along > 0)
-        moving = _pixels(way.abs().sum(1) > 0)
+        tail = cover((across - 0.75 + 0.22 * along) * r, self.size) * (along > 0)
+        moving = pixels(way.abs().sum(1) > 0)
         return tail * (0.9 * (1.2 - along / 2.6)).clamp(0, 1) * moving
 
     def _shade(
@@ -233,8 +189,8 @@ class Renderer(nn.Module):
         shade = shade * (1 - 0.6 * ((d + 0.14) * 14).clamp(0, 1))
         if isinstance(pattern, int):
             return shade
-        stripes = ((7 * (tx + 0.35 * ty)).sin() * 3).clamp(0, 1) * _pixels(pattern == 1)
-        spots = ((6.5 * tx).sin() * (6.5 * ty).sin() * 5 - 1.2).clamp(0, 1) * _pixels(pattern == 2)
+        stripes = ((7 * (tx + 0.35 * ty)).sin() * 3).clamp(0, 1) * pixels(pattern == 1)
+        spots = ((6.5 * tx).sin() * (6.5 * ty).sin() * 5 - 1.2).clamp(0, 1) * pixels(pattern == 2)
         return shade * (1 - 0.42 * (stripes + spots))
 
     def _marks(
@@ -242,27 +198,27 @@ class Renderer(nn.Module):
     ) -> Tensor:
         """Arcs round what turns, the path of what orbits, the shadow of what bounces."""
         white, black = picture.new_ones(1, 3), picture.new_zeros(1, 3)
-        middle = [_pixels((v * 2 - 1) * 0.4 * _FREEDOM) for v in scenes.chances[:, 1:3].unbind(1)]
+        middle = [pixels((v * 2 - 1) * 0.4 * _FREEDOM) for v in scenes.chances[:, 1:3].unbind(1)]
         path = (torch.hypot(x - middle[0], y - middle[1]) - _ORBIT).abs() - 0.02
-        picture = _over(picture, white, 0.7 * _of(cue, "orbiting") * _cover(path, self.size))
+        picture = over(picture, white, 0.7 * _of(cue, "orbiting") * cover(path, self.size))
         for i in range(2):
-            on = _pixels(scenes.relation > 0) if i else 1
-            r = _pixels(poses.radius[:, i])
-            dx, dy = x - _pixels(poses.x[:, i]), y - _pixels(poses.y[:, i])
-            around = torch.atan2(dy, dx) - _pixels(poses.angle[:, i])
-            arcs = _cover((torch.hypot(dx, dy) - 1.5 * r).abs() - 0.035, self.size)
+            on = pixels(scenes.relation > 0) if i else 1
+            r = pixels(poses.radius[:, i])
+            dx, dy = x - pixels(poses.x[:, i]), y - pixels(poses.y[:, i])
+            around = torch.atan2(dy, dx) - pixels(poses.angle[:, i])
+            arcs = cover((torch.hypot(dx, dy) - 1.5 * r).abs() - 0.035, self.size)
             arcs = arcs * (2 * around).cos().clamp(0, 1) * _of(cue, "turning") * on
-            picture = _over(picture, white, 0.9 * arcs)
+            picture = over(picture, white, 0.9 * arcs)
             shadow = 2 - 1.6 * torch.hypot(dx / (1.1 * r), (y - 0.62) / 0.12)
             shadow = shadow.clamp(0, 1) * _of(cue, "bouncing") * on
-            picture = _over(picture, black, 0.5 * shadow)
+            picture = over(picture, black, 0.5 * shadow)
         return picture
 
     def _camera_cue(self, picture: Tensor, camera: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Darkness where the camera comes from; at the rim for zoom in, light for zoom out."""
-        is_ = {name: _pixels((camera == i).float()) for i, name in enumerate(CAMERAS)}
+        is_ = {name: pixels((camera == i).float()) for i, name in enumerate(CAMERAS)}
         edges = self.edges[camera]
-        dark = (x * _pixels(edges[:, 0]) + y * _pixels(edges[:, 1]) - 0.1).clamp(0, 1)
+        dark = (x * pixels(edges[:, 0]) + y * pixels(edges[:, 1]) - 0.1).clamp(0, 1)
         rim = ((x.square() + y.square()) * 0.75 - 0.3).clamp(0, 1)
         corner = (x * y * (is_["roll left"] - is_["roll right"]) * 1.6 - 0.1).clamp(0, 1)
         dark = 0.55 * (dark + corner + rim * is_["zoom in"])
@@ -272,58 +228,4 @@ class Renderer(nn.Module):
 
 def _of(motions: Tensor, name: str) -> Tensor:
     """1 where a picture has this motion: n 1 1."""
-    return _pixels((motions == MOTIONS.index(name)).float())
-
-
-def _weather(picture: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Rain and snow before everything, in the camera's own coordinates."""
-    size = picture.shape[-1]
-    t, shift = _pixels(time), _pixels(scenes.chances[:, 16])
-    column = 7 * x + 1.6 * y + 40
-    lot = _hash(column.floor(), 0 * x)
-    fall = (0.9 * y - 2.5 * t + 5 * lot + shift) % 1
-    streak = (
-        _cover(((column % 1) - 0.5).abs() / 7 - 0.012, size) * (fall > 0.6) * (fall - 0.6) * 2.5
-    )
-    rain = 0.65 * streak * _pixels((scenes.weather == 1).float())
-    cells_x = 3.2 * x + 20 + 0.15 * (6 * t + 3 * y).sin()
-    cells_y = 3.2 * y - 4 * t + 6 * shift + 20
-    column, row = cells_x.floor(), cells_y.floor()
-    lot, other = _hash(column, row), _hash(row, column + 7)
-    flake = torch.hypot(cells_x - column - 0.25 - 0.5 * lot, cells_y - row - 0.25 - 0.5 * other)
-    snow = 0.95 * _cover(flake / 3.2 - 0.022 - 0.014 * lot, size)
-    snow = snow * _pixels((scenes.weather == 2).float())
-    return _over(picture, picture.new_full((1, 3), 0.93), torch.maximum(rain, snow))
-
-
-def _stars(x: Tensor, y: Tensor, size: int) -> Tensor:
-    """One star in each cell of a grid."""
-    cells_x, cells_y = 4 * x + 20, 4 * y + 20
-    column, row = cells_x.floor(), cells_y.floor()
-    lot, other = _hash(column, row), _hash(row, column + 3)
-    far = torch.hypot(cells_x - column - 0.2 - 0.6 * lot, cells_y - row - 0.2 - 0.6 * other) / 4
-    return _cover(far - 0.008 - 0.016 * other, size)
-
-
-def _hash(a: Tensor, b: Tensor) -> Tensor:
-    """Numbers in [0, 1) that look random, the same for the same whole numbers."""
-    return ((a * 12.9898 + b * 78.233).sin() * 43758.547).abs() % 1
-
-
-def _pixels(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1)
-
-
-def _cover(distance: Tensor, size: int) -> Tensor:
-    """Share of each pixel inside, for signed distances in half widths."""
-    return (0.5 - distance * (size / 2)).clamp(0, 1)
-
-
-def _mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    a, b = first.view(-1, 3, 1, 1), second.view(-1, 3, 1, 1)
-    return a + (b - a) * share.unsqueeze(1)
-
-
-def _over(picture: Tensor, color: Tensor, share: Tensor) -> Tensor:
-    """A colour, n 3, over the picture."""
-    return picture + (color.view(-1, 3, 1, 1) - picture) * share.unsqueeze(1)
+    return pixels((motions == MOTIONS.index(name)).float())

@@ -5,133 +5,26 @@ data. Legend: b scenes, f frames, c channels, h w latent size, t tokens, d featu
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...diffusion.loss import image_loss, motion_loss
 from ...motion import inflate
 from . import models, state
+from .family import Family
 from .gates import base_gate, drawing_speed, motion_gate, save_sheet, vae_gate
-from .judge import judge_gate, judge_loss, new_judge
+from .judge import judge_gate, judge_loss
 from .pool import Pool
-from .renderer import Renderer
-from .scenes import COUNTS, Captions, Scenes, draw_scenes
-from .training import Recipe, Trainer
-from .words import END, START, TOKENS
+from .scenes import COUNTS, draw_scenes
+from .training import Trainer
 
 STAGES = ("vae", "judge", "base", "motion")
 SHARES = {"vae": 0.18, "judge": 0.08, "base": 0.46, "motion": 0.28}
 """Of the time, where all stages are made."""
-FRAMES = 16
 NAMED_FROM = 28
 """Tokens from here on are after the end of every caption."""
-RECIPES = {
-    "vae": Recipe(batch=64, learning_rate=1.2e-3, average=0.995),
-    "judge": Recipe(batch=32, learning_rate=1e-3, average=0.99),
-    "base": Recipe(batch=224, new=48, pool=8192, learning_rate=1e-3, average=0.998, gate_every=45),
-    "motion": Recipe(
-        batch=16, new=4, pool=1536, learning_rate=1.2e-3, average=0.997, gate_every=45
-    ),
-}
-TOY_RECIPES = {
-    "vae": Recipe(batch=4, learning_rate=1e-3, warmup=2, gate_every=5),
-    "judge": Recipe(batch=2, learning_rate=1e-3, warmup=2, gate_every=5),
-    "base": Recipe(batch=8, new=4, pool=8, learning_rate=1e-3, warmup=2, gate_every=5),
-    "motion": Recipe(batch=2, new=1, pool=4, learning_rate=1e-3, warmup=2, gate_every=5),
-}
-
-
-@dataclass(kw_only=True)
-class Family:
-    """All parts of the family on one device."""
-
-    folder: Path
-    """Where the state is."""
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    sizes: models.Sizes = models.FULL
-    recipes: dict[str, Recipe] = field(default_factory=lambda: RECIPES)
-    frames: int = FRAMES
-
-    def __post_init__(self) -> None:
-        torch.manual_seed(0)
-        self.renderer = Renderer(self.sizes.pixels).to(self.device)
-        self.captions = Captions().to(self.device)
-        self.scheduler = models.new_scheduler()
-        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
-        self.vae = models.new_vae(self.sizes)
-        self.text = models.new_text_encoder(self.sizes)
-        self.naming = nn.Linear(self.sizes.text, sum(COUNTS))
-        self._language = nn.ModuleDict({"encoder": self.text, "naming": self.naming})
-        self.unet = models.new_unet(self.sizes)
-        self.motion = models.new_motion_module(self.sizes)
-        self.judge = new_judge(self.sizes.pixels, self.sizes.judge)
-        self.notes = {}
-        for name, part in self.parts().items():
-            self.notes[name] = state.load_part(self.folder, name, part) or {}
-            part.to(self.device, self.dtype).requires_grad_(False)
-        if self.device.type != "cpu":  # where torch 2.14 crashes in the backward
-            self.arrange(torch.channels_last)
-        self.unet.register_forward_pre_hook(lambda _, given: (given[0].to(self.dtype), *given[1:]))
-
-    def parts(self) -> dict[str, nn.Module]:
-        """The parts by the names of their files."""
-        return {
-            "vae": self.vae, "text": self._language, "unet": self.unet, "motion": self.motion,
-            "judge": self.judge,
-        }  # fmt: skip
-
-    def arrange(self, layout: torch.memory_format) -> None:
-        """Lay out the weights of all convolutions."""
-        for part in self.parts().values():
-            part.to(memory_format=layout)
-
-    def pictures(self, scenes: Scenes, frames: int = 1) -> Tensor:
-        """n 3 h w in [-1, 1]: one frame at a random time of each scene, or all of them."""
-        count = len(scenes.color)
-        if frames == 1:
-            time = torch.rand(count, 1, device=self.device)
-        else:
-            time = torch.linspace(0, 1, frames, device=self.device).expand(count, frames)
-        return self.renderer.draw(scenes, time) * 2 - 1
-
-    @torch.no_grad()
-    def latents(self, scenes: Scenes, frames: int = 1) -> Tensor:
-        """n 4 h w in fp32, the mode of the VAE posterior."""
-        pictures = self.pictures(scenes, frames).to(self.dtype)
-        return self.vae.quant_conv(self.vae.encoder(pictures))[:, :4].float()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """n 4 h w -> n 3 h w in [0, 1]."""
-        with torch.no_grad():
-            parts = latents.to(self.dtype).split(64)
-            decoded = torch.cat([self.vae.decode(part).sample for part in parts])
-        return (decoded.float() / 2 + 0.5).clamp(0, 1)
-
-    def encode_text(self, ids: Tensor) -> Tensor:
-        """b t d."""
-        states: Tensor = self.text(input_ids=ids).last_hidden_state
-        return states
-
-    def caption_ids(self, scenes: Scenes) -> Tensor:
-        """b t, one wording of each scene."""
-        chances = torch.rand(len(scenes.color), 16, device=self.device)
-        return self.captions.ids(self.captions.choose(scenes, chances))
-
-    def empty(self, count: int) -> Tensor:
-        """The empty caption's ids: b t."""
-        ids = torch.full((count, TOKENS), END, device=self.device)
-        ids[:, 0] = START
-        return ids
-
-    def timesteps(self, count: int, mean: float, deviation: float) -> Tensor:
-        """Around the middle: logit-normal."""
-        drawn = torch.randn(count, device=self.device) * deviation + mean
-        return (drawn.sigmoid() * 1000).long().clamp(0, 999)
 
 
 def train_stage(
@@ -288,7 +181,7 @@ def _naming_loss(family: Family, text: Tensor, labels: Tensor) -> Tensor:
 
 
 def _motion_stage(family: Family) -> Stage:
-    recipe, frames = family.recipes["motion"], family.frames
+    recipe, frames = family.recipes["motion"], family.sizes.frames
     animated = inflate(family.unet, family.motion)
 
     def make(count: int) -> tuple[Tensor, Tensor]:

@@ -9,27 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .recipes import Recipe
+
 CHECK_EVERY = 20
 """Replayed steps between looks at the clock; each look waits for the device."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a stage is trained."""
-
-    batch: int
-    """Pictures, or clips, of a step."""
-    new: int = 0
-    """How many of them are new; the others come from a pool of earlier ones."""
-    pool: int = 0
-    """Size of that pool."""
-    learning_rate: float
-    warmup: int = 100
-    """Steps from 0 to the full rate; from there it falls as a cosine over the stage's time."""
-    average: float = 0.998
-    """Decay a step of the averaged weights."""
-    gate_every: float = 30.0
-    """Seconds between reports."""
 
 
 @dataclass(frozen=True)

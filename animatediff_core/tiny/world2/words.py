@@ -44,7 +44,7 @@ PHRASES: dict[str, list[list[str]]] = {
     "relation": [[""], ["left of", "to the left of"], ["right of", "to the right of"]],
     "motion": [
         [""],
-        *([way.replace("moving", verb) for verb in ("moving", "going", "flying")] for way in DIRECTIONS),
+        *([way.replace("moving", v) for v in ("moving", "going", "flying")] for way in DIRECTIONS),
         *([way] for way in CHANGES),
     ],
     "background": [
