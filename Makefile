@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow lint format typecheck check tiny measure bench bench-full clean
+.PHONY: install demo test test-slow mutants settings lint format typecheck check tiny measure bench bench-full clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -21,6 +21,9 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants $(ONLY)
+
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -31,6 +34,9 @@ typecheck: $(STAMP)
 	$(BIN)/mypy
 
 check: lint typecheck test
+
+settings: $(STAMP)
+	$(BIN)/python -m tests.settings_page
 
 tiny: $(STAMP)
 	$(BIN)/python -m animatediff_core.tiny

@@ -7,7 +7,6 @@ clip are compared, from noise on.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +22,9 @@ from animatediff_core.diffusion.x0_cache import LEVELS
 from animatediff_core.jobs import Job, job_from_options
 from animatediff_core.motion import AnimatedUNet
 from animatediff_core.planning.jobs import plan
-from animatediff_core.planning.models import load
 from animatediff_core.sampling.device import choose
-from animatediff_core.sampling.placement import Placed, Placing
+from animatediff_core.sampling.loading import load_model
+from animatediff_core.sampling.placement import PlacedModel, Placement
 from animatediff_core.sampling.sample import sample
 from animatediff_core.speed import restore
 from animatediff_core.tiny.report import held_out_scenes
@@ -40,7 +39,7 @@ def compare_levels(place: Place, clips: int, rounds: int) -> Iterator[dict[str, 
     exact, quick = (_placed(place, jobs[0], fast=fast) for fast in (False, True))
     wanted = [_frames(job, exact) for job in jobs]
     for level in LEVELS:
-        asked = [replace(job, fast=level) for job in jobs]
+        asked = [job.replace(fast=level) for job in jobs]
         likeness = [
             _decibel(_frames(job, quick), one) for job, one in zip(asked, wanted, strict=True)
         ]
@@ -109,16 +108,16 @@ def _latents(
     return latents, place.thread_seconds() - start
 
 
-def _placed(place: Place, job: Job, *, fast: bool) -> Placed:
+def _placed(place: Place, job: Job, *, fast: bool) -> PlacedModel:
     """The model as `generate` runs it there for exact or for fast jobs."""
     (planned,) = plan([job], offline=True)
     device, dtype = choose(place.device.type, None, fast=fast)
-    return Placed(*load(planned.found, offline=True), Placing(device, dtype))
+    return PlacedModel(*load_model(planned.found, offline=True), Placement(device, dtype))
 
 
 @torch.no_grad()
-def _frames(job: Job, placed: Placed) -> np.ndarray:
-    *_, frames = sample(job, placed.base, placed.animated)
+def _frames(job: Job, placed: PlacedModel) -> np.ndarray:
+    *_, frames = sample(job, placed)
     assert isinstance(frames, np.ndarray)
     return frames
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from turns import alternate
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 
 _THEIR_BLOCKS = (ResnetBlock2D, BasicTransformerBlock, AnimateDiffTransformer3D)
 

@@ -10,10 +10,15 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.base_model import resolve_bundled
 from animatediff_core.checkpoints.families import CONFIGS
+from animatediff_core.checkpoints.loading import load_base
+from animatediff_core.checkpoints.sd_names import single_file_tensors
+from animatediff_core.checkpoints.single_file import clip_tokenizer
+from animatediff_core.checkpoints.write import write_single_file
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
-from animatediff_core.planning.models import Parts, find, load
+from animatediff_core.planning.models import ModelSpec, find_model
+from animatediff_core.sampling.loading import load_model
+from animatediff_core.weights.places import bundled_path
 
 LEVELS = {
     "small": (64, 128, 256),
@@ -26,7 +31,9 @@ LEVELS = {
 def model(size: str, frames: int) -> tuple[UNet2DConditionModel, MotionModule]:
     """The bundled model, or random weights of a size, in fp32."""
     if size == "bundled":
-        base, motion = load(find(Parts(base="bundled:tiny"), offline=True), offline=True)
+        base, motion = load_model(
+            find_model(ModelSpec(base="bundled:tiny"), offline=True), offline=True
+        )
         unet = base.unet
     else:
         unet, motion = random_model(size, frames)
@@ -64,25 +71,38 @@ def random_parts(
     return unet, motion
 
 
-def write_model(size: str, folder: Path) -> None:
-    """`base` and `motion` as diffusers' folders, of random weights, in fp32; where they are not
-    there yet. Full is SD1.5 with words and scheduler of the bundled model; of other sizes all
-    but the UNet is the bundled model's."""
+def write_model(size: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """`base` and `motion` as diffusers' folders, of random weights, if they are not there yet.
+
+    Full is SD1.5 with words and scheduler of the bundled model; of other sizes all but the UNet is
+    the bundled model's.
+    """
     if (folder / "motion").is_dir():
         return
     shutil.rmtree(folder, ignore_errors=True)
     base = folder / "base"
-    shutil.copytree(resolve_bundled("bundled:tiny/base"), base)
+    shutil.copytree(bundled_path("bundled:tiny/base"), base)
     if size == "full":
         shutil.copytree(CONFIGS / "sd15", base, dirs_exist_ok=True)
         _set_tokens(base / "tokenizer" / "tokenizer_config.json", 77)
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(base / "vae"))
-        vae.save_pretrained(base / "vae")
+        nn.Module.to(vae, dtype=dtype).save_pretrained(base / "vae")
         text = CLIPTextModel(CLIPTextConfig.from_pretrained(base / "text_encoder"))
-        text.save_pretrained(base / "text_encoder")
+        text.to(dtype).save_pretrained(base / "text_encoder")
     unet, motion = random_parts(LEVELS[size], 2, 32, text=768 if size == "full" else 128)
-    unet.save_pretrained(base / "unet")
-    write_adapter(motion, folder / "motion")
+    nn.Module.to(unet, dtype=dtype).save_pretrained(base / "unet")
+    write_adapter(motion.to(dtype), folder / "motion")
+
+
+def write_forms(size: str, folder: Path) -> None:
+    """The model in fp16 as a folder, and of the full size as one file and as a pickle of it."""
+    write_model(size, folder, torch.float16)
+    single = folder / "single.safetensors"
+    if size == "full" and not single.exists():
+        base = load_base(str(folder / "base"), dtype=torch.float16)
+        base.tokenizers = [clip_tokenizer()]  # the folder's has fewer words than the text encoder
+        write_single_file(base, single)
+        torch.save({"state_dict": single_file_tensors(base)}, single.with_suffix(".ckpt"))
 
 
 def _set_tokens(config: Path, tokens: int) -> None:

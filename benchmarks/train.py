@@ -11,19 +11,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from animatediff_core.training.stages.stage.stage import motion_trainee
 from diffusers.models import UNetMotionModel
-from diffusers.schedulers import DDPMScheduler
 from models import random_model
 from place import Place
 from torch import Tensor, nn
 from turns import alternate
 
 import animatediff_core as ad
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.checkpoints.motion_names import site_name
-from animatediff_core.checkpoints.write import motion_adapter
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
 from animatediff_core.speed.training import quicken_training
+from animatediff_core.training.stages.motion import motion_parameters
 
 SIDES = {"small": 16, "full": 32}
 """Height and width of the latents."""
@@ -39,7 +38,7 @@ def compare_training(
     _share(theirs, {**dict(unet.named_parameters()), **dict(motion.named_parameters())})
     unet, motion, theirs = (one.to(place.device) for one in (unet, motion, theirs))
     animated = ad.inflate(unet, motion)
-    learned = list(motion_trainee(animated, DDPMScheduler()).parameters.values())
+    learned = list(motion_parameters(animated).values())
     theirs.train()
     quicken_training(animated)
     if checkpointing:

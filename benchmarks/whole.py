@@ -21,16 +21,17 @@ from models import write_adapter, write_model
 from place import Place
 from turns import Times, alternate, run_child, spread
 
-from animatediff_core.checkpoints.base_model import resolve_bundled
 from animatediff_core.checkpoints.motion_module import load_motion_module
+from animatediff_core.diffusion.step_info import StepInfo
 from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job
-from animatediff_core.planning.models import Parts, find, load
-from animatediff_core.sampling.conditions import ControlModels
+from animatediff_core.planning.models import ModelSpec, find_model
 from animatediff_core.sampling.device import made_with
+from animatediff_core.sampling.loading import load_model
 from animatediff_core.sampling.output import write
-from animatediff_core.sampling.placement import Placed, Placing
-from animatediff_core.sampling.sample import Step, sample
+from animatediff_core.sampling.placement import PlacedModel, Placement
+from animatediff_core.sampling.sample import sample
+from animatediff_core.weights.places import bundled_path
 
 PROMPT = "a red circle moving right on a blue background"
 BASE, MOTION = "bundled:tiny", "bundled:tiny/motion_module.safetensors"
@@ -79,10 +80,10 @@ def compare_commands(place: Place, rounds: int) -> list[dict[str, Any]]:
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "script.py").write_text(SCRIPT)
-        write_adapter(load_motion_module(resolve_bundled(MOTION)), folder / "motion")
+        write_adapter(load_motion_module(bundled_path(MOTION)), folder / "motion")
         ours = ["-m", "cli.app", "generate", "--prompt", PROMPT, "--seed", "1",
                 "-d", place.device.type, "-o", folder / "clips"]  # fmt: skip
-        theirs = [folder / "script.py", resolve_bundled(f"{BASE}/base"), folder / "motion", PROMPT,
+        theirs = [folder / "script.py", bundled_path(f"{BASE}/base"), folder / "motion", PROMPT,
                   str(STEPS), str(GUIDANCE), folder / "theirs.gif", place.device.type,
                   str(place.dtypes[0]).removeprefix("torch.")]  # fmt: skip
         sides = {"ours": ours, "diffusers": theirs}
@@ -112,8 +113,8 @@ class _Files:
 
 def _files(size: str, scratch: Path) -> _Files:
     if size == "bundled":
-        write_adapter(load_motion_module(resolve_bundled(MOTION)), scratch / "motion")
-        return _Files(resolve_bundled(f"{BASE}/base"), scratch / "motion", 64)
+        write_adapter(load_motion_module(bundled_path(MOTION)), scratch / "motion")
+        return _Files(bundled_path(f"{BASE}/base"), scratch / "motion", 64)
     folder = Path("build") / f"bench-{size}"
     write_model(size, folder)
     return _Files(folder / "base", folder / "motion", 256)
@@ -121,17 +122,16 @@ def _files(size: str, scratch: Path) -> _Files:
 
 def _ours(place: Place, files: _Files, folder: Path) -> Callable[[int], Path]:
     base, motion = str(files.base), str(files.motion)
-    found = find(Parts(base=base, motion=motion), offline=True)
+    found = find_model(ModelSpec(base=base, motion=motion), offline=True)
     device, dtype = place.device, place.dtypes[0]
-    placed = Placed(*load(found, offline=True), Placing(device, dtype))
-    models = ControlModels(base=placed.base, device=device, dtype=dtype, offline=True)
+    placed = PlacedModel(*load_model(found, offline=True), Placement(device, dtype))
 
     def make(steps: int) -> Path:
         job = Job(name="clip", prompt={0: PROMPT}, seed=1, base=base, motion=motion, frames=16,
                   width=files.side, height=files.side, steps=steps, guidance_scale=GUIDANCE,
                   scheduler="euler_a")  # fmt: skip
-        events = sample(job, placed.base, placed.animated, folder=folder, models=models)
-        (frames,) = (event for event in events if not isinstance(event, Step))
+        events = sample(job, placed, folder=folder)
+        (frames,) = (event for event in events if not isinstance(event, StepInfo))
         try:
             return write(job, frames, made_with(placed.base.unet), folder)
         except ClipError:  # random weights make noise, which is kept and refused

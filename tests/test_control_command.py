@@ -20,19 +20,19 @@ FILM = {"path": "film", "fit": "crop"}
 RIGHT = {"path": "right.png", "fit": "stretch"}
 JOBS = {
     "free": {},
-    "keyframes": {"keyframes": {"pictures": {0: "film/0.png", -1: "film/5.png"}}},
-    "start": {"start": {"pictures": FILM, "strength": 0.5, "mask": RIGHT}},
+    "keyframes": {"keyframes": {"images": {0: "film/0.png", -1: "film/5.png"}}},
+    "start": {"start": {"images": FILM, "strength": 0.5, "mask": RIGHT}},
     "regions": {"regions": [{"prompt": {0: "a blue star", -1: "a star"}, "mask": RIGHT}]},
     "motion": {"motion_strength": {"scale": 0.8, "blocks": {"mid_block": 0.5}, "frames": {0: 0.2}}},
     "positions": {"motion_positions": {"stretch": 2, "offset": 1}},
-    "controlnets": {"controlnets": [{"path": "controlnet", "pictures": FILM, "canny": {"low": 50},
+    "controlnets": {"controlnets": [{"path": "controlnet", "images": FILM, "canny": {"low": 50},
                                      "strength": 0.7, "start": 0.0, "end": 0.5}]},
-    "t2i": {"t2i_adapters": [{"path": "t2i", "pictures": FILM, "weights": {0: 1, -1: 0.3}}]},
+    "t2i": {"t2i_adapters": [{"path": "t2i", "images": FILM, "weights": {0: 1, -1: 0.3}}]},
     "sparse": {"sparse_controls": [{"path": "scribble.safetensors", "normalize": True,
-                                    "pictures": {0: "film/0.png", 2: "film/3.png"}}]},
+                                    "images": {0: "film/0.png", 2: "film/3.png"}}]},
     "ip": {"ip_adapters": [{"path": "ip.safetensors", "encoder": "encoder", "scale": 0.5,
-                            "pictures": {0: "odd.png"}, "weights": {0: 1, -1: 0.2}}]},
-    "animate": {"motion": "pia.safetensors", "animate": {"picture": "film/0.png",
+                            "images": {0: "odd.png"}, "weights": {0: 1, -1: 0.2}}]},
+    "animate": {"motion": "pia.safetensors", "animate": {"image": "film/0.png",
                                                          "motion": "medium"}},
 }  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_every_field_leads_a_clip_and_the_sidecar_tells_its_files(asked, things)
 def test_a_long_clip_with_a_controlnet_and_a_travelling_prompt_is_one_job(asked, things):
     long = {"frames": 64, "steps": 1, "window": {"length": 16, "overlap": 4},
             "prompt": {0: "a red circle", 63: "a blue circle"}}  # fmt: skip
-    net = {"path": "controlnet", "pictures": {**FILM, "every": 0.08}, "weights": {0: 1, -1: 0}}
+    net = {"path": "controlnet", "images": {**FILM, "every": 0.08}, "weights": {0: 1, -1: 0}}
     clips = made(asked, prompt_file(things, {"led": {**long, "controlnets": [net]}, "free": long}))
     led, free = (pictures(clips[name]) for name in ("led", "free"))
     assert (len(led), len(free)) == (64, 64)
@@ -103,31 +103,31 @@ def test_a_long_clip_with_a_controlnet_and_a_travelling_prompt_is_one_job(asked,
 
 
 def test_fields_are_said_on_the_command_line_too(asked, things):
-    said = ("--set", f"keyframes.pictures={things / 'film' / '0.png'}", "--set",
-            "motion_positions=0.5", "--set", f"start.pictures={things / 'film'}", "--set",
+    said = ("--set", f"keyframes.images={things / 'film' / '0.png'}", "--set",
+            "motion_positions=0.5", "--set", f"start.images={things / 'film'}", "--set",
             "start.strength=0.4")  # fmt: skip
     planned = asked("generate", "--prompt", "a", "-L", 4, *said, "--dry-run", "--json")
     assert planned.exit_code == 0, planned.stderr
     job = json.loads(planned.stdout)
-    assert job["keyframes"]["pictures"] == {"0": str(things / "film" / "0.png")}
-    assert job["start"] == {"pictures": {"path": str(things / "film")}, "strength": 0.4}
+    assert job["keyframes"]["images"] == {"0": str(things / "film" / "0.png")}
+    assert job["start"] == {"images": {"path": str(things / "film")}, "strength": 0.4}
     assert job["motion_positions"] == {"stretch": 0.5}
 
 
-NET = {"path": "controlnet", "pictures": FILM}
+NET = {"path": "controlnet", "images": FILM}
 
 
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ({"controlnets": [NET], "frames": 8}, "has 6 pictures but the clip needs number 7"),
-        ({"controlnets": [{**NET, "pictures": "film"}]}, "is 64 x 64 pixels but the clip 32 x 32"),
+        ({"controlnets": [NET], "frames": 8}, "has 6 images but the clip needs number 7"),
+        ({"controlnets": [{**NET, "images": "film"}]}, "is 64 x 64 pixels but the clip 32 x 32"),
         ({"controlnets": [{**NET, "path": "gone"}]}, "gone"),
         ({"controlnets": [{**NET, "path": "other"}]},
          "is a ControlNet for levels 32, 64 but the base model is levels 48, 96, 160"),
-        ({"start": {"pictures": "nowhere.mp4"}}, "nowhere.mp4"),
-        ({"keyframes": {"pictures": {4: "film/0.png"}}}, "names frame 4, but the clip has 4"),
-        ({"ip_adapters": [{"path": "ip.safetensors", "encoder": "film", "pictures": "odd.png"}]},
+        ({"start": {"images": "nowhere.mp4"}}, "nowhere.mp4"),
+        ({"keyframes": {"images": {4: "film/0.png"}}}, "names frame 4, but the clip has 4"),
+        ({"ip_adapters": [{"path": "ip.safetensors", "encoder": "film", "images": "odd.png"}]},
          "is no folder of an image encoder"),
         ({"regions": [{"prompt": "a", "mask": "odd.png"}]}, "is 50 x 30 pixels"),
         ({"motion_strength": {"blocks": {"middle": 1}}}, "motion_strength.blocks names middle"),
@@ -138,7 +138,8 @@ NET = {"path": "controlnet", "pictures": FILM}
 def test_bad_conditions_end_with_one_sentence_before_anything_is_loaded(
     asked, monkeypatch, tmp_path, things, job, message
 ):
-    monkeypatch.setattr("animatediff_core.runs.generate.load", lambda *_, **__: pytest.fail("load"))
+    load = "animatediff_core.runs.generate.load_model"
+    monkeypatch.setattr(load, lambda *_, **__: pytest.fail("load"))
     refused = asked("generate", prompt_file(things, {"bad": job}))
     assert refused.exit_code == 2
     assert refused.stdout == ""

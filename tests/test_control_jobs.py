@@ -12,7 +12,7 @@ from control_things import FRAMES, write_things
 from PIL import Image
 
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
-from animatediff_core.diffusion.pia_mask import picture_likeness
+from animatediff_core.diffusion.pia_mask import pia_mask
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import load_prompt_file
 from animatediff_core.planning.jobs import plan
@@ -27,15 +27,15 @@ def things(tmp_path_factory) -> Path:
 
 
 ALL = {
-    "controlnets": [{"path": "controlnet", "pictures": "film", "canny": True, "strength": 0.7,
+    "controlnets": [{"path": "controlnet", "images": "film", "canny": True, "strength": 0.7,
                      "end": 0.5, "weights": {0: 1.0, -1: 0.0}}],
-    "t2i_adapters": [{"path": "t2i", "pictures": "film", "canny": True,
+    "t2i_adapters": [{"path": "t2i", "images": "film", "canny": True,
                       "weights": {0: 1.0, 3: 0.5}}],
-    "sparse_controls": [{"path": "scribble.safetensors", "pictures": {0: "film/0.png"},
+    "sparse_controls": [{"path": "scribble.safetensors", "images": {0: "film/0.png"},
                          "normalize": True}],
     "ip_adapters": [{"path": "ip.safetensors", "encoder": "encoder", "scale": 0.5,
-                     "pictures": {0: "film/0.png", -1: "odd.png"}, "weights": {0: 1.0, -1: 0.2}}],
-    "start": {"pictures": "film", "strength": 0.7, "mask": "right.png"},
+                     "images": {0: "film/0.png", -1: "odd.png"}, "weights": {0: 1.0, -1: 0.2}}],
+    "start": {"images": "film", "strength": 0.7, "mask": "right.png"},
     "regions": [{"prompt": "a blue star", "mask": "right.png"}],
     "motion_positions": {"stretch": 0.5, "offset": 2},
 }  # fmt: skip
@@ -81,7 +81,7 @@ def test_each_kind_leads_the_clip_and_the_next_job_is_free_again(things, tmp_pat
 
 
 def test_all_together_through_windows_and_a_second_pass(things, tmp_path):
-    keyframes = {"pictures": {0: "film/0.png"}}
+    keyframes = {"images": {0: "film/0.png"}}
     job = {**ALL, "keyframes": keyframes, "window": {"length": 4, "overlap": 2},
            "upscale": {"scale": 1.25, "strength": 0.5}}  # fmt: skip
     (clip,) = clips(prompt_file(things, job), tmp_path)
@@ -92,7 +92,7 @@ def test_all_together_through_windows_and_a_second_pass(things, tmp_path):
 
 
 def test_an_image_becomes_the_first_frame(things, tmp_path):
-    jobs = [{"keyframes": {"pictures": {0: "film/0.png"}, "strength": s}} for s in (1.0, 0.5)]
+    jobs = [{"keyframes": {"images": {0: "film/0.png"}, "strength": s}} for s in (1.0, 0.5)]
     for clip in clips(prompt_file(things, *jobs, frames=3), tmp_path):
         first = np.asarray(Image.open(things / "film" / "0.png"))
         error = ((clip[0].astype(float) - first) ** 2).mean()
@@ -108,7 +108,7 @@ def test_a_pia_module_animates_a_picture(things, tmp_path):
     torch.nn.init.normal_(module.conv_in.weight, std=0.1)
     save_motion_module(module, things / "pia.safetensors")
     jobs = [{"motion": "pia.safetensors", "steps": 1,
-             "animate": {"picture": "film/0.png", "motion": amount}}
+             "animate": {"image": "film/0.png", "motion": amount}}
             for amount in ("small", "large")]  # fmt: skip
     small, large = clips(prompt_file(things, *jobs), tmp_path)
     assert not np.array_equal(small, large)
@@ -124,44 +124,44 @@ def test_a_pia_module_animates_a_picture(things, tmp_path):
     ],
 )
 def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
-    assert torch.allclose(picture_likeness(amount, frames), torch.tensor(likeness))
+    assert torch.allclose(pia_mask(amount, frames), torch.tensor(likeness))
 
 
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ({"controlnets": [{"path": "gone", "pictures": "film"}]}, "gone"),
-        ({"controlnets": [{"path": "scribble.safetensors", "pictures": "film"}]},
+        ({"controlnets": [{"path": "gone", "images": "film"}]}, "gone"),
+        ({"controlnets": [{"path": "scribble.safetensors", "images": "film"}]},
          "is a SparseCtrl, which goes into sparse_controls"),
-        ({"sparse_controls": [{"path": "controlnet", "pictures": {0: "film/0.png"}}]},
+        ({"sparse_controls": [{"path": "controlnet", "images": {0: "film/0.png"}}]},
          "is a ControlNet, which goes into controlnets"),
-        ({"controlnets": [{"path": "controlnet", "pictures": "nowhere"}]}, "nowhere"),
-        ({"controlnets": [{"path": "t2i", "pictures": "film"}]},
+        ({"controlnets": [{"path": "controlnet", "images": "nowhere"}]}, "nowhere"),
+        ({"controlnets": [{"path": "t2i", "images": "film"}]},
          "is a T2I-Adapter, which goes into t2i_adapters, not into controlnets"),
-        ({"t2i_adapters": [{"path": "controlnet", "pictures": "film"}]},
+        ({"t2i_adapters": [{"path": "controlnet", "images": "film"}]},
          "is a ControlNet, which goes into controlnets, not into t2i_adapters"),
-        ({"t2i_adapters": [{"path": "two-levels", "pictures": "film"}]},
+        ({"t2i_adapters": [{"path": "two-levels", "images": "film"}]},
          "adds 48, 96 channels to the levels. than this one, levels 48, 96, 160"),
-        ({"t2i_adapters": [{"path": "t2i", "pictures": "film", "weights": {6: 1}}]},
-         "t2i_adapters.weights names frame 6"),
-        ({"controlnets": [{"path": "controlnet", "pictures": "film"}], "frames": 8},
-         "has 6 pictures but the clip needs number 7"),
-        ({"controlnets": [{"path": "controlnet", "pictures": "odd.png"}]},
+        ({"t2i_adapters": [{"path": "t2i", "images": "film", "weights": {6: 1}}]},
+         "weights: names frame 6, but the clip has 6"),
+        ({"controlnets": [{"path": "controlnet", "images": "film"}], "frames": 8},
+         "has 6 images but the clip needs number 7"),
+        ({"controlnets": [{"path": "controlnet", "images": "odd.png"}]},
          "is 50 x 30 pixels but the clip 64 x 64"),
-        ({"keyframes": {"pictures": {9: "film/0.png"}}}, "names frame 9, but the clip has 6"),
+        ({"keyframes": {"images": {9: "film/0.png"}}}, "names frame 9, but the clip has 6"),
         ({"animate": "film/0.png"}, "animate needs a PIA motion module"),
-        ({"start": {"pictures": "film"}, "free_init": True}, "free_init begins from noise alone"),
+        ({"start": {"images": "film"}, "free_init": True}, "free_init begins from noise alone"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "path": "scribble.safetensors"}]},
          "is a SparseCtrl, which goes into sparse_controls, not into ip_adapters"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "encoder": "film"}]}, "image encoder"),
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "weights": {-7: 1.0}}]},
-         "ip_adapters.weights names frame -7, but the clip has 6"),
+         "weights: names frame -7, but the clip has 6"),
         ({"motion_positions": {"stretch": 4.5, "offset": 1}},
-         r"reach 23.5 with 6 frames .* positions 0 to 15; lower stretch to 2.8 or less$"),
+         r"motion_positions: reaches 23.5 with 6 frames .* 0 to 15; lower stretch to 2.8 or less$"),
         ({"motion_positions": {"stretch": 2, "offset": 6}},
          "lower stretch to 1.8 or less, or offset to 5 or less"),
         ({"motion_positions": 4, "window": {"length": 5}, "frames": 9},
-         "reach 16 with 5 frames together, .* lower stretch to 3.75 or less$"),
+         "motion_positions: reaches 16 with 5 frames together, .* lower stretch to 3.75 or less$"),
     ],
 )  # fmt: skip
 def test_planning_refuses_what_cannot_lead_the_clip(things, job, message):

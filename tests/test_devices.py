@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from animatediff_core.training.stages.stage.stage import motion_trainee
 from conftest import TINY, new_motion, new_unet
 from control_things import write_things
 from pretended_gpu import GPU, PretendedGPU, on_cpu, pretended_gpu
@@ -18,24 +17,26 @@ from test_schedules import HERE
 from torch import Tensor
 
 from animatediff_core import denoise, inflate, make_scheduler, save_motion_module
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.noise import seeded
 from animatediff_core.diffusion.schedules import training_scheduler
+from animatediff_core.diffusion.step_info import StepInfo
 from animatediff_core.jobs import Job, load_prompt_file
 from animatediff_core.planning.jobs import plan
-from animatediff_core.planning.models import load
-from animatediff_core.sampling.conditions import ControlModels
-from animatediff_core.sampling.placement import Placed, Placing
-from animatediff_core.sampling.sample import Step, sample
+from animatediff_core.sampling.loading import load_model
+from animatediff_core.sampling.placement import PlacedModel, Placement
+from animatediff_core.sampling.sample import sample
 from animatediff_core.speed.checkpointing import recompute_blocks
 from animatediff_core.speed.training import quicken_training
-from animatediff_core.training.clips import Sample, collated
+from animatediff_core.training.clips import Sample, collate
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
-from animatediff_core.training.loop import Encoders, Loop
+from animatediff_core.training.loop import Loop
+from animatediff_core.training.stage import Stage
+from animatediff_core.training.stages.motion import MotionLoss, motion_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers on NumPy 2
 CPU = torch.device("cpu")
@@ -57,25 +58,24 @@ def job_of(folder: Path, **changes: object) -> Job:
     return job
 
 
-def made(job: Job, dtype: torch.dtype, device: torch.device) -> Iterator[Step | np.ndarray]:
+def made(job: Job, dtype: torch.dtype, device: torch.device) -> Iterator[StepInfo | np.ndarray]:
     """A job's steps and frames."""
     (planned,) = plan([job], offline=True)
-    placed = Placed(*load(planned.found, offline=True), Placing(device, dtype))
-    models = ControlModels(base=placed.base, device=device, dtype=dtype, offline=True)
-    yield from sample(job, placed.base, placed.animated, models=models)
+    parts = load_model(planned.found, offline=True)
+    yield from sample(job, PlacedModel(*parts, Placement(device, dtype), offline=True))
 
 
 TRAVELS = {"prompt": {0: "a red circle", 2: "a blue star"}}
 IN_WINDOWS = {"window": {"length": 2, "overlap": 1, "schedule": "looped_uniform"}}
 JOBS = {
     "everything that leads": {
-        "controlnets": [{"path": "controlnet", "pictures": "film", "canny": True,
+        "controlnets": [{"path": "controlnet", "images": "film", "canny": True,
                          "weights": {0: 1.0, -1: 0.0}}],
-        "t2i_adapters": [{"path": "t2i", "pictures": "film", "canny": True}],
-        "sparse_controls": [{"path": "scribble.safetensors", "pictures": {0: "film/0.png"}}],
+        "t2i_adapters": [{"path": "t2i", "images": "film", "canny": True}],
+        "sparse_controls": [{"path": "scribble.safetensors", "images": {0: "film/0.png"}}],
         "ip_adapters": [{"path": "ip.safetensors", "encoder": "encoder", "weights": {0: 1.0},
-                         "pictures": {0: "film/0.png", -1: "odd.png"}}],
-        "start": {"pictures": "film", "strength": 1, "mask": "right.png"},
+                         "images": {0: "film/0.png", -1: "odd.png"}}],
+        "start": {"images": "film", "strength": 1, "mask": "right.png"},
         "regions": [{"prompt": "a blue star", "mask": "right.png"}],
         "motion_positions": {"stretch": 0.5, "offset": 2},
         "motion_strength": {"frames": {0: 1.0, -1: 0.5}},
@@ -83,7 +83,7 @@ JOBS = {
         "window": {"length": 2, "overlap": 1, "schedule": "standard_static"},
     },
     "keyframes, FreeInit, arcs": {
-        "keyframes": {"pictures": {0: "film/0.png", 2: "film/2.png"}, "fit": "stretch"},
+        "keyframes": {"images": {0: "film/0.png", 2: "film/2.png"}, "fit": "stretch"},
         "free_init": {"iterations": 2, "fast": True}, "travel": "slerp", **TRAVELS,
     },
     "a second pass, FreeNoise": {
@@ -196,14 +196,20 @@ def test_training_steps_stay_on_the_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch._C, "_current_graph_task_id", lambda: 1)  # all of one backward
     with pretended_gpu() as gpu:
         base.to(GPU, torch.float32)
-        trainee = motion_trainee(inflate(base.unet, motion.to(GPU)), scheduler)
-        trained = list(trainee.parameters.values())
-        quicken_training(trainee.loss.animated)
-        recompute_blocks(trainee.loss.animated)
+        animated = inflate(base.unet, motion.to(GPU))
+        stage = Stage(
+            loss=MotionLoss(animated, scheduler),
+            parameters=motion_parameters(animated),
+            embed=lambda captions: (encode(base, captions)[0], None),
+            file_name="motion_module.safetensors",
+        )
+        trained = list(stage.parameters.values())
+        quicken_training(animated)
+        recompute_blocks(animated)
         before = on_cpu(trained[0]).clone()
-        encoders = Encoders(base.vae, 0.2, lambda captions: (encode(base, captions)[0], None))
+        base.vae.register_to_config(scaling_factor=0.2)
         frames = torch.randn(2, 3, 32, 32, generator=seeded(1))
-        loop = Loop(config, trainee, Stills(Sample(frames, "a red circle", (), None)), encoders)
+        loop = Loop(config, stage, Stills(Sample(frames, "a red circle", (), None)), base.vae)
         steps = loop.steps()
         first = next(steps)
         gpu.waits.clear()
@@ -219,10 +225,10 @@ def test_a_batch_is_pinned_whole(monkeypatch):
         Sample(torch.full((2, 3, 4, 4), float(k)), f"{k}", ((k, "bad"),), torch.ones(3))
         for k in (5, 6)
     ]
-    batch = collated(some).pin_memory()
+    batch = collate(some).pin_memory()
     assert batch.frames.mean((1, 2, 3)).tolist() == [6, 6, 7, 7]
     assert batch.conditions.tolist() == [[2, 2, 2]] * 2
-    assert (batch.captions, batch.bad) == (["5", "6"], ((5, "bad"), (6, "bad")))
+    assert (batch.captions, batch.unreadable) == (["5", "6"], ((5, "bad"), (6, "bad")))
 
 
 class Stills(torch.utils.data.Dataset):

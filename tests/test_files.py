@@ -18,15 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff_core.errors import CheckpointError
-from animatediff_core.weights.files import (
-    check_weight_file,
-    printable,
-    read_config_json,
-    read_metadata,
-    read_pickle,
-    read_shapes,
-    read_tensors,
-)
+from animatediff_core.weights.files import printable, read_config_json
+from animatediff_core.weights.weight_file import open_weights
 
 F4 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
@@ -72,8 +65,7 @@ def test_a_hostile_safetensors_header_ends_in_one_sentence(tmp_path, name):
     header, values, length, message = HEADERS[name]
     path = tmp_path / "m.safetensors"
     write_header(path, header, values, length)
-    for read in (read_tensors, read_shapes, read_metadata, check_weight_file):
-        assert message in refusal(read, path)
+    assert message in refusal(open_weights, path)
 
 
 def refusal(read, path):
@@ -95,16 +87,16 @@ def many(count):
 
 def test_hundreds_of_thousands_of_tensors_are_refused_and_thousands_are_not(tmp_path):
     write_header(tmp_path / "m.safetensors", many(200_000), b"")
-    assert "more than 20000 tensors" in refusal(read_shapes, tmp_path / "m.safetensors")
+    assert "more than 20000 tensors" in refusal(open_weights, tmp_path / "m.safetensors")
     save_file({f"{i}": torch.zeros(1) for i in range(5000)}, tmp_path / "n.safetensors")
-    assert len(read_shapes(tmp_path / "n.safetensors")) == 5000
+    assert len(open_weights(tmp_path / "n.safetensors").shapes) == 5000
 
 
 def test_names_that_look_like_paths_are_only_names(tmp_path):
     names = ["../../outside", "/etc/passwd", "C:\\x", "a/../b"]
     (tmp_path / "in").mkdir()
     save_file({name: torch.ones(1) for name in names}, tmp_path / "in" / "m.safetensors")
-    assert sorted(read_tensors(tmp_path / "in" / "m.safetensors").tensors) == sorted(names)
+    assert sorted(open_weights(tmp_path / "in" / "m.safetensors").tensors()) == sorted(names)
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "m.safetensors"]
 
 
@@ -209,11 +201,10 @@ def test_a_hostile_pickle_ends_in_one_sentence(tmp_path, name, write):
     path = tmp_path / "m.ckpt"
     write(path, data)
     if message is None:
-        assert read_tensors(path).tensors == {}
+        assert open_weights(path).tensors() == {}
         return
-    for read in (read_tensors, read_shapes):
-        told = refusal(read, path)
-        assert any(one in told for one in message.split("|")), told
+    told = refusal(open_weights, path)
+    assert any(one in told for one in message.split("|")), told
 
 
 def test_the_handmade_pickles_above_are_real_ones(tmp_path):
@@ -222,7 +213,7 @@ def test_the_handmade_pickles_above_are_real_ones(tmp_path):
     archive(tmp_path / "a.pt", data, [values])
     plain(tmp_path / "b.pt", data, values=struct.pack("<q", 4) + values)
     for name in ("a.pt", "b.pt"):
-        tensors = read_tensors(tmp_path / name).tensors
+        tensors = open_weights(tmp_path / name).tensors()
         assert tensors["a"].tolist() == [[1, 2], [3, 4]]
         assert tensors["b"].tolist() == [2, 3]
 
@@ -243,27 +234,29 @@ def test_what_torch_saves_is_read_in_both_of_its_forms(tmp_path, zipped):
         "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "groups": [(1, 2.5, None)]},
     }
     torch.save(content, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
-    tensors = read_tensors(tmp_path / "m.pt").tensors
+    tensors = open_weights(tmp_path / "m.pt").tensors()
     assert tensors.keys() == content["state_dict"].keys()
     for name, saved in content["state_dict"].items():
         assert torch.equal(tensors[name], saved)
         assert tensors[name].dtype == saved.dtype
-    assert read_pickle(tmp_path / "m.pt")["epoch"] == 3
+    assert open_weights(tmp_path / "m.pt").metadata["epoch"] == "3"
 
 
 def test_the_first_textual_inversions_are_read_and_checked(tmp_path):
     words = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.ones(2, 3))})
     torch.save({"string_to_param": words, "name": "cat"}, tmp_path / "m.pt")
-    assert torch.equal(read_pickle(tmp_path / "m.pt")["string_to_param"]["*"], words["*"])
+    file = open_weights(tmp_path / "m.pt")
+    assert torch.equal(file.tensors()["string_to_param.*"], words["*"])
+    assert file.metadata["name"] == "cat"
     words["*"] = torch.nn.Parameter(torch.ones(1).expand(10**9))
     torch.save({"string_to_param": words}, tmp_path / "m.pt")
-    assert "claims 4000000000 bytes for a tensor of 4" in refusal(read_pickle, tmp_path / "m.pt")
+    assert "claims 4000000000 bytes for a tensor of 4" in refusal(open_weights, tmp_path / "m.pt")
 
 
 def test_two_thousand_six_hundred_tensors_of_a_pickle_are_read(tmp_path):
     torch.save({f"model.diffusion_model.{i}": torch.zeros(1) for i in range(2600)},
                tmp_path / "m.ckpt")  # fmt: skip
-    assert len(read_shapes(tmp_path / "m.ckpt")) == 2600
+    assert len(open_weights(tmp_path / "m.ckpt").shapes) == 2600
 
 
 @pytest.mark.parametrize("write", [archive, plain])
@@ -274,7 +267,7 @@ def test_many_views_of_one_storage_are_no_way_to_claim_more_than_the_file(tmp_pa
         archive(tmp_path / "m.pt", data, [values])
     else:
         plain(tmp_path / "m.pt", data, values=struct.pack("<q", 10_000) + values)
-    assert "claims more values than it has room for" in refusal(read_tensors, tmp_path / "m.pt")
+    assert "claims more values than it has room for" in refusal(open_weights, tmp_path / "m.pt")
 
 
 SMALL = of(a=tensor([1], [1], 1))
@@ -292,28 +285,28 @@ ARCHIVES = {
 def test_an_archive_that_torch_would_not_write_is_refused(tmp_path, name):
     changes, message = ARCHIVES[name]
     archive(tmp_path / "m.pt", SMALL, **changes)
-    assert message in refusal(read_tensors, tmp_path / "m.pt")
+    assert message in refusal(open_weights, tmp_path / "m.pt")
 
 
 def test_more_archives_that_torch_would_not_write(tmp_path):
     path = tmp_path / "m.pt"
     with pytest.warns(UserWarning, match="Duplicate"):
         archive(path, SMALL, extra=[("archive/data.pkl", SMALL)])
-    assert "stand twice" in refusal(read_tensors, path)
+    assert "stand twice" in refusal(open_weights, path)
     archive(path, SMALL + b"\0" * (9 << 20))
-    assert "describes its tensors in 9 MiB" in refusal(read_tensors, path)
+    assert "describes its tensors in 9 MiB" in refusal(open_weights, path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("model.safetensors", b"x")
-    assert "unpack it first" in refusal(read_tensors, path)
+    assert "unpack it first" in refusal(open_weights, path)
     archive(path, SMALL)
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    assert BROKEN in refusal(read_tensors, path)
+    assert BROKEN in refusal(open_weights, path)
     path.write_bytes(whole + b"appended")
-    assert BROKEN in refusal(read_tensors, path)
+    assert BROKEN in refusal(open_weights, path)
     claimed = whole.replace(struct.pack("<II", 4, 4), struct.pack("<II", 2**31, 2**31))
     path.write_bytes(claimed)
-    assert "more content than its own length" in refusal(read_tensors, path)
+    assert "more content than its own length" in refusal(open_weights, path)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
@@ -322,28 +315,29 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
         with file.open("archive/data/0", "w", force_zip64=True) as record:
             for _ in range(64):
                 record.write(bytes(1 << 20))
-    assert "has compressed members" in refusal(read_tensors, tmp_path / "m.pt")
+    assert "has compressed members" in refusal(open_weights, tmp_path / "m.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
 def test_scripted_models_and_tar_archives_are_named(tmp_path):
     scripted = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
     scripted.save(tmp_path / "m.pt")
-    assert "is a TorchScript program" in refusal(read_tensors, tmp_path / "m.pt")
+    assert "is a TorchScript program" in refusal(open_weights, tmp_path / "m.pt")
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2).decode("latin-1")
     with tarfile.open(tmp_path / "t.pt", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         tar.addfile(tarfile.TarInfo(magic), io.BytesIO())
     assert (tmp_path / "t.pt").read_bytes().startswith(magic.encode("latin-1"))
-    assert "is a tar archive" in refusal(read_tensors, tmp_path / "t.pt")
+    assert "is a tar archive" in refusal(open_weights, tmp_path / "t.pt")
 
 
 def test_unprintable_names_in_a_pickle_are_refused(tmp_path):
     torch.save({"a\x07": torch.zeros(1)}, tmp_path / "m.pt")
-    assert r"names a tensor 'a\x07'" in refusal(read_tensors, tmp_path / "m.pt")
+    assert r"names a tensor 'a\x07'" in refusal(open_weights, tmp_path / "m.pt")
 
 
 def test_arrays_of_numpy_are_refused_as_code(tmp_path):
     torch.save({"a": np.zeros(3)}, tmp_path / "m.pt")
-    assert CODE in refusal(read_tensors, tmp_path / "m.pt")
+    assert CODE in refusal(open_weights, tmp_path / "m.pt")
 
 
 def test_refusals_take_no_memory(tmp_path):
@@ -357,12 +351,12 @@ def test_refusals_take_no_memory(tmp_path):
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from animatediff_core.weights.files import read_tensors\n"
+        "from animatediff_core.weights.weight_file import open_weights\n"
         "from animatediff_core.errors import CheckpointError\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
-        "    try: read_tensors(path)\n"
+        "    try: open_weights(path).tensors()\n"
         "    except CheckpointError: pass\n"
         "print((peak() - before) // 1024)\n"
     )
@@ -380,22 +374,22 @@ def test_what_is_no_plain_file_is_named(tmp_path):
     messages = {"dangling.pt": "is a link to nothing", "loop.pt": "is a link to nothing",
                 "pipe.pt": "is no plain file", "zero.pt": "is no plain file"}  # fmt: skip
     for name, message in messages.items():
-        for read in (read_tensors, read_config_json):
+        for read in (open_weights, read_config_json):
             assert message in refusal(read, tmp_path / name)
-    assert "cannot be read" in refusal(read_tensors, tmp_path / ("x" * 300))
+    assert "cannot be read" in refusal(open_weights, tmp_path / ("x" * 300))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_named(tmp_path):
     (tmp_path / "m.pt").write_bytes(b"x")
     (tmp_path / "m.pt").chmod(0)
-    assert "check its permissions" in refusal(read_tensors, tmp_path / "m.pt")
+    assert "check its permissions" in refusal(open_weights, tmp_path / "m.pt")
 
 
 def test_links_to_files_are_followed(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "m.safetensors")
     (tmp_path / "link.safetensors").symlink_to("m.safetensors")
-    assert read_shapes(tmp_path / "link.safetensors") == {"a": (1,)}
+    assert open_weights(tmp_path / "link.safetensors").shapes == {"a": (1,)}
 
 
 CONFIGS = {

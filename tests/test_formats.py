@@ -16,21 +16,13 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError, SurroundingsError
-from animatediff_core.media import (
-    MARK,
-    Encoding,
-    check_encoder,
-    check_interpolation,
-    interpolated,
-    ping_pong,
-    read_settings,
-    sidecar_of,
-    write_clip,
-    write_fitting,
-)
-from animatediff_core.media.clip import encode
-from animatediff_core.media.frames import Picked
+from animatediff_core.media.clip import check_encoder, encode, write_clip
+from animatediff_core.media.encoding import Encoding
+from animatediff_core.media.frames import Picked, ping_pong
+from animatediff_core.media.interpolate import check_interpolation, interpolated
+from animatediff_core.media.max_size import write_within
 from animatediff_core.media.palette import Quantizer, make_palette
+from animatediff_core.media.settings import MARK, read_settings, sidecar_of
 
 SETTINGS = MARK + "jobs: [{prompt: 'ü = x; # \\'}]\n" * 3000
 """About 100 kB with everything that some container must escape."""
@@ -188,8 +180,8 @@ def test_foreign_clips_carry_no_settings(tmp_path):
     assert read_settings(tmp_path / "c.gif") is None
     assert read_settings(tmp_path / "c.mp4") is None
     for name, told in (
-        ("c.webp", "is damaged or no clip"),
-        ("c.apng", "is damaged or no clip"),
+        ("c.webp", "is damaged or not a clip"),
+        ("c.apng", "is damaged or not a clip"),
         ("d.gif", "no such clip"),
     ):
         with pytest.raises(MediaError, match=told):
@@ -213,7 +205,7 @@ def test_max_size_is_kept_by_lowering_quality_then_size_then_rate(
     tmp_path, encoding, limit, lowered
 ):
     path, clip = tmp_path / f"c.{encoding.format}", restless()
-    done = write_fitting(clip, path, encoding, limit, lambda done: f"{MARK}jobs: {done}")
+    done = write_within(clip, path, encoding, limit, lambda done: f"{MARK}jobs: {done}")
     assert path.stat().st_size <= limit
     assert set(done) == lowered
     assert read_settings(path) == f"{MARK}jobs: {done}"
@@ -228,7 +220,7 @@ def test_max_size_is_kept_by_lowering_quality_then_size_then_rate(
 
 def test_a_max_size_that_cannot_be_kept_writes_nothing(tmp_path):
     with pytest.raises(MediaError, match="below max_size 500 bytes; [0-9]+ was reached"):
-        write_fitting(moving(), tmp_path / "c.gif", Encoding(), 500, lambda done: "")
+        write_within(moving(), tmp_path / "c.gif", Encoding(), 500, lambda done: "")
     assert not list(tmp_path.iterdir())
 
 

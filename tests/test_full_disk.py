@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from animatediff_core.media import write_picture, write_text
+from animatediff_core.media.atomic import write_text
+from animatediff_core.media.image import write_image
 
 resource = pytest.importorskip("resource")
 
@@ -37,7 +38,7 @@ def assert_told(done, *words):
     assert all(word in line for word in words), line
 
 
-LARGE = "larger than a file may be there"
+LARGE = "the file would be larger than the limit"
 CLIPS = {
     "gif": (["-L", 2], LARGE),
     "frames": (["-L", 2, "--format", "png"], LARGE),
@@ -66,7 +67,7 @@ def test_an_injected_model(asked, tmp_path, output):
 def test_a_training_run_goes_on_when_there_is_room(asked, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    write_picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8),
+    write_image(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8),
                   pictures / "a.png")  # fmt: skip
     write_text(pictures / "a.txt", "a red circle")
     config = {

@@ -21,20 +21,13 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from small_model import LEVELS, write_half, write_model
 
-from animatediff_core.checkpoints.base_model import (
-    base_place,
-    load_base,
-    looks_local,
-    motion_place,
-    resolve_file,
-    vae_place,
-)
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.loading import load_base
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
-from animatediff_core.planning.conditions import control_place, encoder_place
-from animatediff_core.planning.jobs import parts_of
+from animatediff_core.planning.jobs import spec_of
 from animatediff_core.weights.hub import HubId, hub_id
+from animatediff_core.weights.places import local_path, looks_local
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +76,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     yield hub
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture
@@ -136,7 +130,7 @@ def test_what_begins_with_a_folder_that_is_here_is_no_id(tmp_path, monkeypatch):
 
 def test_only_what_is_used_is_fetched_and_once(hub, model):
     hub.add("org/model", model)
-    place = base_place("org/model", offline=False)
+    place = local_path("org/model", "base", offline=False)
     assert hub.fetched() == USED
     base = load_base("org/model")
     assert hub.fetched() == USED
@@ -146,7 +140,7 @@ def test_only_what_is_used_is_fetched_and_once(hub, model):
 
 def test_a_variant_is_fetched_alone_and_found_again(hub, model, no_network):
     hub.add("org/model", model)
-    base_place("org/model", variant="fp16", offline=False)
+    local_path("org/model", "base", variant="fp16", offline=False)
     halves = [name.replace(".safetensors", ".fp16.safetensors") for name in USED]
     assert hub.fetched() == sorted(halves)
     no_network()
@@ -154,20 +148,20 @@ def test_a_variant_is_fetched_alone_and_found_again(hub, model, no_network):
     assert same(base.unet, new_unet(LEVELS).half().float())
     message = "only weights of variant fp16; ask for it with --variant fp16.*--offline is set"
     with pytest.raises(SurroundingsError, match=message):
-        base_place("org/model", offline=True)
+        local_path("org/model", "base", offline=True)
 
 
 def test_a_variant_that_no_part_has_is_refused(hub, model):
     hub.add("org/model", model)
     with pytest.raises(CheckpointError, match="has no weights of variant bf16; leave the variant"):
-        base_place("org/model", variant="bf16", offline=False)
+        local_path("org/model", "base", variant="bf16", offline=False)
     assert hub.fetched() == []
 
 
 def test_a_part_without_the_variant_is_taken_as_it_is(hub, model):
     files = hub.add("org/model", model).revisions["main"]
     del files["vae/diffusion_pytorch_model.fp16.safetensors"]
-    base_place("org/model", variant="fp16", offline=False)
+    local_path("org/model", "base", variant="fp16", offline=False)
     assert "vae/diffusion_pytorch_model.safetensors" in hub.fetched()
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.fetched()
 
@@ -178,13 +172,13 @@ def test_a_repository_of_only_a_variant_names_it(hub, model):
                  "diffusion_pytorch_model.non_ema.safetensors"):  # fmt: skip
         del files[f"unet/{name}"]
     with pytest.raises(CheckpointError, match="unet/ has only weights of variant fp16; ask for it"):
-        base_place("org/model", offline=False)
+        local_path("org/model", "base", offline=False)
 
 
 @pytest.mark.parametrize("source", ["bundled:tiny", "org/model/x.ckpt"])
 def test_a_variant_has_no_meaning_for_single_files_and_bundled_models(hub, source):
     with pytest.raises(CheckpointError, match="which has no variants; leave variant fp16 out"):
-        base_place(source, variant="fp16", offline=False)
+        local_path(source, "base", variant="fp16", offline=False)
     assert hub.requests == []
 
 
@@ -195,37 +189,37 @@ def test_revisions_are_fetched_and_found_again(hub, model, no_network):
              first["unet/diffusion_pytorch_model.non_ema.safetensors"] + b""}  # fmt: skip
     other["scheduler/scheduler_config.json"] = json.dumps({"prediction_type": "sample"}).encode()
     repository.revisions |= {"feature/x": other, "v1": first}
-    by_branch = base_place("org/model@feature%2Fx", offline=False)
-    by_commit = base_place(f"org/model@{commit_of(first)}", offline=False)
+    by_branch = local_path("org/model@feature%2Fx", "base", offline=False)
+    by_commit = local_path(f"org/model@{commit_of(first)}", "base", offline=False)
     assert load_base("org/model@feature%2Fx").prediction_type == "sample"
     with pytest.raises(CheckpointError, match="has no revision v9; name a branch, tag or commit"):
-        base_place("org/model@v9", offline=False)
+        local_path("org/model@v9", "base", offline=False)
     no_network()
-    assert base_place("org/model@feature%2Fx", offline=True) == by_branch
-    assert base_place(f"org/model@{commit_of(first)}", offline=True) == by_commit
+    assert local_path("org/model@feature%2Fx", "base", offline=True) == by_branch
+    assert local_path(f"org/model@{commit_of(first)}", "base", offline=True) == by_commit
     with pytest.raises(SurroundingsError, match="not in the local cache and --offline is set"):
-        base_place("org/model@v1", offline=True)
+        local_path("org/model@v1", "base", offline=True)
 
 
 def test_files_deep_in_a_repository_are_fetched_at_a_revision(hub, no_network):
     repository = hub.add("org/files", **{"styles/neon/x.safetensors": b"one"})
     repository.revisions["v2"] = {"styles/neon/x.safetensors": b"two"}
     name = "styles/neon/x.safetensors"
-    assert resolve_file(f"org/files/{name}").read_bytes() == b"one"
-    assert resolve_file(f"org/files@v2/{name}").read_bytes() == b"two"
+    assert local_path(f"org/files/{name}").read_bytes() == b"one"
+    assert local_path(f"org/files@v2/{name}").read_bytes() == b"two"
     with pytest.raises(CheckpointError, match="no such file; did you mean styles/neon/x.safet"):
-        resolve_file("org/files/styles/neon/y.safetensors")
+        local_path("org/files/styles/neon/y.safetensors")
     no_network()
-    assert resolve_file(f"org/files@v2/{name}", offline=True).read_bytes() == b"two"
+    assert local_path(f"org/files@v2/{name}", offline=True).read_bytes() == b"two"
     with pytest.raises(SurroundingsError, match="not in the local cache and --offline is set"):
-        resolve_file("org/files/other.safetensors", offline=True)
+        local_path("org/files/other.safetensors", offline=True)
 
 
 def test_the_environment_forbids_connections_too(hub, no_network, monkeypatch):
     no_network()
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
     with pytest.raises(SurroundingsError, match="and HF_HUB_OFFLINE is set; connect to the hub"):
-        resolve_file("org/files/x.safetensors")
+        local_path("org/files/x.safetensors")
 
 
 def test_a_repository_of_pickles_is_opened(hub, model):
@@ -252,7 +246,7 @@ def test_weights_in_shards_are_fetched_and_opened(hub, model, tmp_path, no_netwo
     shutil.rmtree(tmp_path / "sharded" / "unet")
     new_unet(LEVELS).save_pretrained(tmp_path / "sharded" / "unet", max_shard_size="1MB")
     hub.add("org/model", tmp_path / "sharded")
-    base_place("org/model", offline=False)
+    local_path("org/model", "base", offline=False)
     shards = [name for name in hub.fetched() if name.startswith("unet/diffusion")]
     assert len(shards) > 2
     assert shards[-1] == "unet/diffusion_pytorch_model.safetensors.index.json"
@@ -267,70 +261,70 @@ def test_gated_and_private_repositories_say_how_to_log_in(hub, model, monkeypatc
     hub.add("org/gated", model).gated = True
     hub.add("org/private", model).private = True
     with pytest.raises(CheckpointError, match=f"is gated; accept its terms at .*, then {LOG_IN}"):
-        base_place("org/gated", offline=False)
+        local_path("org/gated", "base", offline=False)
     with pytest.raises(CheckpointError, match=f"has no such model, or it is private; .* {LOG_IN}"):
-        base_place("org/private", offline=False)
+        local_path("org/private", "base", offline=False)
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     with pytest.raises(CheckpointError, match=f"refuses access with this token; {LOG_IN}"):
-        base_place("org/private", offline=False)
+        local_path("org/private", "base", offline=False)
     monkeypatch.setenv("HF_TOKEN", hub.token)
     for name in ("org/gated", "org/private"):
-        assert (base_place(name, offline=False) / "unet" / "config.json").is_file()
+        assert (local_path(name, "base", offline=False) / "unet" / "config.json").is_file()
     with pytest.raises(CheckpointError, match="org/nothing: the hub has no such model"):
-        base_place("org/nothing", offline=False)
-    with pytest.raises(CheckpointError, match="x.ckpt: no such file is here, and the hub has no"):
-        resolve_file("models/loras/deep/x.ckpt")
+        local_path("org/nothing", "base", offline=False)
+    with pytest.raises(CheckpointError, match="x.ckpt: no such local file exists, and the hub"):
+        local_path("models/loras/deep/x.ckpt")
 
 
 def test_an_unreachable_hub_is_told_at_once_and_the_cache_goes_on(hub, model, monkeypatch, caplog):
     hub.add("org/model", model)
-    place = base_place("org/model", offline=False)
+    place = local_path("org/model", "base", offline=False)
     closed = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
     closed.close()
     start = time.perf_counter()
-    for find in (resolve_file, lambda name: base_place(name, offline=False)):
+    for find in (local_path, lambda name: local_path(name, "base", offline=False)):
         with pytest.raises(SurroundingsError, match="the hub cannot be reached .*refused"):
             find("org/other/x.safetensors")
     assert time.perf_counter() - start < 3
     with caplog.at_level(logging.WARNING, logger="animatediff_core"):
-        assert base_place("org/model", offline=False) == place
-    assert "what was fetched before is used" in caplog.text
+        assert local_path("org/model", "base", offline=False) == place
+    assert "the files that were fetched before are used" in caplog.text
 
 
 def test_a_hub_that_fails_is_the_surroundings_fault(hub):
     hub.failing = True
     with pytest.raises(SurroundingsError, match=r"the hub fails \(HTTP status 500\)"):
-        resolve_file("org/model/x.safetensors")
+        local_path("org/model/x.safetensors")
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub):
     content = os.urandom(24 << 20)  # the library writes 10 MiB at a time
     hub.add("org/files", **{"x.safetensors": content})
     hub.cut.add("x.safetensors")
-    assert resolve_file("org/files/x.safetensors").read_bytes() == content
+    assert local_path("org/files/x.safetensors").read_bytes() == content
     assert any(one.endswith(f"bytes={10 << 20}-") for one in hub.requests)
 
 
 def test_a_repository_that_is_no_model_says_what_it_holds(hub):
     hub.add("org/files", **{"v3_sd15_mm.ckpt": b"x"})
     with pytest.raises(CheckpointError, match=r"no unet/; name one of its files, .*v3_sd15_mm.c"):
-        base_place("org/files", offline=False)
+        local_path("org/files", "base", offline=False)
 
 
 def test_vaes_and_motion_adapters_have_repositories_of_their_own(hub, model, tmp_path):
     hub.add("org/vae", model / "vae")
-    assert hub_names(vae_place("org/vae", offline=False)) == [
+    assert hub_names(local_path("org/vae", "vae", offline=False)) == [
         "config.json", "diffusion_pytorch_model.safetensors",
     ]  # fmt: skip
-    assert vae_place("org/vae", offline=True).is_dir()
+    assert local_path("org/vae", "vae", offline=True).is_dir()
     motion_adapter(new_motion(LEVELS)).save_pretrained(tmp_path / "adapter")
     hub.add("org/adapter", tmp_path / "adapter")
-    assert hub_names(motion_place("org/adapter", offline=False)) == [
+    assert hub_names(local_path("org/adapter", "motion", offline=False)) == [
         "config.json", "diffusion_pytorch_model.safetensors",
     ]  # fmt: skip
     hub.add("org/inside", model)
-    assert vae_place("org/inside", offline=False).name == "vae"
+    assert local_path("org/inside", "vae", offline=False).name == "vae"
 
 
 def hub_names(folder):
@@ -347,18 +341,18 @@ def test_control_models_and_image_encoders_come_from_the_hub(hub, tmp_path, no_n
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
         (encoder / name).write_bytes(name.encode())
     hub.add("lab/adapters", tmp_path / "adapters")
-    control = control_place("lab/control", offline=False)
-    vision = encoder_place("lab/adapters/models/image_encoder", offline=False)
+    control = local_path("lab/control", "control", offline=False)
+    vision = local_path("lab/adapters/models/image_encoder", "image encoder", offline=False)
     assert hub.fetched() == [
         "config.json", "diffusion_pytorch_model.safetensors",
         "models/image_encoder/config.json", "models/image_encoder/model.safetensors",
     ]  # fmt: skip
     assert (vision / "model.safetensors").is_file()
     with pytest.raises(CheckpointError, match="the hub has no image encoder there"):
-        encoder_place("lab/control/deeper", offline=False)
+        local_path("lab/control/deeper", "image encoder", offline=False)
     no_network()
-    assert control_place("lab/control", offline=True) == control
-    assert encoder_place("lab/adapters/models/image_encoder", offline=True) == vision
+    assert local_path("lab/control", "control", offline=True) == control
+    assert local_path("lab/adapters/models/image_encoder", "image encoder", offline=True) == vision
 
 
 def test_a_job_names_the_variant_and_another_base_drops_it(tmp_path):
@@ -371,7 +365,7 @@ def test_a_job_names_the_variant_and_another_base_drops_it(tmp_path):
     overridden = load_prompt_file(file, overrides={"base": "org/third"})
     assert [job.variant for job in overridden] == [None] * 3
     (job,) = job_from_options({"preset": "sd15-v3", "variant": "fp16", "prompt": "x"})
-    assert parts_of(job).variant == "fp16"
+    assert spec_of(job).variant == "fp16"
     (tmp_path / "side.yaml").write_text(dump_job(job))
     assert load_prompt_file(tmp_path / "side.yaml") == [job]
     file.write_text("variant: 16\njobs: [a]")

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +16,16 @@ from diffusers.models import MotionAdapter, UNetMotionModel
 from safetensors.torch import load_file, save_file
 
 from animatediff_core import inflate, load_motion_module, save_motion_module
-from animatediff_core.checkpoints.base_model import load_base
-from animatediff_core.checkpoints.write import motion_adapter, together, write_motion_file
+from animatediff_core.checkpoints.loading import load_base
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
+from animatediff_core.checkpoints.write import together, write_motion_file
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.jobs import Adapter, defaults_of, kept_adapters
-from animatediff_core.planning.models import Parts, find, load
+from animatediff_core.planning.models import ModelSpec, find_model
 from animatediff_core.runs import inject
 from animatediff_core.runs.difference import one_step_difference
+from animatediff_core.sampling.loading import load_model
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT_LAYER = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -55,7 +58,7 @@ def parts(tmp_path):
     """A LoRA, and a motion module with diffusers' norms."""
     save_motion_module(tiny_motion(frame_norm="clip"), tmp_path / "m.safetensors")
     lora = write_lora(tmp_path / "l.safetensors", LAYER, 48)
-    return Parts(
+    return ModelSpec(
         base="bundled:tiny",
         motion=str(tmp_path / "m.safetensors"),
         loras=(Adapter(path=lora, scale=0.5),),
@@ -71,7 +74,7 @@ def rich_parts(tmp_path):
         {"<look>": torch.randn(2, 128, generator=torch.Generator().manual_seed(5))},
         tmp_path / "word.safetensors",
     )
-    return Parts(
+    return ModelSpec(
         base="bundled:tiny",
         motion=str(tmp_path / "m.safetensors"),
         loras=(
@@ -87,7 +90,7 @@ def rich_parts(tmp_path):
 
 
 def loaded(parts):
-    base, motion = load(find(parts, offline=True), offline=True)
+    base, motion = load_model(find_model(parts, offline=True), offline=True)
     return [base.unet, *base.text_encoders, motion, base.vae]
 
 
@@ -122,7 +125,7 @@ def test_stock_diffusers_opens_it_and_agrees_where_the_norm_does(parts, tmp_path
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_folder_is_its_parts_bit_for_bit(rich_parts, tmp_path, keep):
     inject.run(inject.plan(rich_parts, tmp_path / "model", keep_adapters=keep))
-    again = loaded(Parts(base=str(tmp_path / "model")))
+    again = loaded(ModelSpec(base=str(tmp_path / "model")))
     assert all(same(*pair) for pair in zip(loaded(rich_parts), again, strict=True))
     plain = load_base(str(tmp_path / "model")).unet
     assert same(plain, again[0]) is not keep
@@ -132,7 +135,7 @@ def test_further_adapters_add_to_those_that_the_folder_keeps(rich_parts, tmp_pat
     inject.run(inject.plan(rich_parts, tmp_path / "model", keep_adapters=True))
     more = Adapter(path=write_lora(tmp_path / "x.safetensors", LAYER, 48, seed=1), scale=2.0)
     with_more = replace(rich_parts, loras=(*rich_parts.loras, more))
-    again = loaded(Parts(base=str(tmp_path / "model"), loras=(more,)))
+    again = loaded(ModelSpec(base=str(tmp_path / "model"), loras=(more,)))
     assert all(same(*pair) for pair in zip(loaded(with_more), again, strict=True))
 
 
@@ -157,7 +160,7 @@ def test_a_record_that_points_out_of_its_folder_is_refused(rich_parts, tmp_path,
     content["adapters"][0]["file"] = file
     record.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="its list of adapters cannot be read"):
-        find(Parts(base=str(tmp_path / "model")), offline=True)
+        find_model(ModelSpec(base=str(tmp_path / "model")), offline=True)
 
 
 def test_a_record_without_end_is_refused(tmp_path):
@@ -178,7 +181,7 @@ def test_every_source_is_recorded(rich_parts, tmp_path):
         ("embedding", None),
     ]  # fmt: skip
     for source in sources[1:]:
-        content = open(source["path"], "rb").read()  # noqa: SIM115
+        content = Path(source["path"]).read_bytes()
         assert source["sha256"] == hashlib.sha256(content).hexdigest()
     assert len(sources[0]["sha256"]) == 64
 
@@ -186,7 +189,7 @@ def test_every_source_is_recorded(rich_parts, tmp_path):
 def test_stock_diffusers_knows_the_words_of_an_injected_model(rich_parts, tmp_path):
     inject.run(inject.plan(rich_parts, tmp_path / "model"))
     pipeline = AnimateDiffPipeline.from_pretrained(tmp_path / "model")
-    base, _ = load(find(rich_parts, offline=True), offline=True)
+    base, _ = load_model(find_model(rich_parts, offline=True), offline=True)
     with torch.no_grad():
         theirs = pipeline.encode_prompt("a <look> circle", "cpu", 1, False)[0]
     assert torch.equal(theirs, encode(base, ["a <look> circle"])[0])
@@ -197,7 +200,7 @@ def test_reduced_precision_gives_what_the_parts_give_in_it(rich_parts, tmp_path)
     stored = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
     *ours, vae = loaded(rich_parts)
-    *again, vae_again = loaded(Parts(base=str(tmp_path / "model")))
+    *again, vae_again = loaded(ModelSpec(base=str(tmp_path / "model")))
     assert same(vae, vae_again)  # stays fp32, as it is run
     for one, other in zip(ours, again, strict=True):
         assert same(one.to(torch.bfloat16), other.to(torch.bfloat16))

@@ -1,6 +1,5 @@
 """Prompt files: what they give, and what is said of a wrong one."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,10 @@ from animatediff_core.jobs import (
     parse_prompts,
     parse_settings,
     preset_names,
+    presets,
 )
+from animatediff_core.jobs.conditions import Images, Start
+from animatediff_core.jobs.naming import file_name
 from animatediff_core.jobs.presets import OWN
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +56,13 @@ def test_a_list_of_seeds_makes_a_job_each_and_minus_one_draws():
 def test_travel_keeps_its_frames():
     (job,) = jobs("jobs: [{prompt: {8: b, 0: a}}]")
     assert job.prompt == {0: "a", 8: "b"}
+
+
+def test_a_clips_name_is_short_lower_case_and_plain():
+    assert file_name("x" * 300) == "x" * 60
+    assert file_name("A red: Circle!") == "a-red-circle"
+    assert file_name("a" * 59 + " b") == "a" * 59
+    assert file_name("?!") == "clip"
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
@@ -110,8 +119,8 @@ def test_every_field_is_read_and_comes_back_from_the_sidecar():
         interpolate=24, sheet=True,
     )  # fmt: skip
     assert jobs(dump_job(job)) == [job]
-    usual = {field.name for field in fields(Job) if getattr(job, field.name) == field.default}
-    assert not usual - {"base"} & yaml.safe_load(dump_job(job))["jobs"][0].keys() - OWN
+    defaults = {k for k, field in Job.model_fields.items() if getattr(job, k) == field.default}
+    assert not (defaults - {"base"}) & yaml.safe_load(dump_job(job))["jobs"][0].keys() - OWN
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,31 @@ def test_every_field_is_read_and_comes_back_from_the_sidecar():
 def test_shorthands_mean_what_they_stand_for(said, meant):
     short, long = (jobs(f"jobs: [{{prompt: a, seed: 1, {text}}}]") for text in (said, meant))
     assert short == long
+
+
+def test_records_are_merged_at_every_depth():
+    text = """
+defaults: {start: {images: {path: a.mp4, every: 2}, strength: 0.5}, window: 12}
+jobs: [{prompt: a, seed: 1, start: {images: {every: 3}}, window: {overlap: 6}}]
+"""
+    over = parse_settings(
+        {}, ["start.images.first=4", "start.mask.path=m.png", "start.mask.every=2"]
+    )
+    (job,) = jobs(text, **over)
+    assert job.start == Start(
+        images=Images(path="a.mp4", every=3, first=4),
+        strength=0.5,
+        mask=Images(path="m.png", every=2),
+    )
+    assert (job.window.length, job.window.overlap) == (12, 6)
+
+
+def test_key_frames_are_counted_from_the_start_and_need_no_first_one():
+    (job,) = jobs("jobs: [{prompt: {-1: b, 8: a}, seed: 1, motion_strength: {frames: {-2: 0.5}}}]")
+    assert list(job.prompt.items()) == [(8, "a"), (15, "b")]
+    assert (job.motion_strength.frames, job.name) == ({14: 0.5}, "a")
+    assert jobs(dump_job(job)) == [job]
+    assert job.replace(prompt={-16: "c"}).prompt == {0: "c"}
 
 
 @pytest.mark.parametrize(
@@ -181,30 +215,52 @@ def test_repeats_count_seeds_up():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jobs: [{promt: a}]", r"jobs\[0\].promt: unknown key; did you mean prompt\?"),
+        ("jobs: [{promt: a}]", r"jobs\[0\]: promt: unknown key; did you mean prompt\?"),
         ("job: [{prompt: a}]", r"job: unknown key; did you mean jobs\?"),
         ("jobs: []", "jobs: must be a list"),
         (
             "jobs: [{prompt: a, steps: many}]",
-            r"jobs\[0\].steps: must be a whole number, got 'many'",
+            r"jobs\[0\]: steps: must be a whole number of 1 or more, got 'many'",
         ),
-        ("jobs: [{prompt: a, frames: 2.5}]", "must be a whole number, got 2.5"),
-        ("jobs: [{prompt: a, frames: 0}]", "frames must be 1 or more"),
+        ("jobs: [{prompt: a, frames: 2.5}]", "must be a whole number of 1 or more, got 2.5"),
+        ("jobs: [{prompt: a, frames: 0}]", "frames: must be a whole number of 1 or more, got 0"),
         ("jobs: [{prompt: a, seed: x}]", "seed: must be -1 or a whole number"),
-        ("jobs: [{prompt: {3: a}}]", "prompt must have a text for frame 0"),
-        ("jobs: [{prompt: {0: a, 99: b}}]", "prompt names frame 99 but the clip has 16"),
-        ("jobs: [{prompt: a, output: {format: avi}}]", "output.format: must be gif or mp4"),
+        ("jobs: [{prompt: {0: a, -16: b}}]", "prompt: names frame 0 twice: also as -16"),
+        ('jobs: [{prompt: {0: a, "0": b}}]', "prompt: names frame 0 twice"),
+        (
+            "jobs: [{prompt: a, controlnets: [{path: x, images: y, weights: {0: 1, -16: 2}}]}]",
+            r"controlnets\[0\].weights: names frame 0 twice: also as -16",
+        ),
+        ("jobs: [{prompt: a, keyframes: {0: a.png}}]", "keyframes.0: unknown key; known are fit,"),
+        ("jobs: [{prompt: {}}]", "prompt: must be a text, or texts by frame number, got {}"),
+        (
+            "jobs: [{prompt: {0: a, 99: b}}]",
+            "prompt: names frame 99, but the clip has 16; the last is -1",
+        ),
+        (
+            "jobs: [{prompt: a, output: {format: avi}}]",
+            "output.format: must be gif, mp4, .* or png, got 'avi'",
+        ),
         ("jobs: [{prompt: a, output: {fps: 80}}]", "at most 50"),
         ("jobs: [{prompt: a, output: {fsp: 8}}]", r"output.fsp: unknown key; did you mean fps\?"),
         ("jobs: [{prompt: a, loras: [{file: x}]}]", r"loras\[0\].path: is missing"),
         ("jobs: [{prompt: a, window: {lenght: 8}}]", r"window.lenght: .* did you mean length\?"),
-        ("jobs: [{prompt: a, window: fast}]", "window.length: must be a whole number, got 'fast'"),
-        ("jobs: [{prompt: a, window: {overlap: 16}}]", r"jobs\[0\].window.overlap must be 0 or"),
+        (
+            "jobs: [{prompt: a, window: fast}]",
+            "window.length: must be a whole number of 2 or more, got 'fast'",
+        ),
+        (
+            "jobs: [{prompt: a, window: {overlap: 16}}]",
+            r"jobs\[0\]: window.overlap: must be below length 16, got 16",
+        ),
         ("jobs: [{prompt: a, noise: mixd}]", r"noise.type: .*, got 'mixd'"),
         ("jobs: [{prompt: a, free_init: {fast: 1}}]", "fast: must be true or false, got 1"),
         ("jobs: [{prompt: a, output: {max_size: 2XB}}]", "must be bytes, or a size such as"),
-        ("jobs: [{prompt: a, guidance_schedule: 5}]", "must be a mapping of a number to a number"),
-        ("jobs: [{prompt: a, guidance_scale: .nan}]", "must be a number, got nan"),
+        (
+            "jobs: [{prompt: a, guidance_schedule: 5}]",
+            "must be a mapping of a number from 0 to 1 to a number of 0 or more, got 5",
+        ),
+        ("jobs: [{prompt: a, guidance_scale: .nan}]", "must be a number of 0 or more, got nan"),
         ("jobs: [{prompt: {0: [a]}}]", r"prompt\[0\]: must be text"),
         ("preset: tinny\njobs: [{prompt: a}]", "no preset 'tinny'; there are"),
         ("jobs: [", "no valid YAML in line 1"),
@@ -257,8 +313,68 @@ def test_a_base_model_alone_takes_only_what_its_presets_agree_on():
 
 
 def test_a_prompt_may_be_empty_where_a_picture_says_what_to_make():
-    adapter = {"path": "a", "encoder": "b", "pictures": "c.png"}
+    adapter = {"path": "a", "encoder": "b", "images": "c.png"}
     (job,) = job_from_options({"prompt": "", "seed": 1, "ip_adapters": [adapter]})
     assert (job.name, job.prompt) == ("clip", {0: ""})
     with pytest.raises(PromptFileError, match="prompt: must be a text"):
         job_from_options({"prompt": " ", "seed": 1, "controlnets": []})
+
+
+def test_a_job_with_its_own_base_does_not_take_the_files_variant_and_motion():
+    made = jobs(
+        "base: a\nmotion: m.ckpt\nvariant: fp16\n"
+        "jobs: [{prompt: x}, {prompt: x, base: other}, {prompt: x, base: other, variant: bf16}]"
+    )
+    assert [(job.base, job.variant, bool(job.motion)) for job in made] == [
+        ("a", "fp16", True), ("other", None, False), ("other", "bf16", False),
+    ]  # fmt: skip
+
+
+def test_a_base_of_two_presets_has_the_settings_in_which_they_agree(tmp_path, monkeypatch):
+    for name, steps in (("one", 20), ("two", 30)):
+        (tmp_path / f"{name}.yaml").write_text(f"base: x\nsteps: {steps}\nwidth: 48\nheight: 32\n")
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    presets._presets.cache_clear()
+    try:
+        assert defaults_of("x") == {"width": 48, "height": 32}
+        (tmp_path / "two.yaml").unlink()
+        presets._presets.cache_clear()
+        assert defaults_of("x") == {"width": 48, "height": 32, "steps": 20}
+    finally:
+        presets._presets.cache_clear()
+
+
+CONTROL = "[{path: c, images: film, strength: 0.5, start: 0.25, end: 0.75, weights: {0: 1, 2: 0}}]"
+OTHERS = {
+    "name": "x", "prompt": "{0: b, 3: c}", "negative_prompt": "d", "travel": "slerp",
+    "clip_skip": 2, "seed": 18446744073709551615, "base": "other", "variant": "fp16",
+    "motion": "m.ckpt", "motion_version": "v1", "vae": "v.safetensors",
+    "prediction_type": "v_prediction", "loras": "[{path: l, scale: 0.5}, {path: n, scale: -1}]",
+    "motion_loras": "[{path: ml, scale: 0.5}]",
+    "embeddings": "[e.pt]", "frames": 12, "width": 48, "height": 40, "window": "{length: 6}",
+    "noise": "{type: mixed, alpha: 2}", "free_init": "{iterations: 2}", "upscale": 1.5,
+    "steps": 7, "guidance_scale": 2.5, "guidance_schedule": "{0: 3, 1: 2}",
+    "guidance_rescale": 0.25, "guidance_interval": "[0.25, 0.5]", "scheduler": "euler", "fast": 2,
+    "betas": "[0.001, 0.02, scaled_linear]", "controlnets": CONTROL,
+    "sparse_controls": "[{path: s, images: {0: a.png}, strength: 0.5}]",
+    "t2i_adapters": CONTROL, "camera": "[{move: pan-left, scale: 0.5}]",
+    "ip_adapters": "[{path: i, encoder: e, images: {0: a.png}, scale: 0.5}]",
+    "start": "{images: film, strength: 0.5, mask: m.png}",
+    "keyframes": "{images: {0: a.png}, strength: 0.5}",
+    "animate": "{image: a.png, motion: large}",
+    "regions": "[{prompt: c, mask: m.png}]", "motion_strength": "{scale: 0.5, frames: {0: 1}}",
+    "motion_positions": "{stretch: 0.5, offset: 1}", "output": "{format: webm, crf: 30}",
+}  # fmt: skip
+"""A value of each field that is not the default: of a new field too."""
+
+
+@pytest.mark.parametrize("name", Job.model_fields)
+def test_each_field_comes_back_from_the_sidecar_and_changes_that_field_alone(name):
+    settings = {"name": "n", "prompt": "a", "seed": 1, name: OTHERS[name]}
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    (plain,) = jobs("base: b\nmotion: k\njobs: [{name: n, prompt: a, seed: 1}]")
+    (job,) = jobs(f"base: b\nmotion: k\njobs: [{{{written}}}]")
+    changed = {key for key in Job.model_fields if getattr(job, key) != getattr(plain, key)}
+    assert changed - {"motion"} == {name} - {"motion"}  # another base brings its own motion
+    assert ("motion" in changed) == (name in ("motion", "base"))
+    assert jobs(dump_job(job)) == [job]

@@ -4,7 +4,6 @@ import gc
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from animatediff_core import generate, load_prompt_file
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import FreeInit, Job, Noise, Upscale, Window
 from animatediff_core.planning.jobs import plan
-from animatediff_core.runs.generate import run
-from animatediff_core.sampling.sample import Step
+from animatediff_core.runs.generate import JobStep, run
 
 MOTION = "bundled:tiny/motion_module.safetensors"
 SMALL = Job(
@@ -32,7 +30,7 @@ SMALL = Job(
         ({"window": Window(length=24), "frames": 8}, "lower it to 16"),
         (
             {"window": Window(schedule="standard_uniform", stride=3)},
-            r"window.stride 3 \(-S 2\) spreads a window over more than the 20 frames; lower",
+            r"window.stride: 3 \(-S 2\) spreads a window over more than the 20 frames; lower",
         ),
         ({"frames": 8, "noise": Noise(type="freenoise")}, "freenoise repeats a window's noise"),
         ({"upscale": Upscale(scale=1.3), "frames": 4}, "makes width 16 to 20.8.*use 1.25 or 1.5"),
@@ -41,7 +39,7 @@ SMALL = Job(
 )
 def test_what_cannot_work_is_told_before_anything_runs(changes, message):
     with pytest.raises(AnimateDiffError, match=message):
-        plan([replace(SMALL, **changes)])
+        plan([SMALL.replace(**changes)])
 
 
 JOBS = {
@@ -58,11 +56,11 @@ STEPS = {"long": 2, "freenoise": 2, "freeinit": 1 + 2, "plain": 2, "upscale": 2 
 def made(tmp_path_factory):
     """All jobs, run once: their results and their steps by name."""
     folder = tmp_path_factory.mktemp("length")
-    jobs = [replace(SMALL, name=name, **changes) for name, changes in JOBS.items()]
+    jobs = [SMALL.replace(name=name, **changes) for name, changes in JOBS.items()]
     results, steps = {}, {name: [] for name in JOBS}
     for event in run(jobs, output_dir=folder, device="cpu"):
-        if isinstance(event, Step):
-            steps[event.job.name].append(event)
+        if isinstance(event, JobStep):
+            steps[event.job.name].append(event.info)
         elif hasattr(event, "error"):
             assert event.error is None, event.error
             results[event.job.name] = event
@@ -119,7 +117,7 @@ def test_the_model_never_sees_more_than_a_window_and_a_chunk(tmp_path, monkeypat
     monkeypatch.setattr(UNet2DConditionModel, "forward", forward)
     monkeypatch.setattr(AutoencoderKL, "decode", decode)
     travel = {0: "a red circle", 30: "a red square"}
-    job = replace(SMALL, prompt=travel, frames=40, steps=1, window=Window(length=8, overlap=0))
+    job = SMALL.replace(prompt=travel, frames=40, steps=1, window=Window(length=8, overlap=0))
     (result,) = generate([job], output_dir=tmp_path, device="cpu")
     assert result.error is None
     assert len(result.frames) == 40

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, new_unet
 from diffusers.loaders.lora_conversion_utils import (
     _convert_non_diffusers_lora_to_diffusers,
     _maybe_map_sgm_blocks_to_diffusers,
@@ -12,7 +12,8 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.models import UNet2DConditionModel
 from test_single_file import unet_key
 
-from animatediff_core.adapters.lora_names import from_original, plain_name
+from animatediff_core.adapters.lora.names import plain_name
+from animatediff_core.checkpoints.sd_names import original_layers
 
 CONFIGS = ROOT / "animatediff_core" / "models" / "configs"
 
@@ -27,12 +28,13 @@ def full_size(family: str) -> UNet2DConditionModel:
 def test_every_layer_of_the_original_code_is_found(family):
     unet = full_size(family)
     names = {key.rpartition(".")[0] for key in unet.state_dict()}
+    layers = original_layers(unet)
     for name in names:
         original = unet_key(f"{name}.weight", unet).removesuffix(".weight")
-        found = from_original(plain_name(f"lora_unet_{original.replace('.', '_')}"), 2)
+        found = layers[plain_name(f"lora_unet_{original.replace('.', '_')}")]
         assert found == name.replace(".", "_"), original
         dotted = plain_name(f"diffusion_model.{original}")
-        assert from_original(dotted, 2) == found
+        assert layers[dotted] == found
 
 
 def test_kohyas_sdxl_names_go_where_diffusers_converter_puts_them():
@@ -41,12 +43,13 @@ def test_kohyas_sdxl_names_go_where_diffusers_converter_puts_them():
         name: layer for name, layer in unet.named_modules()
         if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and "sampler" not in name
     }  # fmt: skip
+    originals = original_layers(unet)
     state, ours = {}, {}
     for number, name in enumerate(layers):
         original = unet_key(f"{name}.weight", unet).removesuffix(".weight").replace(".", "_")
         for kind in ("down", "up"):
             state[f"lora_unet_{original}.lora_{kind}.weight"] = torch.tensor([float(number)])
-        ours[number] = from_original(plain_name(f"lora_unet_{original}"), 2)
+        ours[number] = originals[plain_name(f"lora_unet_{original}")]
     mapped = _maybe_map_sgm_blocks_to_diffusers(state, unet.config)
     theirs, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
     assert len(theirs) == 2 * len(ours)
@@ -85,7 +88,8 @@ def test_one_spelling_for_every_dialect(given, plain):
 
 
 def test_blocks_are_counted_by_the_models_own_layers():
-    assert from_original("input_blocks_2_0_op", 1) == "down_blocks_0_downsamplers_0_conv"
-    assert from_original("output_blocks_3_1_proj_in", 1) == "up_blocks_1_attentions_1_proj_in"
-    assert from_original("output_blocks_2_1_conv", 2) == "up_blocks_0_upsamplers_0_conv"
-    assert from_original("down_blocks_0_conv", 2) == "down_blocks_0_conv"
+    layers = original_layers(new_unet())  # with one ResNet a block
+    assert layers["input_blocks_2_0_op"] == "down_blocks_0_downsamplers_0_conv"
+    assert layers["output_blocks_3_1_proj_in"] == "up_blocks_1_attentions_1_proj_in"
+    assert layers["output_blocks_1_1_conv"] == "up_blocks_0_upsamplers_0_conv"
+    assert "down_blocks_0_downsamplers_0_conv" not in layers

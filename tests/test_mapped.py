@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from small_model import write_model
 
 import animatediff_core as ad
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import MotionModule
-from animatediff_core.weights.files import read_tensors
+from animatediff_core.weights.weight_file import open_weights
 
 KINDS = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8,
@@ -39,7 +39,7 @@ def of_every_kind(tmp_path_factory):
 
 
 def test_every_type_and_size_is_what_the_library_reads(of_every_kind):
-    ours, theirs = read_tensors(of_every_kind).tensors, load_file(of_every_kind)
+    ours, theirs = open_weights(of_every_kind).tensors(), load_file(of_every_kind)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert (ours[name].dtype, ours[name].shape) == (tensor.dtype, tensor.shape), name
@@ -47,7 +47,7 @@ def test_every_type_and_size_is_what_the_library_reads(of_every_kind):
 
 
 def test_only_wanted_names_are_read(of_every_kind):
-    ours = read_tensors(of_every_kind, only=("torch.int8", "torch.bool")).tensors
+    ours = open_weights(of_every_kind).tensors("torch.int8", "torch.bool")
     assert {str(tensor.dtype) for tensor in ours.values()} == {"torch.int8", "torch.bool"}
 
 
@@ -55,19 +55,19 @@ def test_writing_into_a_tensor_leaves_the_file_and_its_neighbours(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.ones(5000), "b": torch.ones(5000)}, path)
     before = path.read_bytes()
-    tensors = read_tensors(path).tensors
+    tensors = open_weights(path).tensors()
     tensors["a"].mul_(3)
     assert path.read_bytes() == before
     del tensors["b"]
     gc.collect()
     assert torch.equal(tensors["a"], torch.full((5000,), 3.0))
-    assert torch.equal(read_tensors(path).tensors["a"], torch.ones(5000))
+    assert torch.equal(open_weights(path).tensors()["a"], torch.ones(5000))
 
 
 def test_a_view_keeps_its_pages(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.arange(1 << 16).float()}, path)
-    row = read_tensors(path).tensors.pop("a").view(256, 256)[200:].mul_(2)
+    row = open_weights(path).tensors().pop("a").view(256, 256)[200:].mul_(2)
     gc.collect()
     assert torch.equal(row.flatten(), 2 * torch.arange(200 * 256, 1 << 16).float())
 
@@ -77,7 +77,7 @@ def test_numbers_without_a_word_in_torch_end_in_one_sentence(tmp_path):
     header = b'{"a":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[0,4]}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
     with pytest.raises(CheckpointError, match="x.safetensors"):
-        read_tensors(path)
+        open_weights(path).tensors()
 
 
 def resident(path: Path) -> int:
@@ -98,7 +98,7 @@ needs_smaps = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="
 def test_pages_leave_memory_tensor_by_tensor(tmp_path):
     path, size = tmp_path / "x.safetensors", 1 << 20
     save_file({f"{i}": torch.full((size // 4,), float(i)) for i in range(4)}, path)
-    tensors = read_tensors(path).tensors
+    tensors = open_weights(path).tensors()
     assert resident(path) < size / 2  # nothing is read before it is used
     for tensor in tensors.values():
         tensor.sum()

@@ -8,16 +8,13 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError, SurroundingsError
-from animatediff_core.media import (
-    Encoding,
-    contact_sheet,
-    durations,
-    free_path,
-    open_video,
-    release,
-    replacing,
-    write_clip,
-)
+from animatediff_core.media.atomic import atomic_folder, atomic_write
+from animatediff_core.media.clip import write_clip
+from animatediff_core.media.encoding import Encoding
+from animatediff_core.media.frames import durations
+from animatediff_core.media.image import contact_sheet
+from animatediff_core.media.names import free_path, release
+from animatediff_core.media.video import open_video
 
 
 def moving(frames: int = 16, size: int = 32) -> np.ndarray:
@@ -35,14 +32,14 @@ def test_gif_timing_never_drifts(fps):
 
 def test_gif_is_read_back_by_pillow(tmp_path):
     write_clip(moving(), tmp_path / "c.gif", Encoding(format="gif"))
-    picture = Image.open(tmp_path / "c.gif")
-    assert (picture.n_frames, picture.info["loop"]) == (16, 0)
     spent, worst = 0, 0
-    for i, frame in enumerate(moving()):
-        picture.seek(i)
-        spent += picture.info["duration"]
-        shown = np.asarray(picture.convert("RGB")).astype(int)
-        worst = max(worst, np.abs(shown - frame).mean())
+    with Image.open(tmp_path / "c.gif") as picture:
+        assert (picture.n_frames, picture.info["loop"]) == (16, 0)
+        for i, frame in enumerate(moving()):
+            picture.seek(i)
+            spent += picture.info["duration"]
+            shown = np.asarray(picture.convert("RGB")).astype(int)
+            worst = max(worst, np.abs(shown - frame).mean())
     assert spent == 2000
     assert worst < 3
 
@@ -50,12 +47,36 @@ def test_gif_is_read_back_by_pillow(tmp_path):
 def test_mp4_is_h264_yuv420p_with_its_index_first(tmp_path):
     write_clip(moving(), tmp_path / "c.mp4", Encoding(format="mp4", fps=12, crf=10))
     with open_video(tmp_path / "c.mp4") as video:
-        assert (video.num_frames, video.fps) == (16, 12)
+        assert (video.num_frames, video._stream.average_rate) == (16, 12)
         stream = video._stream.codec_context
         assert (stream.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert np.abs(video.read_frames([3])[0].astype(int) - moving()[3]).mean() < 8
     content = (tmp_path / "c.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
+
+
+def noisy(frames: int = 3, height: int = 48, width: int = 64) -> np.ndarray:
+    """Smooth random clips, which every codec has to work for."""
+    draw = np.random.default_rng(1)
+    coarse = draw.integers(0, 256, (frames, height // 8, width // 8, 3)).astype(np.uint8)
+    clips = [Image.fromarray(one).resize((width, height)) for one in coarse]
+    return np.stack([np.asarray(one) for one in clips])
+
+
+@pytest.mark.parametrize(
+    ("format", "codec", "crf"),
+    [("mp4", "h264", 18), ("mp4", "h265", 20), ("mp4", "av1", 18), ("webm", "vp9", 18),
+     ("webm", "av1", 18)],
+)  # fmt: skip
+def test_videos_have_the_quality_of_their_codec_unless_asked_otherwise(
+    tmp_path, format, codec, crf
+):
+    written = {}
+    for asked in (None, crf, crf + 1):
+        path = tmp_path / f"{asked}.{format}"
+        write_clip(noisy(), path, Encoding(format=format, codec=codec, crf=asked))
+        written[asked] = path.read_bytes()
+    assert written[None] == written[crf] != written[crf + 1]
 
 
 def test_frames_are_read_by_number_in_any_order(tmp_path):
@@ -87,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def fail():
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("half")
             raise KeyError
 
@@ -96,10 +117,30 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    calls = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append("fsync") or sync(file))
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or rename(*paths))
+    with atomic_write(tmp_path / "f.txt") as beside:
+        beside.write_text("new")
+        assert beside.suffix == ".txt"
+        assert not (tmp_path / "f.txt").exists()
+    assert calls == ["fsync", "replace"]
+    assert (tmp_path / "f.txt").read_text() == "new"
+    assert (tmp_path / "f.txt").stat().st_mode & 0o777 == 0o644
+    monkeypatch.setattr(os, "rename", lambda *paths: calls.append("rename") or rename(*paths))
+    with atomic_folder(tmp_path / "folder") as beside:
+        for name in ("a", "b"):
+            (beside / name).write_text(name)
+    assert calls[2:] == ["fsync", "fsync", "rename"]
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["a", "b"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_told_as_such(tmp_path):
     def fill():
-        with replacing(tmp_path / "f"), open("/dev/full", "w") as file:
+        with atomic_write(tmp_path / "f"), open("/dev/full", "w") as file:
             file.write("x")
 
     with pytest.raises(SurroundingsError, match="disk is full"):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from animatediff_core import inflate
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_module import load_motion_module
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.denoise import denoise
@@ -20,8 +20,8 @@ from animatediff_core.diffusion.noise import draw_noise
 from animatediff_core.diffusion.schedules import make_scheduler
 from animatediff_core.diffusion.text import embed_prompt
 from animatediff_core.jobs import job_from_options
-from animatediff_core.planning.models import load
 from animatediff_core.runs.generate import Result, run
+from animatediff_core.sampling.loading import load_model
 from animatediff_core.speed.memory import PLENTY, Thrift, ladder, leaner, needed, place
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -64,8 +64,8 @@ def test_the_estimate_is_what_a_forward_and_a_decoder_hold_at_their_peak(frames,
     animated = inflate(base.unet, motion)
     channels = (base.unet.config.block_out_channels[0], base.vae.config.block_out_channels[0])
     need = needed(
-        num_weights=1, channels=channels, shape=(frames, 4 * size, 4 * size), factor=base.factor,
-        itemsize=4, thrift=Thrift(decode_chunk=4),
+        num_weights=1, channels=channels, shape=(frames, 4 * size, 4 * size),
+        factor=base.vae_scale_factor, itemsize=4, thrift=Thrift(decode_chunk=4),
     )  # fmt: skip
     text = embed_prompt(base, {0: "x"}, frames).tokens
     with torch.no_grad(), Counted() as forward:
@@ -113,7 +113,7 @@ def test_a_job_that_does_not_fit_is_made_again_with_less_memory(tmp_path, monkey
     """A VAE that has room for one frame at a time; the next job starts where the last one ended."""
 
     def crowded(found, *, offline):
-        base, motion = load(found, offline=offline)
+        base, motion = load_model(found, offline=offline)
         base.vae.decoder.register_forward_pre_hook(_one_frame_at_most)
         return base, motion
 
@@ -140,7 +140,7 @@ def _one_frame_at_most(decoder, inputs):
 
 def test_a_job_that_fits_nowhere_fails_and_the_next_one_is_tried(tmp_path, monkeypatch):
     def full(found, *, offline):
-        base, motion = load(found, offline=offline)
+        base, motion = load_model(found, offline=offline)
         base.unet.conv_in.register_forward_pre_hook(_none_at_all)
         return base, motion
 
@@ -157,7 +157,7 @@ def test_a_model_is_gone_before_the_next_one_is_loaded(tmp_path, monkeypatch):
 
     def watched(found, *, offline):
         assert [one() for one in models] == [None] * len(models)
-        base, motion = load(found, offline=offline)
+        base, motion = load_model(found, offline=offline)
         models.append(weakref.ref(base.unet))
         if len(models) == 1:
             base.unet.conv_in.register_forward_hook(_no_number)

@@ -52,7 +52,7 @@ def test_training_step_is_the_official_one(golden):
 def sample(frames: int = 4):
     generator = torch.Generator().manual_seed(1)
     return (
-        torch.randn(2, 4, frames, 8, 8, generator=generator),
+        torch.randn(2, 4, frames, 8, 6, generator=generator),
         torch.tensor([10, 900]),
         torch.randn(2, 5, 16, generator=generator),
     )
@@ -102,6 +102,49 @@ def test_motion_strength_zero_is_the_image_model():
         still = animated(x, t, text, Conditions(motion_strength=0.0))
         animated.deflate()
         assert torch.equal(still[:, :, 0], unet(x[:, :, 0], t, text).sample)
+
+
+@torch.no_grad()
+def test_motion_strength_scales_the_residual_of_each_site():
+    motion = new_motion()
+    transformer = motion.mid_block.motion_modules[0].temporal_transformer
+    features = torch.randn(6, 64, 3, 5, generator=torch.Generator().manual_seed(1))  # b 2, f 3
+    residual = transformer(features, 3) - features
+    for strength in (0.25, 0.5, 2.0, -1.0):
+        moved = transformer(features, 3, strength)
+        torch.testing.assert_close(moved, features + strength * residual)
+    assert residual.abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_strengths_of_clip_block_and_frame_multiply():
+    animated = inflate(new_unet(), new_motion())
+    x, t, text = sample()
+    strengths, outputs = {}, []
+
+    def note(layer, inputs, output):
+        strengths[layer] = inputs[2]
+
+    blocks = {"down": animated.motion.down_blocks[0], "up": animated.motion.up_blocks[1]}
+    sites = {name: block.motion_modules[0].temporal_transformer for name, block in blocks.items()}
+    hooks = [site.register_forward_hook(note) for site in sites.values()]
+    animated(x, t, text, Conditions(motion_strength=0.5, motion_blocks={"up_blocks.1": 0.25}))
+    assert (strengths[sites["down"]], strengths[sites["up"]]) == (0.5, 0.125)
+
+    def keep(layer, inputs, output):
+        outputs.append(output[0])
+
+    hooks.append(animated.unet.mid_block.attentions[0].register_forward_hook(keep))
+    frames = torch.tensor([1.0, 0.5, 0.0, 2.0])
+    off = dict.fromkeys(("down_blocks.0", "down_blocks.1"), 0.0)
+    for more in ({"motion_strength": 0.0}, {}, {"motion_frames": frames}):
+        animated(x, t, text, Conditions(motion_blocks=off, **more))
+    for hook in hooks:
+        hook.remove()
+    still, moved, weighed = outputs
+    expected = still + frames.repeat(2).view(-1, 1, 1, 1) * (moved - still)  # b 2, f 4
+    torch.testing.assert_close(weighed, expected, atol=1e-5, rtol=1e-4)
+    assert (moved - still).abs().max() > 0.1
 
 
 def test_motion_strength_acts_by_frame_and_by_block():
@@ -171,7 +214,7 @@ def test_a_full_size_module_has_the_released_sizes():
     ("change", "message"),
     [
         (lambda: inflate(new_unet((32, 64)), new_motion((32, 32))), "base model's family"),
-        (lambda: inflate(new_unet((32, 64)), new_motion((32, 64, 64))), "levels of 32, 64, 64"),
+        (lambda: inflate(new_unet((32, 64)), new_motion((32, 64, 64))), "blocks of 32, 64, 64"),
         (lambda: inflate(inflate(new_unet(), new_motion()).unet, new_motion()), "already animated"),
         (lambda: inflate(new_unet(), new_motion(max_frames=2))(*sample(4)), "fewer frames"),
     ],

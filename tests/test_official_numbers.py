@@ -13,7 +13,7 @@ from test_motion_lora import motion_lora
 from torch import nn
 
 from animatediff_core import apply_lora, apply_motion_lora, denoise, inflate, make_scheduler
-from animatediff_core.checkpoints.write import motion_adapter
+from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import VERSIONS, Conditions
 
@@ -221,7 +221,7 @@ def test_pias_picture_is_needed_and_others_refuse_it():
     unet, (motion, image) = new_unet(), pia_pair()
     clips, text = drawn(2, 4, 4, 5, 7), drawn(2, 5, 16)
     animated = inflate(unet, motion)
-    with pytest.raises(CheckpointError, match=r"PIA, which animates a picture: .* got none"):
+    with pytest.raises(CheckpointError, match=r"PIA, which animates an image: .* got none"):
         animated(clips, 500, text)
     with pytest.raises(CheckpointError, match=r"need image_latents of shape \(2, 5, 4, 5, 7\)"):
         animated(clips, 500, text, Conditions(image_latents=image[:, :4]))

@@ -48,9 +48,9 @@ def test_official_details(peer_prompts):
     sparse = load_prompt_file(peer_prompts / "3_sparsectrl" / "3_1_sparsectrl_i2v.yaml")[2]
     (control,) = sparse.sparse_controls
     assert control.path == "./models/SparseCtrl/v3_sd15_sparsectrl_rgb.ckpt"
-    assert dict(control.pictures) == {
-        -1: "./__assets__/demos/image/interpolation_2.png",
+    assert dict(control.images) == {
         0: "./__assets__/demos/image/interpolation_1.png",
+        15: "./__assets__/demos/image/interpolation_2.png",
     }
     assert sparse.base.startswith("stable-diffusion-v1-5/")  # an empty dreambooth_path
 
@@ -112,6 +112,15 @@ def test_prompts_of_animatediff_cli_take_negative_prompts_and_seeds_in_turn():
     assert {j.window.schedule for j in made} == {"standard_uniform"}  # no longer than a window
 
 
+@pytest.mark.parametrize(
+    ("frames", "window", "schedule"),
+    [(16, 16, "standard_uniform"), (17, 16, "looped_uniform"), (15, 16, "standard_uniform")],
+)
+def test_only_a_clip_longer_than_its_window_loops(frames, window, schedule):
+    (job,) = jobs(TRAVEL, frames=frames, window={"length": window})
+    assert job.window.schedule == schedule
+
+
 def test_prompt_travel_becomes_one_job_with_texts_that_hold_half_the_way():
     (job,) = jobs(TRAVEL, frames=16, window={"length": 12})
     assert dict(job.prompt) == {
@@ -154,10 +163,10 @@ def test_enabled_control_maps_become_typed_fields(tmp_path):
     (control,) = job.controlnets
     assert (control.path, control.canny is None) == ("lllyasviel/control_v11p_sd15_canny", False)
     assert (control.strength, control.end) == (0.8, 0.6)
-    assert control.pictures.path == "./no-such-maps/controlnet_canny"
+    assert control.images.path == "./no-such-maps/controlnet_canny"
     (adapter,) = job.ip_adapters
     assert adapter.path == "h94/IP-Adapter/models/ip-adapter-plus_sd15.safetensors"
-    assert {frame: Path(path).stem for frame, path in adapter.pictures.items()} == {
+    assert {frame: Path(path).stem for frame, path in adapter.images.items()} == {
         0: "0000", 4: "0000", 8: "0008",
     }  # fmt: skip
     assert (job.start.strength, job.regions[0].prompt) == (0.4, {0: "a cat"})
@@ -177,11 +186,14 @@ def test_enabled_control_maps_become_typed_fields(tmp_path):
         ({"controlnet_map": {"controlnet_ref": {"enable": True}}}, "controlnet_ref: is not supp"),
         ({"controlnet_map": {"controlnet_openpose": {"enable": True}}}, "give ready conditions"),
         ({"controlnet_map": {"controlnet_ip2p": {"guess_mode": True}}}, "guess_mode: True is not"),
-        ({"ip_adapter_map": {"input_image_dir": "nowhere"}}, "has no pictures named by their"),
+        ({"ip_adapter_map": {"input_image_dir": "nowhere"}}, "has no images named by their"),
         ({"region_map": {"0": {"is_init_img": True}}}, "is_init_img: True is not supported"),
         ({"region_map": [1]}, "region_map: must be a mapping"),
-        ({"prompt_map": {"a": "b"}}, "prompt_map: must map frame numbers to texts"),
-        ({"steps": "many"}, "steps: must be a whole number, got 'many'"),
+        (
+            {"prompt_map": {"a": "b"}},
+            "prompt_map: must be a mapping of a whole number of 0 or more to text, got the key 'a'",
+        ),
+        ({"steps": "many"}, "steps: must be a whole number of 1 or more, got 'many'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(change, message):
@@ -196,7 +208,7 @@ def test_what_cannot_be_done_is_refused_by_name(change, message):
         ("{prompt: [a, b], n_prompt: [x, y, z]}", "n_prompt: has 3 values for 2 prompts"),
         ("{prompt: a, controlnet_path: x}", "controlnet_image_indexs: has 1 frames for 0"),
         ("{prompt: a, controlnet_images: [x]}", "controlnet_path: is missing"),
-        ("{prompt: a, motion_module_lora_configs: [x]}", "must be a mapping of path and alpha"),
+        ("{prompt: a, motion_module_lora_configs: [{alpha: 1}]}", r"configs\[0\].path: is missing"),
         ("{prompt: a, guidance: 7}", r"guidance: unknown key; did you mean guidance_scale\?"),
     ],
 )

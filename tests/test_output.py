@@ -1,7 +1,6 @@
 """What a job's output is: files, sidecars, sheets, and clips that came out broken."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,12 @@ import animatediff_core as ad
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
-from animatediff_core.media import free_path, read_settings
+from animatediff_core.media.image import read_image
+from animatediff_core.media.names import free_path
+from animatediff_core.media.settings import read_settings
 from animatediff_core.planning.jobs import plan
 from animatediff_core.sampling.clip_checks import judge
+from animatediff_core.sampling.output import write
 from cli.app import app
 
 QUICK = {"steps": 1, "frames": 4, "width": 32, "height": 32, "seed": 1}
@@ -55,12 +57,12 @@ def test_every_format_carries_the_job_that_made_it(tmp_path):
     assert made["fitted"]["colours"] < 255
     with ad_video(results[2].path) as video:  # 6 frames forth and back at 8 a second
         assert (video.num_frames, video.fps) == (18, 24)
-    assert Image.open(tmp_path / "a-1.sheet.png").size == (4 * 34, 34)
+    assert read_image(tmp_path / "a-1.sheet.png").shape == (34, 4 * 34, 3)
     assert len(list(results[5].path.iterdir())) == 4
 
 
 def ad_video(path: Path):
-    from animatediff_core.media import open_video
+    from animatediff_core.media.video import open_video
 
     return open_video(path)
 
@@ -162,8 +164,8 @@ def clip(value: float = 90, *, spread: int = 0, motion: int = 0, count: int = 4)
         (clip(), "every pixel of every frame is grey (#5a5a5a)", None),
         (clip(0, spread=2), "every pixel of every frame is black (#010101)", None),
         (clip(254), "every pixel of every frame is white (#fefefe)", None),
-        (clip(spread=100), "all 4 frames are the same picture", None),
-        (clip(spread=100, motion=1), None, "the 4 frames are nearly the same picture"),
+        (clip(spread=100), "all 4 frames are the same image", None),
+        (clip(spread=100, motion=1), None, "the 4 frames are nearly the same image"),
         (clip(0, spread=9, motion=2), None, "nearly every pixel is black (#060606)"),
         (clip(spread=100, motion=30, count=3), "3 frames came out instead of 4", None),
         (clip(0, spread=60, motion=12), None, None),
@@ -175,16 +177,35 @@ def test_clips_are_judged_by_their_levels(frames, fault, doubt):
     assert (verdict.fault, verdict.doubt) == (fault, doubt)
 
 
+@pytest.mark.parametrize("ping_pong", [True, False])
+def test_an_interpolated_clip_that_goes_forth_and_back_ends_on_the_way_to_its_beginning(
+    tmp_path, ping_pong
+):
+    frames = np.full((4, 64, 64, 3), 30, np.uint8)
+    for index in range(4):
+        frames[index, 16:48, 6 * index : 6 * index + 32] = 220
+    job = quick(format="png", ping_pong=ping_pong, interpolate=16.0, fps=8.0).replace(frames=4)
+    folder = write(job, frames, {}, tmp_path)
+    shown = np.stack([read_image(path) for path in sorted(folder.iterdir())]).astype(float)
+    assert len(shown) == (12 if ping_pong else 8)
+    gone_on = np.abs(shown[-1] - shown[-2]).mean()
+    if ping_pong:  # from the second frame to the first one
+        assert gone_on > 5
+        assert np.abs(shown[-1] - shown[1]).mean() < 0.5 * gone_on
+    else:
+        assert gone_on < 1
+
+
 def test_a_single_frame_need_not_move():
     assert judge(clip(spread=100, count=1), 1).fault is None
 
 
 def test_outputs_that_cannot_work_are_refused_before_a_model_is_loaded(tmp_path):
     jobs = [
-        replace(quick(format="webm"), width=36, height=36, name="even"),
-        replace(quick(format="mp4", codec="h265"), width=8, height=8, name="small"),
-        replace(quick(interpolate=20.0), frames=1, name="single"),
-        replace(quick(format="webp"), width=16400, name="wide"),
+        quick(format="webm").replace(width=36, height=36, name="even"),
+        quick(format="mp4", codec="h265").replace(width=8, height=8, name="small"),
+        quick(interpolate=20.0).replace(frames=1, name="single"),
+        quick(format="webp").replace(width=16400, name="wide"),
     ]
     with pytest.raises(MediaError) as caught:
         plan(jobs)
@@ -196,7 +217,7 @@ def test_outputs_that_cannot_work_are_refused_before_a_model_is_loaded(tmp_path)
 
 
 def test_a_clip_that_cannot_fit_leaves_nothing(tmp_path):
-    job = replace(quick(max_size=1000), frames=16)
+    job = quick(max_size=1000).replace(frames=16)
     result = next(ad.generate([job], output_dir=tmp_path))
     assert "cannot be brought below max_size 1000 bytes" in str(result.error)
     assert not list(tmp_path.iterdir())

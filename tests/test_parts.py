@@ -9,8 +9,8 @@ import torch
 from conftest import new_unet
 from small_model import LEVELS, write_half, write_model
 
-from animatediff_core.checkpoints.base_model import load_base
 from animatediff_core.checkpoints.diffusers_folder import folder_shape, open_vae
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import CheckpointError
 
 
@@ -35,7 +35,8 @@ def change(path, content):
 
 
 SANE = "where a sane size or a list is needed"
-LACK = "its weights lack"
+LACK = "that its config.json describes: it lacks"
+SHAPE = "of another shape"
 SENSELESS = {
     "not JSON": ("unet", b"layers", "is no JSON"),
     "a list": ("unet", b"[]", "no object of named settings"),
@@ -44,28 +45,28 @@ SENSELESS = {
     "many transformers": ("unet", {"transformer_layers_per_block": [300] * 4}, "blocks"),
     "a layer more": ("unet", {"layers_per_block": 2}, LACK),
     "channels": ("unet", {"block_out_channels": [10**12] * 4}, SANE),
-    "millions": ("unet", {"block_out_channels": [32_000, 640_000, 640_000, 32_000]}, "has shape"),
+    "millions": ("unet", {"block_out_channels": [32_000, 640_000, 640_000, 32_000]}, SHAPE),
     "many levels": ("unet", {"block_out_channels": [32] * 100_000}, SANE),
     "text": ("unet", {"block_out_channels": "32"}, SANE),
     "nothing": ("unet", {"block_out_channels": None}, SANE),
     "a fraction": ("unet", {"block_out_channels": [32.5, 64]}, SANE),
     "a truth": ("unet", {"layers_per_block": True}, SANE),
     "negative": ("unet", {"layers_per_block": -1}, SANE),
-    "text width": ("unet", {"cross_attention_dim": 768}, "has shape"),
-    "no groups": ("unet", {"norm_num_groups": 0}, "cannot be opened"),
+    "text width": ("unet", {"cross_attention_dim": 768}, SHAPE),
+    "no groups": ("unet", {"norm_num_groups": 0}, SANE),
     "groups": ("unet", {"norm_num_groups": 7}, "cannot be opened"),
     "unknown blocks": ("unet", {"down_block_types": ["Evil"] * 4}, "cannot be opened"),
-    "heads": ("unet", {"attention_head_dim": "many"}, "cannot be opened"),
+    "heads": ("unet", {"attention_head_dim": "many"}, SANE),
     "class": ("unet", {"_class_name": "UNet3DConditionModel"}, "is for a UNet3DConditionModel"),
     "quantised": ("unet", {"quantization_config": {"quant_method": "x"}}, "a quantised model"),
     "vae levels": ("vae", {"block_out_channels": [8] * 30}, LACK),
     "vae without levels": ("vae", {"block_out_channels": {}}, SANE),
     "vae class": ("vae", {"_class_name": "AutoencoderTiny"}, "is for a AutoencoderTiny"),
-    "vae channels": ("vae", {"latent_channels": 16}, "has shape"),
+    "vae channels": ("vae", {"latent_channels": 16}, SHAPE),
     "text layers": ("text_encoder", {"num_hidden_layers": 10**9}, SANE),
     "more text layers": ("text_encoder", {"num_hidden_layers": 100_000}, "more layers than"),
     "text layer": ("text_encoder", {"num_hidden_layers": 2}, LACK),
-    "vocabulary": ("text_encoder", {"vocab_size": 1_000_000}, "has shape"),
+    "vocabulary": ("text_encoder", {"vocab_size": 1_000_000}, SHAPE),
     "positions": ("text_encoder", {"max_position_embeddings": 10**15}, SANE),
     "text heads": ("text_encoder", {"num_attention_heads": 3}, "cannot be opened|have"),
     "activation": ("text_encoder", {"hidden_act": "evil"}, "cannot be opened"),

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError
-from animatediff_core.media import open_video
 from animatediff_core.media.edges import canny
-from animatediff_core.media.pictures import (
-    PictureSource,
-    check_source,
-    fitted,
-    read_source,
+from animatediff_core.media.image_source import (
+    ImageSource,
+    check_images,
+    fit_image,
+    read_images,
     spread,
 )
+from animatediff_core.media.video import open_video
 
 
 @pytest.fixture
@@ -28,13 +28,21 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_by_number(folder):
-    read = read_source(PictureSource(folder, spread(4, 2, 3), (8, 6)))
+    read = read_images(ImageSource(folder, spread(4, 2, 3), (8, 6)))
     assert read.shape == (4, 6, 8, 3)
     assert read[:, 0, 0, 0].tolist() == [2, 5, 8, 11]
 
 
+@pytest.mark.parametrize(
+    ("spreading", "numbers"),
+    [((4, 0, 1.5), (0, 2, 3, 4)), ((4, 2, 0.7), (2, 3, 3, 4)), ((3, 5, 2), (5, 7, 9))],
+)
+def test_the_nearest_picture_is_taken(spreading, numbers):
+    assert spread(*spreading) == numbers
+
+
 def test_one_picture_stands_for_all_frames(folder):
-    read = read_source(PictureSource(folder / "a7.png", spread(3, 0, 1), (8, 6)))
+    read = read_images(ImageSource(folder / "a7.png", spread(3, 0, 1), (8, 6)))
     assert (read == 7).all()
 
 
@@ -43,37 +51,37 @@ def test_an_animated_picture_is_read_by_frame(tmp_path, kind):
     clip = [Image.new("RGB", (16, 16), (20 * i, 0, 0)) for i in range(8)]
     path = tmp_path / f"v.{kind}"
     clip[0].save(path, save_all=True, append_images=clip[1:], lossless=True)
-    read = read_source(PictureSource(path, (1, 3, 7, 3), (16, 16)))
+    read = read_images(ImageSource(path, (1, 3, 7, 3), (16, 16)))
     assert np.abs(read[:, 0, 0, 0].astype(int) - [20, 60, 140, 60]).max() <= 4
-    with pytest.raises(MediaError, match="has 8 pictures"):
-        check_source(PictureSource(path, (8,), (16, 16)))
+    with pytest.raises(MediaError, match="has 8 images"):
+        check_images(ImageSource(path, (8,), (16, 16)))
 
 
 def test_a_video_is_read_by_frame(videos):
     with open_video(videos[0]) as video:
         size, expected = video.size, video.read_frames((2, 5))
-    read = read_source(PictureSource(videos[0], (2, 5), size))
+    read = read_images(ImageSource(videos[0], (2, 5), size))
     assert np.array_equal(read, expected)
 
 
 def test_crop_keeps_the_middle_and_stretch_all():
     picture = np.zeros((4, 8, 3), np.uint8)
     picture[:, :2] = picture[:, 6:] = 255  # white sides, black middle square
-    assert fitted(picture, (4, 4), "crop").max() == 0
-    stretched = fitted(picture, (4, 4), "stretch")
+    assert fit_image(picture, (4, 4), "crop").max() == 0
+    stretched = fit_image(picture, (4, 4), "stretch")
     assert stretched[:, 0].min() > 200
-    assert fitted(picture, (8, 4), "exact") is picture
+    assert fit_image(picture, (8, 4), "exact") is picture
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": (16, 6)}, "is 8 x 6 pixels but the clip 16 x 6; .* say fit: crop"),
-        ({"numbers": (11, 12)}, "has 12 pictures but the clip needs number 12"),
-        ({"name": "gone.png"}, "gone.png: no such picture"),
+        ({"size": (16, 6)}, "is 8 x 6 pixels but the clip 16 x 6; .* set fit to crop"),
+        ({"numbers": (11, 12)}, "has 12 images but the clip needs number 12"),
+        ({"name": "gone.png"}, "gone.png: no such image"),
         ({"name": "gone.mp4"}, "gone.mp4: no such video"),
-        ({"name": "broken.png"}, "cannot be read as a picture"),
-        ({"name": "empty"}, "holds no pictures"),
+        ({"name": "broken.png"}, "is not a readable image"),
+        ({"name": "empty"}, "holds no images"),
     ],
 )
 def test_what_does_not_suit_the_clip_is_refused(folder, change, message):
@@ -86,7 +94,7 @@ def test_what_does_not_suit_the_clip_is_refused(folder, change, message):
             file.rename(path / file.name)
     settings = {"path": path, "numbers": (0, 1), "size": (8, 6), **change}
     with pytest.raises(MediaError, match=message):
-        check_source(PictureSource(**settings))
+        check_images(ImageSource(**settings))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import settings_page
 import yaml
 
 from animatediff_core.errors import PromptFileError
-from animatediff_core.jobs import parse_prompts, prompt_schema
+from animatediff_core.jobs import Job, parse_prompts, prompt_schema, setting
+from animatediff_core.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = prompt_schema()
@@ -15,7 +17,8 @@ TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean"
          "number": (int, float), "null": type(None)}  # fmt: skip
 KEYWORDS = {"$schema", "title", "definitions", "description", "type", "properties", "items", "enum",
             "additionalProperties", "patternProperties", "anyOf", "$ref", "const", "required",
-            "minItems", "maxItems", "minProperties", "minimum", "maximum"}  # fmt: skip
+            "minItems", "maxItems", "minProperties", "minimum", "maximum",
+            "exclusiveMinimum", "default"}  # fmt: skip
 
 
 def fits(value: object, schema: dict) -> bool:
@@ -43,7 +46,8 @@ def fits(value: object, schema: dict) -> bool:
         most = schema.get("maxItems", len(value))
         return schema.get("minItems", 0) <= len(value) <= most and all(map(fits, value, each))
     if isinstance(value, int | float):
-        return schema.get("minimum", value) <= value <= schema.get("maximum", value)
+        above = value > schema.get("exclusiveMinimum", value - 1)
+        return above and schema.get("minimum", value) <= value <= schema.get("maximum", value)
     return True
 
 
@@ -52,8 +56,10 @@ def _object_fits(value: dict, schema: dict) -> bool:
     for key, item in value.items():
         kinds = [one for pattern, one in patterns.items() if re.search(pattern, str(key))]
         kinds += [schema["properties"][key]] if key in schema.get("properties", {}) else []
-        if not kinds and schema.get("additionalProperties") is False:
+        others = schema.get("additionalProperties", {})
+        if not kinds and others is False:
             return False
+        kinds = kinds or [others]
         if not all(fits(item, one) for one in kinds):
             return False
     enough = len(value) >= schema.get("minProperties", 0)
@@ -117,7 +123,14 @@ def test_schema_and_reader_are_of_one_mind(text):
 
 
 def test_fields_are_explained():
-    window = SCHEMA["definitions"]["Window"]["properties"]["overlap"]
-    assert window["description"] == "Frames that neighbours share, 0 up to length - 1."
+    window = SCHEMA["definitions"]["Window"]["anyOf"][0]["properties"]["overlap"]
+    assert window["description"].startswith("Frames that neighbouring windows share, below length")
     seed = SCHEMA["properties"]["defaults"]["anyOf"][0]["properties"]["seed"]
     assert seed["description"].startswith("0 to 2**64-1; a list makes a job each")
+
+
+def test_every_setting_is_explained_and_the_page_of_settings_is_current():
+    for record in (Job, TrainConfig):
+        for name in record.model_fields:
+            assert setting(record, name).meaning, name
+    assert settings_page.PAGE.read_text("utf-8") == settings_page.text(), "run `make settings`"

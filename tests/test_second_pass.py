@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from animatediff_core.diffusion.upscale import enlarge, first_step
-from animatediff_core.jobs import Upscale
+from animatediff_core.diffusion.upscale import enlarge
+from animatediff_core.jobs import Upscale, first_step
 
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
@@ -16,8 +16,9 @@ def test_latents_are_made_larger_frame_by_frame(method):
     assert larger.std((3, 4)).max() < 1e-6
 
 
-def test_strength_is_the_share_of_the_steps_and_at_least_one():
-    assert first_step(Upscale(strength=0.5), 20) == 10
-    assert first_step(Upscale(strength=0.3), 25) == 25 - 8
-    assert first_step(Upscale(strength=1), 25) == 0
-    assert first_step(Upscale(strength=0.01), 10) == 9
+@pytest.mark.parametrize(
+    ("strength", "steps", "first"),
+    [(1.0, 25, 0), (0.6, 5, 2), (0.5, 20, 10), (0.3, 25, 17), (0.7, 9, 3), (0.01, 25, 24)],
+)
+def test_a_strength_is_the_share_of_the_steps_that_run_to_the_nearest_step(strength, steps, first):
+    assert first_step(strength, steps) == first

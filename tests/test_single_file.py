@@ -27,8 +27,9 @@ from transformers.models.clip import (
 from animatediff_core import generate, save_motion_module
 from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints import families
-from animatediff_core.checkpoints.base_model import BaseModel, load_base
+from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.families import CONFIGS, FOLDERS, single_file_of
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.sd_names import single_file_tensors, unet_names
 from animatediff_core.checkpoints.single_file import clip_tokenizer, load_single_vae
 from animatediff_core.checkpoints.write import write_base_folder, write_single_file
@@ -36,8 +37,9 @@ from animatediff_core.errors import CheckpointError
 from animatediff_core.jobs import Adapter, Job
 from animatediff_core.motion import VERSIONS
 from animatediff_core.planning import models as model
-from animatediff_core.planning.models import Parts, files_of, find, load
+from animatediff_core.planning.models import ModelSpec, find_model, model_files
 from animatediff_core.runs import inject
+from animatediff_core.sampling.loading import load_model
 
 
 def test_the_word_pieces_are_clips_own():
@@ -49,6 +51,15 @@ def test_the_word_pieces_are_clips_own():
     assert tokenizer("a", padding="max_length").input_ids == [49406, 320] + 75 * [49407]
     open_clips = clip_tokenizer(pad_token="!")
     assert open_clips("a", padding="max_length").input_ids == [49406, 320, 49407] + 74 * [0]
+
+
+@pytest.mark.parametrize(("family", "pads"), [("sd15", [49407]), ("sd21", [0]),
+                                              ("sdxl", [49407, 0])])  # fmt: skip
+def test_openclips_encoders_pad_with_an_exclamation_mark(tmp_path, small_families, family, pads):
+    write_checkpoint(tmp_path / "m.safetensors", small_families, family)
+    base = load_base(str(tmp_path / "m.safetensors"))
+    padded = [one("a", padding="max_length").input_ids for one in base.tokenizers]
+    assert padded == [[49406, 320, 49407] + 74 * [pad] for pad in pads]
 
 
 SMALL = {
@@ -199,10 +210,11 @@ def write_vae(folder, form, tensors, own, config):
 
 
 def test_a_checkpoint_without_a_part_is_refused(tmp_path, small_families):
-    for part, told in (("cond_stage_model.transformer.text_model.final", "lacks 2 tensors of its "
-                        "text encoder, first final_layer_norm.bias"),
-                       ("first_stage_model.decoder.conv_in", "lacks 2 tensors of its VAE"),
-                       ("model.diffusion_model.out.", "lacks 4 tensors of its UNet"),
+    for part, told in (("cond_stage_model.transformer.text_model.final",
+                        "text encoder: it lacks 2 of 36 "
+                        "tensors .cond_stage_model.transformer.final_layer_norm"),
+                       ("first_stage_model.decoder.conv_in", "VAE: it lacks 2 of"),
+                       ("model.diffusion_model.out.", "UNet: it lacks 4 of"),
                        ("first_stage_model.", "has no VAE inside; name one with --vae"),
                        ("cond_stage_model.", "SD1.5, which has no text encoder inside; use a full"),
                        ("model.", "is no base checkpoint")):  # fmt: skip
@@ -422,10 +434,11 @@ def text_config(configs, family, number):
 
 
 def filled(part: nn.Module) -> dict[str, Tensor]:
-    """Tensors of the part's shapes, no two of them alike, exact in fp16 and small enough to run."""
+    """Random tensors of the part's shapes, exact in fp16 and small enough to run."""
+    generator = torch.Generator().manual_seed(0)
     return {
-        key: torch.full(tensor.shape, number / 65536, dtype=torch.float16)
-        for number, (key, tensor) in enumerate(part.state_dict().items())
+        key: (torch.randn(tensor.shape, generator=generator) / 32).half()
+        for key, tensor in part.state_dict().items()
     }
 
 
@@ -534,7 +547,7 @@ def write_parts(folder, configs, family):
         },
         folder / "lora.safetensors",
     )
-    return Parts(
+    return ModelSpec(
         base=str(folder / "base.safetensors"),
         motion=str(folder / "motion.safetensors"),
         loras=(Adapter(path=str(folder / "lora.safetensors"), scale=0.7),),
@@ -546,7 +559,7 @@ def test_inject_writes_the_merged_model_as_one_checkpoint(tmp_path, small_famili
     parts = write_parts(tmp_path, small_families, family)
     planned = inject.plan(parts, tmp_path / "model", single_file=tmp_path / "merged.safetensors")
     inject.run(planned)
-    merged, _ = load(find(parts, offline=True), offline=True)
+    merged, _ = load_model(find_model(parts, offline=True), offline=True)
     for source in ("merged.safetensors", "model"):
         again = load_base(str(tmp_path / source))
         for one, other in zip(
@@ -579,15 +592,15 @@ def test_a_merged_checkpoint_alone_needs_no_motion_module(asked, tmp_path, small
 
 def test_sd2_takes_sd15s_motion_modules_but_not_its_loras_and_words(tmp_path, small_families):
     parts = write_parts(tmp_path, small_families, "sd21")
-    found = find(parts, offline=True)
+    found = find_model(parts, offline=True)
     assert (found.family, found.motion_config.block_out_channels) == ("SD2", (32, 64, 64, 64))
-    assert identify(found.motion).details["base models"] == "SD1.5 and SD2"
+    assert identify(found.motion_path).details["base models"] == "SD1.5 and SD2"
     with pytest.raises(CheckpointError, match="no motion module is known for its family .SD2"):
-        find(replace(parts, motion=None), offline=True)
+        find_model(replace(parts, motion=None), offline=True)
     xl = new_motion((32, 64, 64), layers_per_block=2)
     save_motion_module(xl, tmp_path / "xl.safetensors")
     with pytest.raises(CheckpointError, match="motion module for SDXL but .* is SD2; use a motion"):
-        find(replace(parts, motion=str(tmp_path / "xl.safetensors")), offline=True)
+        find_model(replace(parts, motion=str(tmp_path / "xl.safetensors")), offline=True)
 
 
 def test_an_sd15_file_on_an_sd2_base_is_refused_by_family(tmp_path, monkeypatch):
@@ -601,13 +614,13 @@ def test_an_sd15_file_on_an_sd2_base_is_refused_by_family(tmp_path, monkeypatch)
     config = VERSIONS["v3"]
     monkeypatch.setattr(model, "_motion_config", lambda *_: config)
     (tmp_path / "m.safetensors").touch()
-    parts = Parts(base=str(tmp_path), motion=str(tmp_path / "m.safetensors"))
-    assert find(parts, offline=True).family == "SD2"
+    parts = ModelSpec(base=str(tmp_path), motion=str(tmp_path / "m.safetensors"))
+    assert find_model(parts, offline=True).family == "SD2"
     lora = Adapter(path=str(tmp_path / "l.safetensors"))
     with pytest.raises(CheckpointError, match="is a LoRA for SD1.5 but .* is SD2; use one of the"):
-        find(replace(parts, loras=(lora,)), offline=True)
+        find_model(replace(parts, loras=(lora,)), offline=True)
     with pytest.raises(CheckpointError, match="is an embedding for SD1.5 but .* is SD2; use one"):
-        find(replace(parts, embeddings=(str(tmp_path / "word.safetensors"),)), offline=True)
+        find_model(replace(parts, embeddings=(str(tmp_path / "word.safetensors"),)), offline=True)
 
 
 def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_families):
@@ -615,23 +628,31 @@ def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_famili
     bare = tmp_path / "bare.safetensors"
     write_checkpoint(bare, small_families, "sd15", leave="first_stage_model.")
     with pytest.raises(CheckpointError, match="has no VAE inside; name one with --vae"):
-        find(replace(parts, base=str(bare)), offline=True)
+        find_model(replace(parts, base=str(bare)), offline=True)
     with pytest.raises(CheckpointError, match="is a motion module; name a VAE's folder or file"):
-        find(replace(parts, base=str(bare), vae=parts.motion), offline=True)
+        find_model(replace(parts, base=str(bare), vae=parts.motion), offline=True)
     with pytest.raises(CheckpointError, match="no such file"):
-        find(replace(parts, base=str(bare), vae="missing.safetensors"), offline=True)
-    found = find(replace(parts, base=str(bare), vae=parts.base), offline=True)
-    base, _ = load(found, offline=True)
+        find_model(replace(parts, base=str(bare), vae="missing.safetensors"), offline=True)
+    found = find_model(replace(parts, base=str(bare), vae=parts.base), offline=True)
+    base, _ = load_model(found, offline=True)
     whole = load_base(parts.base).vae.state_dict()
     assert all(torch.equal(t, whole[key]) for key, t in base.vae.state_dict().items())
-    assert [role for role, *_ in files_of(found, offline=True)] == ["base", "vae", "motion", "lora"]
+    assert [role for role, *_ in model_files(found, offline=True)] == [
+        "base",
+        "vae",
+        "motion",
+        "lora",
+    ]
 
 
 def test_a_given_prediction_type_wins_over_the_files(tmp_path, small_families):
     parts = write_parts(tmp_path, small_families, "sd21")
-    assert load(find(parts, offline=True), offline=True)[0].prediction_type == "v_prediction"
+    assert (
+        load_model(find_model(parts, offline=True), offline=True)[0].prediction_type
+        == "v_prediction"
+    )
     parts = replace(parts, prediction_type="epsilon")
-    assert load(find(parts, offline=True), offline=True)[0].prediction_type == "epsilon"
+    assert load_model(find_model(parts, offline=True), offline=True)[0].prediction_type == "epsilon"
 
 
 @pytest.mark.parametrize(

@@ -3,32 +3,31 @@
 import json
 import random
 import shutil
-from dataclasses import replace
-from time import sleep
+import time
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from animatediff_core.training.stages.stage.lora_layers import LoraLayers
-from animatediff_core.training.stages.stage.model import open_stage
-from animatediff_core.training.stages.stage.stage import Trainee
 from conftest import TINY
 from safetensors.torch import load_file
 from small_model import write_sdxl
 
 from animatediff_core import apply_lora, inflate, load_motion_module, motion_loss
 from animatediff_core.adapters.textual_inversion import apply_embedding
-from animatediff_core.checkpoints.base_model import load_base
+from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.schedules import training_scheduler
 from animatediff_core.errors import CheckpointError, TrainingError
-from animatediff_core.media import write_picture
+from animatediff_core.media.image import write_image
 from animatediff_core.runs.train import Checked, Prior, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
-from animatediff_core.training.clips import Clips, decode, list_clips, to_pixels, window
+from animatediff_core.training.clips import Clips, list_clips, read_window, to_pixels, window
 from animatediff_core.training.config_file import load_train_config, parse_override
-from animatediff_core.training.loop import Encoders, Loop, Step, learning_rate
+from animatediff_core.training.loop import Loop, Step, learning_rate
+from animatediff_core.training.stage import Stage
+from animatediff_core.training.stages import open_stage
+from animatediff_core.training.stages.lora import LoraLayers
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +104,14 @@ def test_four_micro_steps_of_one_equal_one_step_of_four(drawn, tmp_path):
             gradient_accumulation_steps=accumulation,
         )
         line = Line()
-        trainee = Trainee(line, dict(line.named_parameters()), None)
+        stage = Stage(
+            loss=line,
+            parameters=dict(line.named_parameters()),
+            embed=lambda captions: (torch.zeros(len(captions), 1, 1), None),
+            file_name="line.safetensors",
+        )
         vae = load_base("bundled:tiny").vae
-        encoders = Encoders(vae, 1.0, lambda captions: (torch.zeros(len(captions), 1, 1), None))
-        loop = Loop(made, trainee, Clips(list_clips(made), made, None), encoders)
+        loop = Loop(made, stage, Clips(list_clips(made), made, None), vae)
         (step,) = loop.steps()
         norms.append(step.gradient_norm)
     # the VAE's posterior noise is drawn for each micro-step, and is small
@@ -163,7 +166,7 @@ def test_lora_stage_writes_what_generate_merges(drawn, tmp_path, conv_rank, pair
 def test_dreambooth_trains_beside_pictures_of_the_base(drawn, tmp_path):
     made = config(
         drawn, tmp_path, stage="dreambooth", train_batch_size=2, max_train_steps=2,
-        prior_prompts=["a red circle", "a blue star"], prior_pictures=3, prior_weight=0.0,
+        prior_prompts=["a red circle", "a blue star"], prior_images=3, prior_weight=0.0,
     )  # fmt: skip
     events = list(run(made, tmp_path / "o"))
     assert [e.done for e in events if isinstance(e, Prior)] == [2, 3]
@@ -172,7 +175,7 @@ def test_dreambooth_trains_beside_pictures_of_the_base(drawn, tmp_path):
     assert (tmp_path / "o" / "base" / "model_index.json").is_file()
     heavy = config(
         drawn, tmp_path, stage="dreambooth", train_batch_size=2, max_train_steps=2,
-        prior_prompts=["a red circle", "a blue star"], prior_pictures=3, prior_weight=9.0,
+        prior_prompts=["a red circle", "a blue star"], prior_images=3, prior_weight=9.0,
     )  # fmt: skip
     (tmp_path / "o" / "prior").rename(tmp_path / "prior")
     (tmp_path / "p").mkdir()
@@ -196,7 +199,7 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(2):
-        write_picture(np.full((32, 32, 3), 90 * number, np.uint8), folder / f"{number}.png")
+        write_image(np.full((32, 32, 3), 90 * number, np.uint8), folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a <look> circle")
     made = config(
         drawn, tmp_path, stage="textual-inversion", word="<look>", init_word="red", num_vectors=2,
@@ -211,26 +214,27 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
     red = base.text_encoders[0].get_input_embeddings().weight[tokens[0]]
     assert (vectors - red).abs().amax(1).min() > 0.05
     assert apply_embedding(base, events[-1].path) == "<look>"
-    known = replace(made, word="red")
+    known = made.replace(word="red")
     with pytest.raises(TrainingError, match="the model knows 'red' already"):
         list(run(known, tmp_path / "p"))
 
 
 def test_settings_of_another_stage_are_refused(drawn, tmp_path):
-    with pytest.raises(TrainingError, match="max_frames belongs to stage motion, this is stage im"):
+    with pytest.raises(TrainingError, match="max_frames: belongs to stage motion, this is st"):
         config(drawn, tmp_path, stage="image", max_frames=8)
-    with pytest.raises(TrainingError, match="lora_rank belongs to stage lora"):
+    with pytest.raises(TrainingError, match="lora_rank: belongs to stage lora"):
         config(drawn, tmp_path, lora_rank=8)
 
 
 def test_time_spent_waiting_for_data_is_told(drawn, tmp_path, asked, monkeypatch):
     config(drawn, tmp_path, max_train_steps=2)
-    read = Clips.__getitem__
+    read, late, clock = Clips.__getitem__, [0.0], time.perf_counter
 
     def slowly(self, index):
-        sleep(1)
+        late[0] += 5
         return read(self, index)
 
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
     shares = []
     for folder in ("quick", "slow"):
         done = asked("train", "train.yaml", "-o", folder, "--json")
@@ -250,9 +254,9 @@ def test_cached_latents_train_like_decoded_videos(drawn, tmp_path):
 
 
 def test_the_loss_falls(drawn, tmp_path):
-    made = config(drawn, tmp_path, max_train_steps=30, caption_dropout=0.0, learning_rate=2e-3)
+    made = config(drawn, tmp_path, max_train_steps=20, caption_dropout=0.0, learning_rate=3e-3)
     losses = [s.loss for s in steps_of(run(made, tmp_path / "o"))]
-    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+    assert sum(losses[-7:]) < 0.95 * sum(losses[:7])
 
 
 def held_out_loss(motion_file, videos) -> float:
@@ -263,19 +267,19 @@ def held_out_loss(motion_file, videos) -> float:
     text = encode(base, [""])[0]
     scheduler = training_scheduler(motion.config.betas, prediction_type=base.prediction_type)
     rng, generator, losses = random.Random(5), torch.Generator().manual_seed(5), []
-    for time in range(100, 900, 100):
-        pixels = decode(videos[-1], 4, 2, (32, 32), rng)
+    for timestep in range(100, 900, 100):
+        pixels = read_window(videos[-1], 4, 2, (32, 32), rng)
         latents = base.vae.encode(pixels).latent_dist.mean.transpose(0, 1).unsqueeze(0)
         noise = torch.randn(latents.shape, generator=generator)
         with torch.no_grad():
-            loss = motion_loss(animated, scheduler, latents, noise, torch.tensor([time]), text)
+            loss = motion_loss(animated, scheduler, latents, noise, torch.tensor([timestep]), text)
         losses.append(float(loss))
     return sum(losses) / len(losses)
 
 
 def test_training_on_real_videos_lowers_the_loss_on_held_out_windows(tmp_path, videos):
-    captions = ["a rabbit in a meadow", "people on bicycles", "a street"]
-    rows = [f"{v.stem},{c},real" for v, c in zip(videos, captions, strict=False)]
+    captions = ["people on bicycles", "a man in a car"]
+    rows = [f"{v.stem},{c},real" for v, c in zip(videos[1:3], captions, strict=True)]
     (tmp_path / "list.csv").write_text("\n".join(["videoid,name,page_dir", *rows]) + "\n")
     real = {
         "video_folder": str(videos[0].parent),
@@ -295,7 +299,7 @@ def test_the_base_models_own_noise_is_learned(drawn, tmp_path):
     base.scheduler_config |= {"rescale_betas_zero_snr": True}
     made = config(drawn, tmp_path, prediction_type="v_prediction", variant=None)
     base.scheduler_config["prediction_type"] = made.prediction_type
-    scheduler = open_stage(made, base, offline=True).trainee.scheduler
+    scheduler = open_stage(made, base, offline=True).loss.scheduler
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.alphas_cumprod[-1] < 1e-6
     with pytest.raises(CheckpointError, match="no weights of variant fp16"):
@@ -305,7 +309,7 @@ def test_the_base_models_own_noise_is_learned(drawn, tmp_path):
 @pytest.mark.parametrize("stage", ["motion", "lora", "dreambooth"])
 def test_a_base_with_two_text_encoders_is_trained_on_pooled_text_and_sizes(drawn, tmp_path, stage):
     write_sdxl(tmp_path / "base")
-    further = {"prior_prompts": ["a thing"], "prior_pictures": 2} if stage == "dreambooth" else {}
+    further = {"prior_prompts": ["a thing"], "prior_images": 2} if stage == "dreambooth" else {}
     made = config(
         drawn, tmp_path, base=str(tmp_path / "base"), stage=stage, max_train_steps=1,
         train_batch_size=2, validation={"prompts": ["a red circle"], "steps": 1, "every": 1},
@@ -400,14 +404,15 @@ def test_a_used_folder_needs_resume(drawn, tmp_path):
     ("text", "message"),
     [
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nlerning_rate: 1", "mean learning_rate"),
-        ("stage: motoin\nbase: x\ndata: {video_folder: v}", "stage: must be image or motion or"),
+        ("stage: motoin\nbase: x\ndata: {video_folder: v}", "stage: must be image, motion"),
         ("stage: motion\ndata: {video_folder: v}", "base: is missing"),
         ("stage: motion\nbase: [x]\ndata: {video_folder: v}", "base: must be text"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nmotion: 3", "motion: must be text"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nprediction_type: v",
-         "must be epsilon or v_prediction or"),
+         "must be epsilon, v_prediction or"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nmax_train_steps: 1.5", "a whole number"),
-        ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2", "between 0 and 1"),
+        ("stage: motion\nbase: x\ndata: {video_folder: v}\ncaption_dropout: 2",
+         "caption_dropout: must be a number from 0 to 1, got 2"),
         ("stage: motion\nbase: x\ndata: {video_folder: v}\nis_debug: true", "use --dry-run"),
         ("stage: " + "[" * 2000, "nested too deeply"),
     ],

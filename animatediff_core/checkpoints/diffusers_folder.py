@@ -5,7 +5,7 @@ classes that a Stable Diffusion model has. Whatever else they name (other classe
 refused or not looked at.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.models.clip import (
-    CLIPPreTrainedModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -23,157 +22,156 @@ from transformers.models.clip import (
 )
 
 from ..errors import CheckpointError
-from ..weights.files import printable, read_config_json, read_shapes, read_tensors, refused_json
-from ..weights.folder import Weights, base_layout, local_names, vae_layout
-from ..weights.pickles import MALFORMED
+from ..weights.files import printable, read_config_json, refused_json
+from ..weights.folder import base_layout, local_names, shards, vae_layout
+from ..weights.match import check_tensors, shapes_of
+from ..weights.weight_file import open_weights
+from .base_model import BaseModel
+from .empty_model import emptied, fill, without_weights
+from .families import family_of
+from .sd_names import todays_name
 
-Shapes = Mapping[str, tuple[int, ...]]
 _TEXT_SETTINGS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
     "num_attention_heads", "max_position_embeddings", "hidden_act", "layer_norm_eps",
     "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 """The others either serve training or choose code."""
+_SIZES = (
+    "attention_head_dim", "num_attention_heads", "norm_num_groups", "cross_attention_dim",
+    "in_channels", "out_channels", "latent_channels", "vocab_size", "hidden_size",
+    "intermediate_size", "num_hidden_layers", "max_position_embeddings", "projection_dim",
+)  # fmt: skip
+"""Settings that are sizes, or lists of sizes, if they are there."""
 _MOST = 1 << 20
 """No size in a configuration of such a model comes near it."""
 _MOST_BLOCKS = 1000
 """Levels x layers x transformer blocks, or layers of a text encoder; SDXL has 60 and 32."""
-_MAX_INDEX = 16 << 20
 _MAX_TOKENIZER = 16 << 20
-_SCHEDULE = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
-             "prediction_type": "epsilon"}  # fmt: skip
+_SCHEDULE = {
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+}
 """diffusers' own defaults."""
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_CLASSES: dict[str, type] = {
+    "unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}  # fmt: skip
 
 
 def folder_shape(
     folder: Path, source: str, variant: str | None
 ) -> tuple[tuple[int, ...], int, int]:
-    """Levels and text width of the UNet, pixels for one latent of the VAE; weights are chosen.
+    """The UNet's block_out_channels and text width, and the VAE's scale factor.
 
-    Only configurations are read. Raises CheckpointError where a part is missing or senseless.
+    Only configurations are read, and weights chosen. Raises CheckpointError if a part is missing
+    or senseless.
     """
     base_layout(local_names(folder), variant, source)
     unet = _settings(folder / "unet", UNet2DConditionModel)
     vae = _settings(folder / "vae", AutoencoderKL)
-    where = folder / "unet" / "config.json"
-    levels = numbers(unet, "block_out_channels", where)
-    width = max(numbers(unet, "cross_attention_dim", where))
+    path = folder / "unet" / "config.json"
+    channels = numbers(unet, "block_out_channels", path)
+    width = max(numbers(unet, "cross_attention_dim", path))
     steps = len(numbers(vae, "block_out_channels", folder / "vae" / "config.json")) - 1
-    return tuple(levels), width, 2**steps
+    return tuple(channels), width, 2**steps
 
 
-def open_parts(
-    folder: Path, source: str, variant: str | None, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Every part of a base model's folder by name; the VAE in fp32.
+def load_folder(
+    folder: Path, source: str, variant: str | None, dtype: torch.dtype | None
+) -> BaseModel:
+    """A base model from its folder; the VAE in fp32.
 
-    Raises CheckpointError where a part is damaged or its configuration does not fit its weights.
+    Raises CheckpointError if a part is damaged or its configuration does not fit its weights.
     """
     layout = base_layout(local_names(folder), variant, source)
     if (folder / "model_index.json").is_file():
         read_config_json(folder / "model_index.json")
-    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel,
-             "text_encoder_2": CLIPTextModelWithProjection}  # fmt: skip
     parts: dict[str, Any] = {}
     for part, weights in layout.weights.items():
+        files = shards(folder / part, weights)
         kind = torch.float32 if part == "vae" else dtype
-        parts[part] = open_part(kinds[part], folder / part, weights, kind)
-        if part.startswith("text_encoder"):
-            name = part.replace("text_encoder", "tokenizer")
-            parts[name] = _tokenizer(folder / name)
-    parts["scheduler"] = _schedule(folder / "scheduler" / "scheduler_config.json")
-    return parts
+        parts[part] = open_part(_CLASSES[part], folder / part, files, kind)
+    encoders = [part for part in parts if part.startswith("text_encoder")]
+    unet = parts["unet"]
+    return BaseModel(
+        unet=unet,
+        vae=parts["vae"],
+        text_encoders=[parts[part] for part in encoders],
+        tokenizers=[_tokenizer(folder / n.replace("text_encoder", "tokenizer")) for n in encoders],
+        scheduler_config=_schedule(folder / "scheduler" / "scheduler_config.json"),
+        family=family_of(unet.config.block_out_channels, unet.config.cross_attention_dim),
+        source=source,
+        folder=folder,
+    )
 
 
 def open_vae(folder: Path) -> AutoencoderKL:
     """A VAE's own folder, in fp32."""
     layout = vae_layout(local_names(folder), str(folder))
-    vae: AutoencoderKL = open_part(AutoencoderKL, folder, layout.weights["vae"], torch.float32)
+    files = shards(folder, layout.weights["vae"])
+    vae: AutoencoderKL = open_part(AutoencoderKL, folder, files, torch.float32)
     return vae
 
 
-def open_part(kind: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> Any:
+def open_part(kind: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype | None) -> Any:
     """One model of a folder, its configuration checked against the shapes of its weights."""
     if issubclass(kind, ConfigMixin):
-        return open_checked(kind, _settings(folder, kind), folder, weights, dtype)
-    config = _text_config(folder, _shapes_of(folder, weights))
-    return open_checked(kind, config, folder, weights, dtype)
+        return open_checked(kind, _settings(folder, kind), folder, files, dtype)
+    return open_checked(kind, _text_config(folder, _shapes_of(files)), folder, files, dtype)
 
 
-def open_checked(kind: Any, config: Any, folder: Path, weights: Weights, dtype: torch.dtype) -> Any:
+def open_checked(
+    kind: Any, config: Any, folder: Path, files: Sequence[Path], dtype: torch.dtype | None
+) -> Any:
     """A model of a configuration that is known to be sane: diffusers' as a mapping, transformers'
     as its own class; its weights must be the ones that it describes."""
-    shapes = _shapes_of(folder, weights)
-    build = kind.from_config if isinstance(config, Mapping) else kind
     try:
-        model = without_weights(build, config)
-        _check_fits(model, shapes, folder)
-        _fill(model, folder, weights, dtype)
-    except MALFORMED as error:
+        model = without_weights(kind.from_config if isinstance(config, Mapping) else kind, config)
+    except (ValueError, LookupError) as error:  # sizes that do not go together, unknown kinds
         first = printable(str(error).strip().partition("\n")[0])
         raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
+    names = {_plain(name): name for name in model.state_dict()}
+    expected = {_plain(name): shape for name, shape in shapes_of(model).items()}
+    found = {_plain(name): shape for name, shape in _shapes_of(files).items()}
+    part = f"{kind.__name__} that its config.json describes"
+    advice = "take both from the same model"
+    check_tensors(expected, found, folder, part, advice, others_allowed=True)
+    fill(model, _tensors_of(files, names), dtype, folder)
     return model.eval()
 
 
-def without_weights(build: Callable[[Any], Any], config: Any) -> Any:
-    """A model whose weights take no memory and no time."""
-    with torch.device("meta"):
-        model = build(config)
-    for part in model.modules():
-        if (unset := part._buffers.get("position_ids")) is not None:  # CLIP's, in no file
-            part.position_ids = torch.arange(unset.shape[-1]).expand(1, -1)
-    return model
+def _tensors_of(files: Sequence[Path], names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model, file by file; whatever else the files hold is left."""
+    for file in files:
+        for name, tensor in emptied(open_weights(file).tensors()):
+            if (own := names.get(_plain(name))) is not None:
+                yield own, tensor
 
 
-def _fill(model: torch.nn.Module, folder: Path, weights: Weights, dtype: torch.dtype) -> None:
-    """Give a model its weights, file by file; whatever else the files hold is left."""
-    names = {_plain(key): key for key in model.state_dict()}
-    found: dict[str, Tensor] = {}
-    for file in (name for name in weights.files if not name.endswith(".json")):
-        tensors = read_tensors(folder / file).tensors
-        for key in list(tensors):
-            tensor = tensors.pop(key)  # one by one, so that no second copy is kept
-            if (own := names.get(_plain(key))) is not None:
-                found[own] = placed(tensor, model, dtype, folder)
-    model.load_state_dict(found, assign=True)
+def _shapes_of(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for file in files for name, shape in open_weights(file).shapes.items()}
 
 
-def placed(
-    tensor: Tensor, model: torch.nn.Module, dtype: torch.dtype, source: str | Path
-) -> Tensor:
-    """A weight as a model keeps it.
-
-    Those of CLIP are copied out of the file: they are not packed, and the matrix kernels round by
-    how their memory is aligned, which differs from file to file.
-    """
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"{source}: is of a quantised model; use its fp32 or fp16 weights")
-    return tensor.to(dtype, copy=isinstance(model, CLIPPreTrainedModel))
-
-
-def _shapes_of(folder: Path, weights: Weights) -> Shapes:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in weights.files:
-        if name.endswith(".json"):
-            _check_index(folder / name, weights.files)
-        else:
-            shapes |= read_shapes(folder / name)
-    return shapes
+def _plain(name: str) -> str:
+    """A name without what versions of the libraries write differently."""
+    return todays_name(name.removeprefix("text_model."))
 
 
 def _settings(folder: Path, kind: type) -> dict[str, Any]:
     """A UNet's, ControlNet's or VAE's config.json, of the right class and of a sane size."""
     path = folder / "config.json"
     config = read_config_json(path)
-    said = config.get("_class_name", kind.__name__)
-    if said != kind.__name__:
-        raise refused_json(path, f"is for a {printable(said)}, not for a {kind.__name__}")
+    name = config.get("_class_name", kind.__name__)
+    if name != kind.__name__:
+        raise refused_json(path, f"is for a {printable(name)}, not for a {kind.__name__}")
     if "quantization_config" in config:
         raise CheckpointError(f"{path}: is of a quantised model; use its fp32 or fp16 weights")
-    levels = numbers(config, "block_out_channels", path)
-    blocks = len(levels)
+    check_sizes(config, path)
+    blocks = len(numbers(config, "block_out_channels", path))
     for key in ("layers_per_block", "transformer_layers_per_block"):
         blocks *= max(numbers(config, key, path)) if key in config else 1
     if blocks > _MOST_BLOCKS:
@@ -181,75 +179,40 @@ def _settings(folder: Path, kind: type) -> dict[str, Any]:
     return config
 
 
+def check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    """Every setting that is a size is one, or a list of them; raises CheckpointError."""
+    for key in _SIZES:
+        if config.get(key) is not None:
+            numbers(config, key, path)
+
+
 def numbers(config: Mapping[str, Any], key: str, path: Path) -> list[int]:
     """A size, or a list of sizes, all of them whole and of a sane magnitude."""
     waiting, found = [config.get(key)], []
     while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, list) and 0 < len(one) + len(waiting) <= 64:
-            waiting = one + waiting
-        elif isinstance(one, int) and not isinstance(one, bool) and 0 < one <= _MOST:
-            found.append(one)
+        value = waiting.pop(0)
+        if isinstance(value, list) and 0 < len(value) + len(waiting) <= 64:
+            waiting = value + waiting
+        elif isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST:
+            found.append(value)
         else:
-            said = printable(one)
-            raise refused_json(path, f"has {key} {said} where a sane size or a list is needed")
+            shown = printable(value)
+            raise refused_json(path, f"has {key} {shown} where a sane size or a list is needed")
     return found
 
 
-def _check_fits(model: torch.nn.Module, shapes: Shapes, folder: Path) -> None:
-    """The model that a configuration describes is the one in the weights."""
-    expected = {_plain(k): tuple(t.shape) for k, t in model.state_dict().items()}
-    there = {_plain(key): shape for key, shape in shapes.items()}
-    missing = sorted(expected.keys() - there.keys())
-    if missing:
-        raise CheckpointError(
-            f"{folder}: its weights lack {len(missing)} of the {len(expected)} tensors that its "
-            f"config.json describes, first {missing[0]}; take both from the same model"
-        )
-    for key, shape in expected.items():
-        if there[key] != shape:
-            raise CheckpointError(
-                f"{folder}: {key} has shape {printable(there[key])} in its weights but "
-                f"{printable(shape)} by its config.json; take both from the same model"
-            )
-
-
-def _plain(key: str) -> str:
-    """A name without what versions of the libraries write differently."""
-    before, dot, last = key.removeprefix("text_model.").rpartition(".")
-    part, middle, layer = before.rpartition(".")
-    if ".attentions." in key and layer in _OLD_ATTENTION:
-        return f"{part}{middle}{_OLD_ATTENTION[layer]}{dot}{last}"
-    return before + dot + last
-
-
-def _check_index(path: Path, files: Collection[str]) -> None:
-    """An index may only name shards that lie beside it."""
-    named = read_config_json(path, largest=_MAX_INDEX).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(one, str) for one in named.values()):
-        raise refused_json(path, "has no weight_map from names to files")
-    if missing := sorted(set(named.values()) - set(files)):
-        raise CheckpointError(
-            f"{path}: names {printable(missing[0])}, which is not beside it; download the folder "
-            "again"
-        )
-
-
-def _text_config(folder: Path, shapes: Shapes) -> CLIPTextConfig:
+def _text_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> CLIPTextConfig:
     """A text encoder's settings; those that could choose code are left out."""
     path = folder / "config.json"
     config = read_config_json(path)
     if (kind := config.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
         raise refused_json(path, f"is for a {printable(kind)}, not for CLIP's text model")
-    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads",
-                "num_hidden_layers", "max_position_embeddings", "projection_dim"):  # fmt: skip
-        if key in config:
-            numbers(config, key, path)
+    check_sizes(config, path)
     if config.get("num_hidden_layers", 1) > min(_MOST_BLOCKS, len(shapes)):
         raise refused_json(path, "describes more layers than its weights have")
     try:
         return CLIPTextConfig(**{key: config[key] for key in _TEXT_SETTINGS if key in config})
-    except (StrictDataclassError, *MALFORMED) as error:
+    except (StrictDataclassError, ValueError) as error:
         raise refused_json(path, "has settings that CLIP's text model does not have") from error
 
 
@@ -259,7 +222,9 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
             raise CheckpointError(f"{file}: is too large for a tokenizer; download it again")
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, OSError | ValueError):
+            raise  # the tokenizers library raises bare Exceptions for what it cannot read
         first = printable(str(error).strip().partition("\n")[0])
         raise CheckpointError(f"{folder}: cannot be opened ({first}); download it again") from error
 
@@ -268,10 +233,9 @@ def _schedule(path: Path) -> dict[str, Any]:
     """The scheduler's settings, of which betas and prediction_type are used."""
     config = {**_SCHEDULE, **read_config_json(path)}
     if config["prediction_type"] not in _PREDICTIONS:
-        said = printable(config["prediction_type"])
-        raise refused_json(path, f"has prediction_type {said}; {', '.join(_PREDICTIONS)} are known")
+        kind = printable(config["prediction_type"])
+        raise refused_json(path, f"has prediction_type {kind}; {', '.join(_PREDICTIONS)} are known")
     for key in ("beta_start", "beta_end"):
-        good = isinstance(config[key], int | float) and 0 < config[key] < 1
-        if not good:
+        if not (isinstance(config[key], int | float) and 0 < config[key] < 1):
             raise refused_json(path, f"has {key} {printable(config[key])}, which is no noise")
     return config

@@ -1,8 +1,8 @@
 """Motion modules in and out of files: official keys, diffusers keys, Hotshot-XL's, our own.
 
 Facts used: the key table of the released files (28 tensors a site, of which two are positions),
-and diffusers' conversion script. Positions are not kept but computed, so stored ones must be the
-standard sinusoids; a file with others is refused.
+and diffusers' conversion script. Positions are not stored in the module but computed, so those of
+a file must be the standard sinusoids; a file with others is refused.
 """
 
 import json
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from ..motion import MotionConfig, MotionModule
 from ..motion.config import Norm
 from ..motion.module import sinusoids
 from ..weights.files import write_tensors
+from ..weights.match import check_tensors, shapes_of
+from .empty_model import emptied, fill, without_weights
+from .motion_adapter import motion_adapter
 from .motion_config import CONFIG_KEY, read_config
 from .motion_files import MotionContent, read_motion
 from .motion_names import is_position
@@ -31,41 +34,40 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def load_motion_module(
-    path: str | Path, *, version: str | None = None, frame_norm: Norm | None = None
+    path: str | Path,
+    *,
+    version: str | None = None,
+    frame_norm: Norm | None = None,
+    dtype: torch.dtype | None = torch.float32,
 ) -> MotionModule:
-    """Read a motion module from a file or diffusers folder; every tensor must find its place.
+    """Read a motion module from a file or diffusers folder; every tensor must match a layer.
 
-    `version` (a key of VERSIONS) decides the arithmetic where the content cannot; `frame_norm`
-    overrides the module's own norm. Raises CheckpointError where the file is something else.
+    `version` (a key of VERSIONS) decides the arithmetic if the content cannot; `frame_norm`
+    overrides the module's own norm; with the dtype None each weight is as its file has it. Raises
+    CheckpointError if the file is something else.
     """
     path = Path(path)
     content = read_motion(path)
     config = config_of(content, version=version, path=path)
     if frame_norm is not None:
         config = replace(config, frame_norm=frame_norm)
-    with torch.device("meta"):
-        motion = MotionModule(config)
-    weights = content.tensors
-    _check_complete(motion, {k: t for k, t in weights.items() if not is_position(k)}, path)
-    check_positions(weights, config.max_frames, path)
-    for key in list(weights):
-        tensor = weights.pop(key)  # one by one, so that no second copy is kept
-        if not is_position(key):
-            weights[key] = tensor.float()
-    motion.load_state_dict(weights, assign=True)
+    motion: MotionModule = without_weights(MotionModule, config)
+    found = {name: shape for name, shape in content.shapes.items() if not is_position(name)}
+    part = f"{config.version} motion module"
+    check_tensors(shapes_of(motion), found, path, part, "download it again or give its version")
+    tensors = content.tensors()
+    check_positions(tensors, config.max_frames, path)
+    weights = ((name, t) for name, t in emptied(tensors) if not is_position(name))
+    fill(motion, weights, dtype, path)
     return motion.requires_grad_(False).eval()
 
 
-def motion_config_of(path: str | Path, *, version: str | None = None) -> MotionConfig:
-    """A file's or folder's configuration by names and shapes; nothing is loaded."""
-    content = read_motion(Path(path), shapes_only=True)
-    return config_of(content, version=version, path=Path(path))
-
-
 def config_of(content: MotionContent, *, version: str | None, path: Path) -> MotionConfig:
-    """The same of what was read already; CheckpointError says what a file is instead."""
-    if not content.tensors:
-        raise CheckpointError(f"{path}: is not a motion module; {_instead(content.names)}")
+    """The configuration of a file or folder, by names and shapes."""
+    if not content.shapes:
+        raise CheckpointError(
+            f"{path}: is not a motion module; `animatediff inspect` says what it is"
+        )
     return read_config(content, version=version, path=path)
 
 
@@ -80,8 +82,6 @@ def save_motion_module(
     if form == "official":
         write_tensors(path, motion.state_dict(), config_metadata(motion.config))
         return
-    from .write import motion_adapter  # builds on this module
-
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists already and is not empty; choose another name")
     adapter = motion_adapter(motion)
@@ -95,23 +95,7 @@ def config_metadata(config: MotionConfig) -> dict[str, str]:
     return {CONFIG_KEY: json.dumps(asdict(config)), "format": "pt"}
 
 
-def _check_complete(motion: MotionModule, weights: Mapping[str, Tensor], path: Path) -> None:
-    expected = {key: tuple(t.shape) for key, t in motion.state_dict().items()}
-    missing = sorted(expected.keys() - weights.keys())
-    unknown = sorted(weights.keys() - expected.keys())
-    wrong = [k for k, t in weights.items() if k in expected and tuple(t.shape) != expected[k]]
-    unreal = [key for key, t in weights.items() if not t.is_floating_point()]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has misshapen", wrong),
-                       ("has quantised", unreal)):  # fmt: skip
-        if keys:
-            raise CheckpointError(
-                f"{path}: {what} {len(keys)} of {len(expected)} tensors of a "
-                f"{motion.config.version} motion module, first {keys[0]}; "
-                "download it again or give its version"
-            )
-
-
-def check_positions(tensors: Mapping[str, Any], frames: int, path: Path) -> None:
+def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> None:
     """Stored positions are 1 f c, as long as the module is, and the ones that we compute."""
     stored = {key: tensor for key, tensor in tensors.items() if is_position(key)}
     computed: dict[int, Tensor] = {}
@@ -133,21 +117,8 @@ def check_positions(tensors: Mapping[str, Any], frames: int, path: Path) -> None
                 "its author first published it"
             )
     if stored:
-        log.info("%s: its %d stored positions are the standard sinusoids, so they are computed",
-                 path, len(stored))  # fmt: skip
-
-
-def _instead(names: tuple[str, ...]) -> str:
-    """What a file is, where it is no motion module."""
-    joined = " ".join(names)
-    if "lora" in joined:
-        if "motion_modules" in joined:
-            return "it is a MotionLoRA, which goes into motion_loras (--motion-lora)"
-        return "it is a LoRA, which goes into loras (--lora)"
-    if "controlnet_" in joined:
-        kind = "SparseCtrl encoder" if "motion_modules" in joined else "ControlNet"
-        place = "sparse_controls" if "motion_modules" in joined else "controlnets"
-        return f"it is a {kind}, which goes into {place}"
-    if any(key.startswith(("model.diffusion_model.", "down_blocks.")) for key in names):
-        return "it is an image model, which goes into base (--base)"
-    return "none of its tensors belongs to one"
+        log.info(
+            "%s: its %d stored positions are the standard sinusoids, so they are computed",
+            path,
+            len(stored),
+        )

@@ -1,4 +1,4 @@
-"""How alike PIA's frames are to the picture that they animate (arXiv 2312.13964, section 3.2)."""
+"""The PIA mask: how similar each frame is to the animated image (arXiv 2312.13964, section 3.2)."""
 
 from typing import Literal
 
@@ -14,8 +14,9 @@ _CURVES: dict[str, tuple[float, ...]] = {
 """By frame, as the released module was trained to read them; the last one goes on."""
 
 
-def picture_likeness(amount: Amount, frames: int) -> Tensor:
-    """1 in the first frame, less in the later ones: f. A loop goes small's way from both ends."""
+def pia_mask(amount: Amount, frames: int) -> Tensor:
+    """Coefficients by frame, f: 1 in the first frame, less later. A loop uses the curve of small
+    from both ends."""
     curve = _CURVES["small" if amount == "loop" else amount]
-    away = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]
-    return torch.tensor([curve[min(i, len(curve) - 1)] for i in away])
+    distances = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]
+    return torch.tensor([curve[min(i, len(curve) - 1)] for i in distances])

@@ -2,7 +2,7 @@
 
 from .camera import Move
 from .naming import output_name
-from .output import FORMATS, Output
+from .output import FORMATS, Encoding, Output
 from .presets import (
     KEPT_FOLDER,
     RECORD_FILE,
@@ -11,28 +11,38 @@ from .presets import (
     load_preset,
     preset_names,
 )
-from .prompt_file import job_from_options, load_prompt_file, parse_prompts, parse_settings
+from .prompt_file import (
+    job_from_options,
+    load_prompt_file,
+    parse_prompts,
+    parse_settings,
+    valid_jobs,
+)
 from .records import Adapter, Job
-from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule
+from .reference import Setting, reference, setting
+from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule, first_step
 from .schema import prompt_schema
 from .sidecar import dump_job, job_settings
 
 __all__ = [
     "FORMATS",
+    "KEPT_FOLDER",
+    "RECORD_FILE",
+    "Adapter",
+    "Encoding",
     "FreeInit",
     "Fuse",
+    "Job",
+    "Move",
     "Noise",
+    "Output",
+    "Setting",
     "Upscale",
     "Window",
     "WindowSchedule",
-    "KEPT_FOLDER",
-    "Adapter",
-    "Job",
-    "Move",
-    "RECORD_FILE",
-    "Output",
     "defaults_of",
     "dump_job",
+    "first_step",
     "job_from_options",
     "job_settings",
     "kept_adapters",
@@ -43,4 +53,7 @@ __all__ = [
     "parse_settings",
     "preset_names",
     "prompt_schema",
+    "reference",
+    "setting",
+    "valid_jobs",
 ]

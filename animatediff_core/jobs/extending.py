@@ -1,14 +1,15 @@
 """`extends: OTHER.yaml`: another file's settings under a file's own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import PromptFileError
+from ..errors import Problem, PromptFileError, at
 from .documents import parsed
-from .layers import merged, rooted
-from .reader import check_keys, hints_of
+from .kinds import FileText
+from .reading import unknown_keys
+from .record import kinds_of
 from .records import MODEL_FIELDS, Job
 
 FILE_KEYS = (*MODEL_FIELDS, "preset", "extends", "defaults", "matrix", "jobs", "made_with")
@@ -16,47 +17,49 @@ FILE_KEYS = (*MODEL_FIELDS, "preset", "extends", "defaults", "matrix", "jobs", "
 
 @dataclass(frozen=True)
 class Content:
-    """What a file says, its paths as seen from the working folder."""
+    """The settings of a file and of those that it extends."""
 
     settings: Mapping[str, Any]
     """All of the file but its jobs."""
     jobs: tuple[tuple[str, Mapping[str, Any]], ...]
-    """(place in messages, settings) of each job."""
+    """(where in messages, settings) of each job."""
     folders: tuple[Path, ...]
     """The file's folder, then those of the files that it extends."""
+    problems: tuple[Problem, ...]
+    """What is wrong with the files as such."""
 
 
 def extended(
-    content: Mapping[str, Any],
-    folder: Path,
-    source: Path | None,
-    problems: list[str],
-    below: tuple[Path, ...] = (),
+    content: Mapping[str, Any], folder: Path, file: str, chain: tuple[Path, ...]
 ) -> Content:
-    """A file's content over that of the file which it extends, own keys first; `below` are the
-    files that led here."""
-    place = f"{source}: " if below else ""
-    own = _own(content, folder, place, problems)
+    """A file's content over that of the file which it extends, own keys first.
+
+    `file` names it in messages; `chain` has the paths of this file and of those that extend it.
+    """
+    own = _own(content, folder, file)
     other = content.get("extends")
     if other is None:
         return own
-    if not isinstance(other, str):
-        problems.append(f"{place}extends: must be the path of one prompt file, got {other!r}")
-        return own
-    path = folder / other
-    chain = (*below, *([source] if source else []))
-    if any(path.resolve() == one.resolve() for one in chain):
-        problems.append(f"{place}extends: {other} leads back to itself; break the circle")
-        return own
     try:
-        under = parsed(read_text(path), str(path))
+        with at("extends"):
+            path, below = _other(other, folder, chain)
     except PromptFileError as error:
-        problems.append(f"{place}extends: {error}")
-        return own
-    if not isinstance(under, Mapping):
-        problems.append(f"{place}extends: {path}: must be a mapping, as in our own prompt files")
-        return own
-    return _over(own, extended(under, path.parent, path, problems, chain))
+        found = tuple(replace(one, where=file) for one in error.problems)
+        return replace(own, problems=own.problems + found)
+    return _over(own, extended(below, path.parent, f"{file}: {path}", (*chain, path)))
+
+
+def _other(other: Any, folder: Path, chain: tuple[Path, ...]) -> tuple[Path, Mapping[str, Any]]:
+    """The path and content of the file that is extended."""
+    if not isinstance(other, str):
+        raise PromptFileError(f"must be the path of one prompt file, got {other!r}")
+    path = folder / other
+    if any(path.resolve() == one.resolve() for one in chain):
+        raise PromptFileError(f"{other} leads back to itself; break the circle")
+    below = parsed(read_text(path), str(path))
+    if not isinstance(below, Mapping):
+        raise PromptFileError(f"{path}: must be a mapping, as in our own prompt files")
+    return path, below
 
 
 def read_text(path: Path) -> str:
@@ -69,41 +72,31 @@ def read_text(path: Path) -> str:
         raise PromptFileError(f"{path}: cannot be read as text; name a YAML prompt file") from error
 
 
-def _own(content: Mapping[str, Any], folder: Path, place: str, problems: list[str]) -> Content:
-    check_keys(content, FILE_KEYS, place, problems)
-    settings = rooted({k: v for k, v in content.items() if k in MODEL_FIELDS}, folder)
-    settings |= {k: content[k] for k in ("preset", "matrix") if k in content}
-    defaults = content.get("defaults")
+def _own(content: Mapping[str, Any], folder: Path, file: str) -> Content:
+    problems = unknown_keys(content, FILE_KEYS, file)
+    content = FileText.all_in(content, folder)
+    settings = {key: content[key] for key in (*MODEL_FIELDS, "preset", "matrix") if key in content}
+    defaults, jobs = content.get("defaults"), content.get("jobs")
     if isinstance(defaults, Mapping):
-        check_keys(defaults, hints_of(Job), f"{place}defaults.", problems)
-        settings["defaults"] = rooted(defaults, folder)
+        unknown = unknown_keys(defaults, kinds_of(Job), file)
+        problems += [one.below("defaults") for one in unknown]
+        wrong = {one.key for one in unknown}
+        settings["defaults"] = {k: v for k, v in defaults.items() if str(k) not in wrong}
     elif defaults is not None:
-        problems.append(f"{place}defaults: must be a mapping of job settings")
-    if isinstance(content.get("matrix"), Mapping):
-        settings["matrix"] = _rooted_matrix(content["matrix"], folder)
-    given, jobs = content.get("jobs"), []
-    if given is not None and not isinstance(given, list):
-        problems.append(f"{place}jobs: must be a list of at least one job")
-        given = []
-    for index, job in enumerate(given or []):
+        problems.append(Problem("must be a mapping of job settings", "defaults", file))
+    if jobs is not None and not isinstance(jobs, list):
+        problems.append(Problem("must be a list of at least one job", "jobs", file))
+        jobs = []
+    found = []
+    for index, job in enumerate(jobs or []):
         job = {"prompt": job} if isinstance(job, str) else job
-        if not isinstance(job, Mapping):
-            problems.append(f"{place}jobs[{index}]: must be a mapping with a prompt")
-            continue
-        said = rooted(job, folder)
-        if isinstance(job.get("matrix"), Mapping):
-            said["matrix"] = _rooted_matrix(job["matrix"], folder)
-        jobs.append((f"{place}jobs[{index}].", said))
-    return Content(settings, tuple(jobs), (folder,))
-
-
-def _rooted_matrix(matrix: Mapping[Any, Any], folder: Path) -> dict[Any, Any]:
-    return {
-        key: [rooted({key: value}, folder)[key] for value in values]
-        if isinstance(values, list)
-        else values
-        for key, values in matrix.items()
-    }
+        if isinstance(job, Mapping):
+            name = job.get("name")
+            named = f' "{name}"' if isinstance(name, str) else ""
+            found.append((f"{file}: jobs[{index}]{named}", job))
+        else:
+            problems.append(Problem("must be a mapping with a prompt", f"jobs[{index}]", file))
+    return Content(settings, tuple(found), (folder,), tuple(problems))
 
 
 def _over(own: Content, other: Content) -> Content:
@@ -115,8 +108,12 @@ def _over(own: Content, other: Content) -> Content:
         gone = {"motion", "motion_version", "variant"}
     settings = {key: value for key, value in other.settings.items() if key not in gone}
     settings |= own.settings
-    for key, joined in (("defaults", merged), ("matrix", lambda lower, upper: {**lower, **upper})):
-        mine, theirs = own.settings.get(key), other.settings.get(key)
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            settings[key] = joined(theirs, mine)
-    return Content(settings, own.jobs or other.jobs, own.folders + other.folders)
+    for key, joined in (
+        ("defaults", Job.merged),
+        ("matrix", lambda lower, upper: {**lower, **upper}),
+    ):
+        upper, lower = own.settings.get(key), other.settings.get(key)
+        if isinstance(upper, Mapping) and isinstance(lower, Mapping):
+            settings[key] = joined(lower, upper)
+    jobs, folders = own.jobs or other.jobs, own.folders + other.folders
+    return Content(settings, jobs, folders, own.problems + other.problems)

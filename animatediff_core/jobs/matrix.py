@@ -1,37 +1,36 @@
-"""`matrix:` makes a job of every combination of some fields' values."""
+"""`matrix:` makes a job of every combination of some settings' values."""
 
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from .layers import merged, nested
-from .reader import check_path
+from ..errors import Problem, PromptFileError, at
+from .reading import check_key
+from .record import nested
 from .records import Job
 
 _MOST = 10_000
-"""Combinations of one job; more are rather a slip than a wish."""
+"""Combinations of one job; more are rather a mistake than intended."""
 
 Combination = Mapping[str, Any]
 """A value for each dotted key."""
 
 
-def combinations(matrix: Any, place: str, problems: list[str]) -> list[Combination]:
+def combinations(matrix: Any) -> list[Combination]:
     """All combinations in the order written, the last key changing fastest; one, empty, of none."""
     if matrix is None:
         return [{}]
-    if not isinstance(matrix, Mapping):
-        problems.append(f"{place}matrix: must be a mapping of fields to lists of values")
-        return []
-    count = 1
-    for key, values in matrix.items():
-        check_path(Job, str(key), f"{place}matrix.", problems)
-        if not isinstance(values, list) or not values:
-            problems.append(f"{place}matrix.{key}: must be a list of at least one value")
-            return []
-        count *= len(values)
-    if count > _MOST:
-        problems.append(f"{place}matrix: makes {count} jobs; at most {_MOST} are taken")
-        return []
+    with at("matrix"):
+        if not isinstance(matrix, Mapping):
+            raise PromptFileError("must be a mapping of fields to lists of values")
+        count = 1
+        for key, values in matrix.items():
+            check_key(Job, str(key))
+            if not isinstance(values, list) or not values:
+                raise PromptFileError([Problem("must be a list of at least one value", str(key))])
+            count *= len(values)
+        if count > _MOST:
+            raise PromptFileError(f"makes {count} jobs; at most {_MOST} are taken")
     return [dict(zip(matrix, row, strict=True)) for row in product(*matrix.values())]
 
 
@@ -39,12 +38,12 @@ def settings_of(combination: Combination) -> dict[str, Any]:
     """A combination as settings of a job."""
     settings: dict[str, Any] = {}
     for key, value in combination.items():
-        settings = merged(settings, nested(key, value))
+        settings = Job.merged(settings, nested(key, value))
     return settings
 
 
 def names_of(combination: Combination) -> dict[str, Any]:
-    """What a file's name says of a combination: the values that are one text or number."""
+    """The values of a combination for a file's name: those that are one text or number."""
     return {
         key: value
         for key, value in combination.items()

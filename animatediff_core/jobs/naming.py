@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
+
+from .record import Record, kinds_of
 
 _FIELD = re.compile(r"\{([^{}:]*)(?::(0[1-9]\d?))?\}")
 _LONGEST = 180
@@ -26,12 +27,11 @@ def output_name(job: Any) -> str:
     template = job.output.name
     path = _FIELD.sub(lambda match: _written(match, _value(job, match[1])), template)
     if "{" in path or "}" in path:
-        raise ValueError(f"output.name has a brace too much: {template!r}")
+        raise ValueError(f"has a brace too much: {template!r}")
     parts = path.split("/")
     if not all(_is_plain(part) for part in parts):
         raise ValueError(
-            "output.name must be a path inside the output folder, such as {name}-{seed}, "
-            f"got {template!r}"
+            f"must be a path inside the output folder, such as {{name}}-{{seed}}, got {template!r}"
         )
     return "/".join(part.encode()[:_LONGEST].decode(errors="ignore") for part in parts)
 
@@ -49,23 +49,23 @@ def _written(match: re.Match[str], value: Any) -> str:
     if not match[2]:
         return file_name(str(value))
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"output.name: {match[0]} fills up a whole number, got {value!r}")
+        raise ValueError(f"{match[0]} fills up a whole number, got {value!r}")
     return f"{value:{match[2]}}"
 
 
 def _value(job: Any, key: str) -> Any:
     value = job
     for part in key.split("."):
-        if not is_dataclass(value) or part not in (one.name for one in fields(value)):
+        if not isinstance(value, Record) or part not in kinds_of(type(value)):
             raise ValueError(
-                f"output.name: unknown field {{{key}}}; there are {{name}}, {{seed}}, {{prompt}}, "
+                f"unknown field {{{key}}}; there are {{name}}, {{seed}}, {{prompt}}, "
                 "{preset}, {index}, the keys of the matrix and all fields of a job"
             )
         value = getattr(value, part)
     if key in ("prompt", "negative_prompt"):
-        value = value[0]
-    if is_dataclass(value) or isinstance(value, Mapping | tuple):
-        raise ValueError(f"output.name: {{{key}}} is not one text or number")
+        value = next(iter(value.values()))
+    if isinstance(value, Record | Mapping | tuple):
+        raise ValueError(f"{{{key}}} is not one text or number")
     return value
 
 

@@ -1,27 +1,103 @@
 """The official AnimateDiff prompt files: a list of models, each with lists of prompts and seeds;
 and the oldest of them, a mapping of names to models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import Problem, Problems, PromptFileError
 from .building import Entry
-from .peers import SD15, found, listed
-from .reader import check_keys
+from .kinds import Whole
+from .peers import SD15, found
+from .reading import validated
+from .record import Record
 
-_PATHS = ("dreambooth_path", "lora_model_path", "motion_module", "adapter_lora_path")
-_CONTROL = (
-    "controlnet_config", "controlnet_path", "controlnet_images", "controlnet_image_indexs",
-    "normalize_condition_images",
-)  # fmt: skip
-_KNOWN = (
-    *_PATHS, *_CONTROL, "lora_alpha", "adapter_lora_scale", "inference_config",
-    "motion_module_lora_configs", "seed", "steps", "guidance_scale", "W", "H", "L", "prompt",
-    "n_prompt",
-)  # fmt: skip
 _VERSIONS = {"inference-v1": "v1", "inference-v2": "v2", "inference-v3": "v3"}
-_OLDEST = ("base", "path", "motion_module", "lora_alpha", "seed", "steps", "guidance_scale",
-           "prompt", "n_prompt", "init_image")  # fmt: skip
+
+
+class _Clips(Record):
+    """What both forms say of a model's clips; one value serves all prompts."""
+
+    lora_alpha: Any = 0.8
+    seed: tuple[Any, ...] = ()
+    steps: Any = None
+    guidance_scale: Any = None
+    prompt: tuple[Any, ...]
+    n_prompt: tuple[Any, ...] = ()
+
+    def misfits(self) -> Iterator[Problem]:
+        count = len(self.prompt)
+        if not count:
+            yield Problem("must be a list of at least one text", "prompt")
+        for key, values in (("n_prompt", self.n_prompt), ("seed", self.seed)):
+            if count and len(values) not in (0, 1, count):
+                yield Problem(
+                    f"has {len(values)} values for {count} prompts; give one for all or one for "
+                    "each", key
+                )  # fmt: skip
+
+
+class _Move(Record):
+    """A MotionLoRA of a model."""
+
+    path: str
+    alpha: Any = 1.0
+
+
+class _Model(_Clips):
+    """A model of the list form."""
+
+    dreambooth_path: str = ""
+    lora_model_path: str = ""
+    motion_module: str = ""
+    adapter_lora_path: str = ""
+    adapter_lora_scale: Any = 1.0
+    inference_config: str = ""
+    motion_module_lora_configs: tuple[_Move, ...] = ()
+    controlnet_config: Any = None
+    """Not needed: the file itself says what encodes the images."""
+    controlnet_path: str = ""
+    controlnet_images: tuple[str, ...] = ()
+    controlnet_image_indexs: tuple[Whole, ...] = (0,)
+    normalize_condition_images: Any = False
+    W: Any = None
+    H: Any = None
+    L: Any = None
+
+    def misfits(self) -> Iterator[Problem]:
+        yield from super().misfits()
+        images, frames = len(self.controlnet_images), len(self.controlnet_image_indexs)
+        if self.controlnet_path and images != frames:
+            yield Problem(
+                f"has {frames} frames for {images} controlnet_images; give one for each",
+                "controlnet_image_indexs",
+            )
+        others = (self.controlnet_config, self.controlnet_images, self.normalize_condition_images)
+        if any(others) and not self.controlnet_path:
+            yield Problem("is missing, but other controlnet keys are there", "controlnet_path")
+
+
+class _Oldest(_Clips):
+    """A model of the oldest form, which may name several motion modules."""
+
+    base: str = ""
+    path: str
+    """A LoRA if there is a base, else the model."""
+    motion_module: tuple[str, ...] = ("",)
+    init_image: Any = None
+
+    def misfits(self) -> Iterator[Problem]:
+        yield from super().misfits()
+        if self.init_image:
+            yield Problem("is not supported; remove it", "init_image")
+
+    def models(self) -> Iterator[_Model]:
+        """The same clips in the list form, a model for each motion module."""
+        model: dict[str, Any] = {name: getattr(self, name) for name in _Clips.model_fields}
+        model["dreambooth_path"] = self.base or self.path
+        model["lora_model_path"] = self.path if self.base else ""
+        for motion in self.motion_module or ("",):
+            yield _Model(**model, motion_module=motion)
 
 
 def is_oldest(content: Mapping[Any, Any]) -> bool:
@@ -32,126 +108,84 @@ def is_oldest(content: Mapping[Any, Any]) -> bool:
 
 
 def oldest_entries(
-    content: Mapping[Any, Any], folder: Path, root: Path | None, problems: list[str]
-) -> list[Entry]:
-    """Every clip of a file in the oldest form, which may name several motion modules."""
-    entries = []
-    for name, model in content.items():
-        check_keys(model, _OLDEST, f"{name}.", problems)
-        if model.get("init_image"):
-            problems.append(f"{name}.init_image: is not supported; remove it")
-        base, path = str(model.get("base") or ""), str(model.get("path") or "")
-        # with a base, the path is a LoRA on it
-        own = {"dreambooth_path": base, "lora_model_path": path} if base else {
-            "dreambooth_path": path
-        }  # fmt: skip
-        shared = {k: v for k, v in model.items() if k not in ("base", "path", "init_image")}
-        for motion in listed(model.get("motion_module")) or [""]:
-            one = {**shared, **own, "motion_module": motion}
-            entries += _model_entries(one, f"{name}.", folder, root, problems)
-    return entries
+    content: Mapping[Any, Any], folder: Path, root: Path | None, file: str
+) -> tuple[list[Entry], list[Problem]]:
+    """Every clip of a file in the oldest form, and what is wrong with it."""
+    entries, problems = list[Entry](), Problems()
+    for name, values in content.items():
+        where = f"{file}: {name}"
+        with problems.collecting():
+            for model in validated(_Oldest, values, where).models():
+                entries += _entries(model, folder, root, where)
+    return entries, problems.found
 
 
 def official_entries(
-    content: list[Any], folder: Path, root: Path | None, problems: list[str]
-) -> list[Entry]:
-    """Every clip of a file in the list form."""
-    entries = []
-    for index, model in enumerate(content):
-        if not isinstance(model, Mapping):
-            problems.append(f"[{index}]: must be a mapping, as in the official prompt files")
-            continue
-        check_keys(model, _KNOWN, f"[{index}].", problems)
-        entries += _model_entries(model, f"[{index}].", folder, root, problems)
-    return entries
+    content: list[Any], folder: Path, root: Path | None, file: str
+) -> tuple[list[Entry], list[Problem]]:
+    """Every clip of a file in the list form, and what is wrong with it."""
+    entries, problems = list[Entry](), Problems()
+    for index, values in enumerate(content):
+        where = f"{file}: [{index}]"
+        with problems.collecting():
+            if not isinstance(values, Mapping):
+                message = "must be a mapping, as in the official prompt files"
+                raise PromptFileError([Problem(message, where=where)])
+            entries += _entries(validated(_Model, values, where), folder, root, where)
+    return entries, problems.found
 
 
-def _model_entries(
-    model: Mapping[str, Any], place: str, folder: Path, root: Path | None, problems: list[str]
-) -> list[Entry]:
-    shared = _shared(model, place, folder, root, problems)
-    if model.get("controlnet_path"):
-        shared["sparse_controls"] = [_sparse_control(model, place, folder, root, problems)]
-    elif any(model.get(key) for key in _CONTROL):
-        problems.append(f"{place}controlnet_path: is missing, but other controlnet keys are there")
+def _entries(model: _Model, folder: Path, root: Path | None, where: str) -> list[Entry]:
+    shared = _shared(model, folder, root)
+    count = len(model.prompt)
+    negatives, seeds = model.n_prompt or ("",), model.seed or (-1,)
+    rows = zip(
+        model.prompt,
+        negatives * count if len(negatives) == 1 else negatives,
+        seeds * count if len(seeds) == 1 else seeds,
+        strict=True,
+    )
     return [
-        Entry(f"{place}prompt[{number}].", {**shared, **varying}, (folder,))
-        for number, varying in enumerate(_varying(model, place, problems))
+        Entry(
+            f"{where}.prompt[{number}]",
+            {**shared, "prompt": prompt, "negative_prompt": negative, "seed": seed},
+            (folder,),
+        )
+        for number, (prompt, negative, seed) in enumerate(rows)
     ]
 
 
-def _shared(
-    model: Mapping[str, Any], place: str, folder: Path, root: Path | None, problems: list[str]
-) -> dict[str, Any]:
-    paths = {key: found(str(model.get(key) or ""), folder, root) for key in _PATHS}
-    loras = []
-    if paths["lora_model_path"]:
-        loras.append({"path": paths["lora_model_path"], "scale": model.get("lora_alpha", 0.8)})
-    if paths["adapter_lora_path"]:
-        scale = model.get("adapter_lora_scale", 1.0)
-        loras.append({"path": paths["adapter_lora_path"], "scale": scale})
-    moves = listed(model.get("motion_module_lora_configs"))
-    for index, one in enumerate(moves):
-        if not isinstance(one, Mapping) or not one.keys() <= {"path", "alpha"} or "path" not in one:
-            problems.append(
-                f"{place}motion_module_lora_configs[{index}]: must be a mapping of path and alpha"
-            )
-            moves = []
+def _shared(model: _Model, folder: Path, root: Path | None) -> dict[str, Any]:
+    """The settings of all clips of a model."""
+
+    def path(name: str) -> str:
+        return found(name, folder, root)
+
+    adapters = (
+        (model.lora_model_path, model.lora_alpha),
+        (model.adapter_lora_path, model.adapter_lora_scale),
+    )
     settings: dict[str, Any] = {
-        "base": paths["dreambooth_path"] or SD15,
-        "motion": paths["motion_module"] or None,
-        "motion_version": _VERSIONS.get(Path(str(model.get("inference_config", ""))).stem),
-        "loras": loras,
+        "base": path(model.dreambooth_path) or SD15,
+        "motion": path(model.motion_module) or None,
+        "motion_version": _VERSIONS.get(Path(model.inference_config).stem),
+        "loras": [{"path": path(name), "scale": scale} for name, scale in adapters if name],
         "motion_loras": [
-            {"path": found(str(one["path"]), folder, root), "scale": one.get("alpha", 1.0)}
-            for one in moves
+            {"path": path(move.path), "scale": move.alpha}
+            for move in model.motion_module_lora_configs
         ],
     }
+    if model.controlnet_path:
+        images = zip(model.controlnet_image_indexs, model.controlnet_images, strict=True)
+        settings["sparse_controls"] = [{
+            "path": path(model.controlnet_path),
+            "images": {frame: path(image) for frame, image in images},
+            "normalize": model.normalize_condition_images,
+        }]  # fmt: skip
     names = {"W": "width", "H": "height", "L": "frames", "steps": "steps",
              "guidance_scale": "guidance_scale"}  # fmt: skip
-    return settings | {ours: model[theirs] for theirs, ours in names.items() if theirs in model}
-
-
-def _sparse_control(
-    model: Mapping[str, Any], place: str, folder: Path, root: Path | None, problems: list[str]
-) -> dict[str, Any]:
-    """What encodes the pictures is told by the file itself, not by controlnet_config."""
-    images = listed(model.get("controlnet_images"))
-    frames = listed(model.get("controlnet_image_indexs", [0]))
-    if len(images) != len(frames) or not all(isinstance(frame, int) for frame in frames):
-        problems.append(
-            f"{place}controlnet_image_indexs: has {len(frames)} frames for {len(images)} "
-            "controlnet_images; give one for each"
-        )
-        images = frames = []
-    return {
-        "path": found(str(model["controlnet_path"]), folder, root),
-        "pictures": {
-            frame: found(str(image), folder, root)
-            for frame, image in zip(frames, images, strict=True)
-        },
-        "normalize": model.get("normalize_condition_images", False),
+    return settings | {
+        ours: getattr(model, theirs)
+        for theirs, ours in names.items()
+        if getattr(model, theirs) is not None
     }
-
-
-def _varying(model: Mapping[str, Any], place: str, problems: list[str]) -> list[dict[str, Any]]:
-    """Prompt, negative prompt and seed of each clip; one value serves all."""
-    prompts = listed(model.get("prompt"))
-    if not prompts:
-        problems.append(f"{place}prompt: must be a list of at least one text")
-        return []
-    lists: dict[str, tuple[str, list[Any]]] = {
-        "negative_prompt": ("n_prompt", [""]),
-        "seed": ("seed", [-1]),
-    }
-    columns: dict[str, list[Any]] = {"prompt": prompts}
-    for ours, (theirs, default) in lists.items():
-        values = listed(model.get(theirs)) or default
-        if len(values) not in (1, len(prompts)):
-            problems.append(
-                f"{place}{theirs}: has {len(values)} values for {len(prompts)} prompts; "
-                "give one for all or one for each"
-            )
-            return []
-        columns[ours] = values * len(prompts) if len(values) == 1 else values
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -39,15 +39,9 @@ def load_preset(name: str) -> dict[str, Any]:
     return deepcopy(_presets()[name])
 
 
-def preset_settings(name: Any, problems: list[str]) -> dict[str, Any]:
-    """A preset's settings as the lowest layer of a job; an unknown name is a problem."""
-    try:
-        settings = load_preset(str(name))
-    except PromptFileError as error:
-        problems.append(str(error))
-        return {}
-    settings.pop("about", None)
-    return settings
+def preset_settings(name: Any) -> dict[str, Any]:
+    """A preset's settings as the lowest layer of a job."""
+    return {key: value for key, value in load_preset(str(name)).items() if key != "about"}
 
 
 def kept_adapters(base: Path) -> dict[str, tuple[Adapter, ...]]:

@@ -1,38 +1,95 @@
 """The JSON files of animatediff-cli and of its fork with prompt travel.
 
-Sizes and lengths stand on those programs' command lines, and so they do here (-W -H -L -C -O -S).
+Sizes and lengths are options of those programs' command lines, and so they are here (-W -H -L -C -O
+-S).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
+
+from ..errors import Problem, Problems
 from .building import Entry
-from .peers import SD15, found, listed
-from .prompt_travel_control import CONTROL_MAPS, control_settings, is_off, section
-from .reader import check_keys
+from .kinds import only
+from .peers import SD15, found
+from .prompt_travel_control import ControlMaps, Texts, control_settings, is_off
+from .reading import validated
+from .record import Record
 
 log = logging.getLogger(__name__)
 
-_SAME = ("name", "scheduler", "steps", "guidance_scale", "clip_skip")
-_USUAL = {"scheduler": "k_dpmpp_2m", "steps": 25, "guidance_scale": 7.5}
-_TEXTS = ("prompts", "prompt", "n_prompts", "n_prompt", "head_prompt", "prompt_map", "tail_prompt")
-_OTHER_COMMANDS = ("upscale_config", "stylize_config", "result")
-"""Sections that those programs' `generate` does not read."""
-_MUST_BE = {
-    "base": ("", None), "compile": (False,), "unet_batch_size": (1,),
-    "context_schedule": ("uniform",), "is_single_prompt_mode": (False,),
-}  # fmt: skip
-"""Settings of which one value alone means what is done here."""
-_MUST_BE_OFF = ("lcm_map", "gradual_latent_hires_fix_map")
-_KNOWN = (
-    *_SAME, *_TEXTS, *_OTHER_COMMANDS, *_MUST_BE, *_MUST_BE_OFF, *CONTROL_MAPS, "path",
-    "motion_module", "vae_path", "lora_map", "motion_lora_map", "seed", "prompt_fixed_ratio",
-    "tensor_interpolation_slerp", "output",
-)  # fmt: skip
-_OUTPUT = ("format", "fps", "encode_param", "preview_steps")
 _FORMATS = {"h264": ("mp4", "h264"), "hevc": ("mp4", "h265"), "mp4": ("mp4", None)}
+
+
+def _off(value: Any) -> Any:
+    if not is_off(value):
+        raise ValueError("is not supported; set its enable to false")
+    return value
+
+
+def _empty(value: Any) -> Any:
+    if value:
+        raise ValueError("is not supported; remove it")
+    return value
+
+
+Off = Annotated[Any, AfterValidator(_off)]
+"""A section that must be switched off."""
+
+
+class _Encoding(Record):
+    crf: Any = None
+
+
+class _Output(Record):
+    format: Any = "gif"
+    fps: Any = 8
+    encode_param: _Encoding = _Encoding()
+    preview_steps: Annotated[Any, AfterValidator(_empty)] = None
+
+
+class _File(Texts, ControlMaps):
+    """A file of either program."""
+
+    name: Any = None
+    path: str
+    motion_module: str
+    vae_path: str = ""
+    scheduler: Any = "k_dpmpp_2m"
+    steps: Any = 25
+    guidance_scale: Any = 7.5
+    clip_skip: Any = 1
+    seed: tuple[Any, ...] = ()
+    lora_map: Mapping[str, Any] = {}
+    motion_lora_map: Mapping[str, Any] = {}
+    output: _Output = _Output()
+    prompts: tuple[Any, ...] = ()
+    prompt: tuple[Any, ...] = ()
+    n_prompts: tuple[Any, ...] = ()
+    n_prompt: tuple[Any, ...] = ()
+    tensor_interpolation_slerp: bool = True
+    base: Annotated[Any, only("", None)] = ""
+    compile: Annotated[Any, only(False)] = False
+    unet_batch_size: Annotated[Any, only(1)] = 1
+    context_schedule: Annotated[Any, only("uniform")] = "uniform"
+    is_single_prompt_mode: Annotated[Any, only(False)] = False
+    lcm_map: Off = None
+    gradual_latent_hires_fix_map: Off = None
+    upscale_config: Any = None
+    stylize_config: Any = None
+    result: Any = None
+
+    def misfits(self) -> Iterator[Problem]:
+        if self.prompt_map is None and not (self.prompts or self.prompt):
+            yield Problem("must be a list of at least one text", "prompts")
+        for key in ("lora_map", "motion_lora_map"):
+            for name, scale in getattr(self, key).items():
+                if isinstance(scale, Mapping):
+                    message = "a scale by frame or region is not supported; give one number"
+                    yield Problem(message, f"{key}.{name}")
 
 
 def is_travel_json(content: Mapping[Any, Any]) -> bool:
@@ -45,133 +102,85 @@ def travel_entries(
     folder: Path,
     root: Path | None,
     lengths: tuple[int, int],
-    problems: list[str],
-) -> list[Entry]:
-    """Every clip of a file; `lengths` are the clip's and the window's frames. Those programs loop
-    whatever is longer than a window, and nothing else."""
+    file: str,
+) -> tuple[list[Entry], list[Problem]]:
+    """Every clip of a file, and what is wrong with it; `lengths` are the clip's and the window's
+    frames. Those programs loop whatever is longer than a window, and nothing else."""
+    problems = Problems()
+    with problems.collecting():
+        given = validated(_File, content, file)
+        with problems.collecting(file):
+            shared = _shared(given, folder, root, lengths)
+            return _entries(given, shared, folder, lengths[0], file), []
+    return [], problems.found
+
+
+def _shared(
+    given: _File, folder: Path, root: Path | None, lengths: tuple[int, int]
+) -> dict[str, Any]:
+    """The settings of all clips."""
     frames, window = lengths
-    check_keys(content, _KNOWN, "", problems)
-    for key, values in _MUST_BE.items():
-        if content.get(key, values[0]) not in values:
-            problems.append(f"{key}: {content[key]!r} is not supported; {values[0]!r} is")
-    for key in _MUST_BE_OFF:
-        if not is_off(content.get(key)):
-            problems.append(f"{key}: is not supported; set its enable to false")
-    for key in set(_OTHER_COMMANDS[:2]) & content.keys():
-        log.warning("%s is for another command of that program; generate does not use it", key)
+    for key in ("upscale_config", "stylize_config"):
+        if getattr(given, key) is not None:
+            log.warning("%s is for another command of that program; generate does not use it", key)
 
-    def path(value: Any) -> str:
-        return found(str(value or ""), folder, root, "data")
+    def path(name: str) -> str:
+        return found(name, folder, root, "data")
 
-    def travel(section: Mapping[str, Any], place: str) -> dict[int, str]:
-        return travelled(section, place, frames, problems)
-
-    shared = {**_USUAL, **{key: content[key] for key in _SAME if key in content}} | {
-        "base": path(content["path"]) or SD15,
-        "motion": path(content["motion_module"]) or None,
-        "vae": path(content.get("vae_path")) or None,
-        "loras": _adapters(content, "lora_map", path, problems),
-        "motion_loras": _adapters(content, "motion_lora_map", path, problems),
+    same = ("name", "scheduler", "steps", "guidance_scale", "clip_skip")
+    return {
+        **{key: getattr(given, key) for key in same},
+        "base": path(given.path) or SD15,
+        "motion": path(given.motion_module) or None,
+        "vae": path(given.vae_path) or None,
+        "loras": [{"path": path(p), "scale": scale} for p, scale in given.lora_map.items()],
+        "motion_loras": [
+            {"path": path(p), "scale": scale} for p, scale in given.motion_lora_map.items()
+        ],
         "window": {"length": window} | ({"schedule": "looped_uniform"} if frames > window else {}),
-        "output": _output(content.get("output"), problems),
-        **control_settings(content, travel, path, problems),
+        "output": _output(given.output),
+        **control_settings(given, frames, path),
     }
-    travels = "prompt_map" in content
-    if travels:
-        shared["travel"] = "slerp" if content.get("tensor_interpolation_slerp", True) else "linear"
-        prompts: list[Any] = [travel(content, "")]
-    else:
-        prompts = listed(content.get("prompts", content.get("prompt")))
-    if not prompts:
-        problems.append("prompts: must be a list of at least one text")
-    negatives = listed(content.get("n_prompts", content.get("n_prompt"))) or [""]
+
+
+def _entries(
+    given: _File, shared: Mapping[str, Any], folder: Path, frames: int, file: str
+) -> list[Entry]:
+    prompts: list[Any] = [*(given.prompts or given.prompt)]
+    travel, wheres = "linear", [f"{file}: prompts[{index}]" for index in range(len(prompts))]
+    if given.prompt_map is not None:
+        prompts, wheres = [given.travelled(frames, "prompt_map")], [file]
+        travel = "slerp" if given.tensor_interpolation_slerp else "linear"
+    negatives = given.n_prompts or given.n_prompt or ("",)
     if len(negatives) > max(len(prompts), 1):
         log.warning("of %d negative prompts the first %d are used", len(negatives), len(prompts))
-    folders = (folder, *(place / "data" for place in folder.absolute().parents))
+    folders = (folder, *(parent / "data" for parent in folder.absolute().parents))
+    seeds = given.seed or (-1,)
     return [
         Entry(
-            "" if travels else f"prompts[{index}].",
-            {**shared, "prompt": prompt, "negative_prompt": negatives[index % len(negatives)],
-             "seed": _seed(content, index, len(prompts))},
+            where,
+            {
+                **shared,
+                "travel": travel,
+                "prompt": prompt,
+                "negative_prompt": negatives[index % len(negatives)],
+                # prompts take the seeds in turn; one prompt alone is made with each of them
+                "seed": list(seeds) if len(prompts) == 1 else seeds[index % len(seeds)],
+            },
             folders,
         )
-        for index, prompt in enumerate(prompts)
-    ]  # fmt: skip
+        for index, (where, prompt) in enumerate(zip(wheres, prompts, strict=True))
+    ]
 
 
-def travelled(
-    content: Mapping[str, Any], place: str, frames: int, problems: list[str]
-) -> dict[int, str]:
-    """The prompt by frame: the map's texts between the head's and the tail's. A text holds for
-    prompt_fixed_ratio of the way to the next one."""
-    given = content.get("prompt_map")
-    if not isinstance(given, Mapping) or not given:
-        problems.append(f"{place}prompt_map: must map frame numbers to texts")
-        return {}
-    ends = [content.get(key) or "" for key in ("head_prompt", "tail_prompt")]
-    ratio = content.get("prompt_fixed_ratio", 0.5)
-    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        problems.append(f"{place}prompt_fixed_ratio: must be 0 to 1, got {ratio!r}")
-        return {}
-    texts = {}
-    for frame, text in given.items():
-        if not str(frame).isdecimal() or not all(isinstance(one, str) for one in (text, *ends)):
-            problems.append(f"{place}prompt_map: must map frame numbers to texts")
-            return {}
-        texts[int(frame)] = ",".join(one for one in (ends[0], text, ends[1]) if one)
-    late = sorted(frame for frame in texts if frame >= frames)
-    if late:
-        log.warning("%sprompt_map: the clip has %d frames (-L), so it does not come to %s",
-                    place, frames, ", ".join(map(str, late)))  # fmt: skip
-    kept = {frame: text for frame, text in sorted(texts.items()) if frame < frames}
-    return _holding(kept, ratio)
-
-
-def _holding(texts: dict[int, str], ratio: float) -> dict[int, str]:
-    """Each text again at the frame until which it holds. The first one serves the frames before
-    it too."""
-    if not texts:
-        return texts
-    starts = list(texts)
-    held = {0: texts[starts[0]], **texts}
-    for start, end in zip(starts, starts[1:], strict=False):
-        held[min(start + round((end - start) * ratio), end - 1)] = texts[start]
-    return dict(sorted(held.items()))
-
-
-def _seed(content: Mapping[str, Any], index: int, prompts: int) -> Any:
-    """Prompts take the seeds in turn; one prompt alone is made with each of them."""
-    seeds = listed(content.get("seed")) or [-1]
-    return seeds if prompts == 1 else seeds[index % len(seeds)]
-
-
-def _adapters(
-    content: Mapping[str, Any], key: str, path: Any, problems: list[str]
-) -> list[dict[str, Any]]:
-    given = content.get(key) or {}
-    if not isinstance(given, Mapping):
-        problems.append(f"{key}: must map paths to scales")
-        return []
-    for name, scale in given.items():
-        if isinstance(scale, Mapping):
-            problems.append(
-                f"{key}.{name}: a scale by frame or region is not supported; give one number"
-            )
-    return [{"path": path(name), "scale": s} for name, s in given.items()
-            if not isinstance(s, Mapping)]  # fmt: skip
-
-
-def _output(given: Any, problems: list[str]) -> dict[str, Any]:
-    given = section(given, _OUTPUT, "output", problems)
-    if given.get("preview_steps"):
-        problems.append("output.preview_steps: is not supported; remove it")
-    named = given.get("format", "gif")
-    format, codec = _FORMATS.get(named, (named, None)) if isinstance(named, str) else (named, None)
-    output = {"format": format, "codec": codec, "fps": given.get("fps", 8)}
-    encoding = section(given.get("encode_param"), ("crf",), "output.encode_param", problems)
-    if "crf" in encoding:
+def _output(given: _Output) -> dict[str, Any]:
+    format, codec = given.format, None
+    if isinstance(format, str):
+        format, codec = _FORMATS.get(format, (format, None))
+    output = {"format": format, "codec": codec, "fps": given.fps}
+    if given.encode_param.crf is not None:
         if format in ("mp4", "webm"):
-            output["crf"] = encoding["crf"]
+            output["crf"] = given.encode_param.crf
         else:
             log.warning("output.encode_param.crf: has no effect on %s", format)
     return output

@@ -1,26 +1,19 @@
-"""The control maps of prompt-travel's JSON, as our records; what these cannot say is refused."""
+"""The control maps of prompt-travel's JSON, as our records; the rest is rejected by its key."""
 
-from collections.abc import Callable, Collection, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from .reader import check_keys
+from ..errors import Problem, Problems, PromptFileError, at
+from .kinds import Index, Share, only
+from .reading import validated
+from .record import Record
 
-CONTROL_MAPS = ("controlnet_map", "ip_adapter_map", "img2img_map", "region_map")
+log = logging.getLogger(__name__)
+
 _SHARED = ("input_image_dir", "max_samples_on_vram", "max_models_on_vram", "save_detectmap",
            "preprocess_on_gpu", "is_loop", "no_shrink_list")  # fmt: skip
-_OF_NET = (
-    "enable", "use_preprocessor", "preprocessor", "guess_mode", "controlnet_conditioning_scale",
-    "control_guidance_start", "control_guidance_end", "control_scale_list", "control_region_list",
-)  # fmt: skip
-_OF_IMAGES = (
-    "enable", "input_image_dir", "prompt_fixed_ratio", "save_input_image", "resized_to_square",
-    "scale", "is_full_face", "is_plus_face", "is_plus", "is_light",
-)  # fmt: skip
-_OF_REGION = ("enable", "crop_generation_rate", "mask_dir", "save_mask", "is_init_img",
-              "condition")  # fmt: skip
-_OF_CONDITION = ("prompt_fixed_ratio", "head_prompt", "prompt_map", "tail_prompt",
-                 "ip_adapter_map")  # fmt: skip
 _V11 = "lllyasviel/control_v11"
 _NETS = {
     **{
@@ -37,148 +30,196 @@ _NETS = {
 }  # fmt: skip
 """The released ControlNets that the kinds stand for."""
 _AS_THEY_ARE = ("controlnet_ip2p", "animatediff_controlnet")
-"""Kinds whose condition is the picture itself."""
+"""Kinds whose condition is the image itself."""
 _ADAPTERS = "h94/IP-Adapter/models"
 _FORMS = {
     "is_full_face": "ip-adapter-full-face_sd15", "is_plus_face": "ip-adapter-plus-face_sd15",
     "is_plus": "ip-adapter-plus_sd15", "is_light": "ip-adapter_sd15_light",
 }  # fmt: skip
 
-ToPath = Callable[[Any], str]
-Travel = Callable[[Mapping[str, Any], str], dict[int, str]]
+ToPath = Callable[[str], str]
 
 
-def is_off(given: Any) -> bool:
-    """Whether a section is not there, empty, or switched off."""
-    return not given or (isinstance(given, Mapping) and given.get("enable") is False)
+class Texts(Record):
+    """A prompt by frame: the map's texts between the head's and the tail's."""
 
+    prompt_map: Mapping[Index, str] | None = None
+    head_prompt: str = ""
+    tail_prompt: str = ""
+    prompt_fixed_ratio: Share = 0.5
+    """A text holds for this share of the way to the next one."""
 
-def section(
-    given: Any, known: Collection[str], place: str, problems: list[str]
-) -> Mapping[str, Any]:
-    """A section with known keys; empty, and a problem, where it is none."""
-    if given is None or isinstance(given, Mapping):
-        check_keys(given or {}, known, f"{place}.", problems)
-        return given or {}
-    problems.append(f"{place}: must be a mapping of {', '.join(known)}")
-    return {}
-
-
-def control_settings(
-    content: Mapping[str, Any], travel: Travel, path: ToPath, problems: list[str]
-) -> dict[str, Any]:
-    """A job's settings from the enabled maps; `travel` reads texts by frame (prompt_map and what
-    stands around it), `path` finds a file."""
-    maps: dict[str, Mapping[str, Any]] = {}
-    for key in CONTROL_MAPS:
-        given = content.get(key)
-        if given and not isinstance(given, Mapping):
-            problems.append(f"{key}: must be a mapping")
-        elif given and not is_off(given):
-            maps[key] = given
-    settings: dict[str, Any] = {}
-    if "controlnet_map" in maps:
-        settings["controlnets"] = _controlnets(maps["controlnet_map"], path, problems)
-    if "ip_adapter_map" in maps:
-        settings["ip_adapters"] = _ip_adapters(maps["ip_adapter_map"], travel, path, problems)
-    if "img2img_map" in maps:
-        known = ("enable", "init_img_dir", "save_init_image", "denoising_strength")
-        given = section(maps["img2img_map"], known, "img2img_map", problems)
-        settings["start"] = {
-            "pictures": _pictures(path(given.get("init_img_dir"))),
-            "strength": given.get("denoising_strength", 0.7),
+    def travelled(self, frames: int, key: str) -> dict[int, str]:
+        """Each text at its frame, and again at the frame until which it holds. The first one
+        serves the frames before it too."""
+        ends = self.head_prompt, self.tail_prompt
+        texts = {
+            frame: ",".join(one for one in (ends[0], text, ends[1]) if one)
+            for frame, text in sorted((self.prompt_map or {}).items())
         }
-    if "region_map" in maps:
-        settings["regions"] = _regions(maps["region_map"], travel, path, problems)
+        starts = [frame for frame in texts if frame < frames]
+        if late := ", ".join(str(frame) for frame in texts if frame >= frames):
+            message = "%s: the clip has %d frames (-L), so it does not come to %s"
+            log.warning(message, key, frames, late)
+        held = {0: texts[starts[0]], **{frame: texts[frame] for frame in starts}} if starts else {}
+        for start, end in zip(starts, starts[1:], strict=False):
+            last = min(start + round((end - start) * self.prompt_fixed_ratio), end - 1)
+            held[last] = texts[start]
+        return dict(sorted(held.items()))
+
+
+class ControlMaps(Record):
+    """The control maps of a file, each read if it is enabled."""
+
+    controlnet_map: Mapping[str, Any] = {}
+    ip_adapter_map: Mapping[str, Any] = {}
+    img2img_map: Mapping[str, Any] = {}
+    region_map: Mapping[str, Any] = {}
+
+
+class _Net(Record):
+    enable: Any = True
+    use_preprocessor: Any = True
+    preprocessor: Any = None
+    guess_mode: Annotated[Any, only(False)] = False
+    controlnet_conditioning_scale: Any = 1.0
+    control_guidance_start: Any = 0.0
+    control_guidance_end: Any = 1.0
+    control_scale_list: Annotated[Any, only([])] = []
+    control_region_list: Annotated[Any, only([])] = []
+
+
+class _Images(Record):
+    enable: Any = True
+    input_image_dir: str = ""
+    prompt_fixed_ratio: Share = 0.5
+    save_input_image: Any = None
+    resized_to_square: Annotated[Any, only(False)] = False
+    scale: Any = 0.5
+    is_full_face: Any = False
+    is_plus_face: Any = False
+    is_plus: Any = False
+    is_light: Any = False
+
+
+class _Video(Record):
+    enable: Any = True
+    init_img_dir: str = ""
+    save_init_image: Any = None
+    denoising_strength: Any = 0.7
+
+
+class _Background(Record):
+    is_init_img: Annotated[Any, only(False)] = False
+    hint: Any = None
+
+
+class _Condition(Texts):
+    ip_adapter_map: Any = None
+
+
+class _Region(Record):
+    enable: Any = True
+    crop_generation_rate: Annotated[Any, only(0)] = 0
+    mask_dir: str = ""
+    save_mask: Any = None
+    is_init_img: Annotated[Any, only(False)] = False
+    condition: _Condition = _Condition()
+
+
+def is_off(section: Any) -> bool:
+    """Whether a section is not there, empty, or switched off."""
+    return not section or (isinstance(section, Mapping) and section.get("enable") is False)
+
+
+def control_settings(maps: ControlMaps, frames: int, path: ToPath) -> dict[str, Any]:
+    """A job's settings from the enabled maps; `path` finds a file. All problems in one error."""
+    settings: dict[str, Any] = {}
+    problems = Problems()
+    readers: dict[str, tuple[str, Callable[[Any, int, ToPath], Any]]] = {
+        "controlnet_map": ("controlnets", _controlnets),
+        "ip_adapter_map": ("ip_adapters", _ip_adapters),
+        "img2img_map": ("start", _start),
+        "region_map": ("regions", _regions),
+    }
+    for key, (ours, read) in readers.items():
+        section = getattr(maps, key)
+        if not is_off(section):
+            with problems.collecting(), at(key):
+                settings[ours] = read(section, frames, path)
+    problems.check()
     return settings
 
 
-def _refuse(
-    given: Mapping[str, Any], allowed: Mapping[str, Any], place: str, problems: list[str]
-) -> None:
-    """A problem for each key with another value than the one that is done here."""
-    for key, value in allowed.items():
-        if given.get(key, value) != value:
-            problems.append(f"{place}.{key}: {given[key]!r} is not supported; {value!r} is")
-
-
-def _pictures(path: str) -> dict[str, Any]:
+def _images(path: str) -> dict[str, Any]:
     return {"path": path, "fit": "crop"}
 
 
-def _controlnets(given: Mapping[str, Any], path: ToPath, problems: list[str]) -> list[Any]:
-    images, nets = path(given.get("input_image_dir")).rstrip("/"), []
-    for kind, net in given.items():
-        if kind in _SHARED or is_off(net):
-            continue
-        place = f"controlnet_map.{kind}"
-        if kind not in _NETS:
-            problems.append(f"{place}: is not supported; remove it or set its enable to false")
-            continue
-        net = section(net, _OF_NET, place, problems)
-        _refuse(net, {"guess_mode": False, "control_scale_list": [], "control_region_list": []},
-                place, problems)  # fmt: skip
-        computed = net.get("use_preprocessor", True) and kind not in _AS_THEY_ARE
-        if computed and (kind != "controlnet_canny" or net.get("preprocessor")):
-            problems.append(
-                f"{place}.use_preprocessor: only canny's usual one is supported; give ready "
-                "conditions and set it to false"
-            )
-        nets.append({
-            "path": _NETS[kind],
-            "pictures": _pictures(f"{images}/{kind}"),
-            "canny": {} if computed else None,
-            "strength": net.get("controlnet_conditioning_scale", 1.0),
-            "start": net.get("control_guidance_start", 0.0),
-            "end": net.get("control_guidance_end", 1.0),
-        })  # fmt: skip
+def _controlnets(section: Mapping[str, Any], frames: int, path: ToPath) -> list[Any]:
+    folder = path(str(section.get("input_image_dir") or "")).rstrip("/")
+    nets, problems = [], Problems()
+    for kind, values in section.items():
+        if kind not in _SHARED and not is_off(values):
+            with problems.collecting(), at(kind):
+                nets.append(_controlnet(kind, values, folder))
+    problems.check()
     return nets
 
 
-def _ip_adapters(given: Any, travel: Travel, path: ToPath, problems: list[str]) -> list[Any]:
-    place = "ip_adapter_map"
-    given = section(given, _OF_IMAGES, place, problems)
-    _refuse(given, {"resized_to_square": False}, place, problems)
-    folder = Path(path(given.get("input_image_dir")))
+def _controlnet(kind: str, values: Any, folder: str) -> dict[str, Any]:
+    if kind not in _NETS:
+        raise PromptFileError("is not supported; remove it or set its enable to false")
+    net = validated(_Net, values)
+    computed = net.use_preprocessor and kind not in _AS_THEY_ARE
+    if computed and (kind != "controlnet_canny" or net.preprocessor):
+        message = "only canny's default one is supported; give ready conditions and set it to false"
+        raise PromptFileError([Problem(message, "use_preprocessor")])
+    return {
+        "path": _NETS[kind],
+        "images": _images(f"{folder}/{kind}"),
+        "canny": {} if computed else None,
+        "strength": net.controlnet_conditioning_scale,
+        "start": net.control_guidance_start,
+        "end": net.control_guidance_end,
+    }
+
+
+def _ip_adapters(section: Mapping[str, Any], frames: int, path: ToPath) -> list[Any]:
+    given = validated(_Images, section)
+    folder = Path(path(given.input_image_dir))
     by_frame = {
-        str(int(file.stem)): str(file)
-        for file in sorted(folder.glob("[0-9]*"))
-        if file.stem.isdecimal()
+        int(file.stem): str(file) for file in sorted(folder.glob("[0-9]*")) if file.stem.isdecimal()
     }
     if not by_frame:
-        problems.append(f"{place}.input_image_dir: {folder} has no pictures named by their frame")
-        return []
-    form = next((name for key, name in _FORMS.items() if given.get(key)), "ip-adapter_sd15")
-    ratio = given.get("prompt_fixed_ratio", 0.5)
-    held = travel({"prompt_map": by_frame, "prompt_fixed_ratio": ratio}, f"{place}.")
+        message = f"{folder} has no images named by their frame"
+        raise PromptFileError([Problem(message, "input_image_dir")])
+    form = next((name for key, name in _FORMS.items() if getattr(given, key)), "ip-adapter_sd15")
+    held = Texts(prompt_map=by_frame, prompt_fixed_ratio=given.prompt_fixed_ratio)
     return [{
         "path": f"{_ADAPTERS}/{form}.safetensors",
-        "pictures": held,
+        "images": held.travelled(frames, "ip_adapter_map.input_image_dir"),
         "encoder": f"{_ADAPTERS}/image_encoder",
-        "scale": given.get("scale", 0.5),
+        "scale": given.scale,
     }]  # fmt: skip
 
 
-def _regions(
-    given: Mapping[str, Any], travel: Travel, path: ToPath, problems: list[str]
-) -> list[Any]:
-    regions = []
-    for name, region in given.items():
-        place = f"region_map.{name}"
-        if name == "background":
-            back = section(region, ("is_init_img", "hint"), place, problems)
-            _refuse(back, {"is_init_img": False}, place, problems)
-            continue
-        if is_off(region):
-            continue
-        region = section(region, _OF_REGION, place, problems)
-        _refuse(region, {"is_init_img": False}, place, problems)
-        if region.get("crop_generation_rate"):
-            problems.append(f"{place}.crop_generation_rate: is not supported; set it to 0")
-        place += ".condition"
-        condition = section(region.get("condition"), _OF_CONDITION, place, problems)
-        if not is_off(condition.get("ip_adapter_map")):
-            problems.append(f"{place}.ip_adapter_map: is not supported; set its enable to false")
-        mask = _pictures(path(region.get("mask_dir")))
-        regions.append({"prompt": travel(condition, f"{place}."), "mask": mask})
+def _start(section: Mapping[str, Any], frames: int, path: ToPath) -> dict[str, Any]:
+    video = validated(_Video, section)
+    return {"images": _images(path(video.init_img_dir)), "strength": video.denoising_strength}
+
+
+def _regions(section: Mapping[str, Any], frames: int, path: ToPath) -> list[Any]:
+    regions, problems = [], Problems()
+    for name, values in section.items():
+        with problems.collecting(), at(str(name)):
+            if name == "background":
+                validated(_Background, values)
+            elif not is_off(values):
+                region = validated(_Region, values)
+                if not is_off(region.condition.ip_adapter_map):
+                    message = "is not supported; set its enable to false"
+                    raise PromptFileError([Problem(message, "condition.ip_adapter_map")])
+                prompt = region.condition.travelled(frames, f"region_map.{name}.condition")
+                regions.append({"prompt": prompt, "mask": _images(path(region.mask_dir))})
+    problems.check()
     return regions

@@ -1,11 +1,15 @@
 """A job: everything that decides one clip, fully resolved."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
+from annotated_types import Ge, Le
+from pydantic import PrivateAttr
+from typing_extensions import Self
+
+from ..errors import Problem
 from .camera import Camera
-from .choices import one_of
+from .choices import BetaSchedule, PredictionType, Travel
 from .conditions import (
     Animate,
     ControlNet,
@@ -18,153 +22,182 @@ from .conditions import (
     Start,
     T2IAdapter,
 )
-from .kinds import Source
+from .kinds import (
+    NO_FLAG,
+    Count,
+    KeyFrames,
+    Number,
+    Seed,
+    Share,
+    Source,
+    Strength,
+    from_start,
+)
 from .naming import output_name
 from .output import Output
+from .record import Record, is_key_frames, kinds_of
 from .sampling import FreeInit, Noise, Upscale, Window
-
-Travel = Literal["linear", "slerp"]
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
                 "motion_loras", "camera", "embeddings")  # fmt: skip
-"""A job's fields that say which model it needs."""
+"""Settings of a job that say which model it needs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
+class Adapter(Record):
     """A LoRA or MotionLoRA and how strongly it is merged."""
 
     path: Source
-    scale: float = 1.0
+    """A file, local or on the hub."""
+    scale: Number = 1.0
     """Factor on its change of the weights, any number; 0 is off."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Record):
     """One clip. Paths are as a command in the working folder would need them."""
 
     name: str
-    """Start of the file's name."""
-    prompt: Mapping[int, str]
-    """Text from a frame on, always with one for frame 0; several travel into each other."""
-    negative_prompt: Mapping[int, str] = field(default_factory=lambda: {0: ""})
-    """What not to show, in the same form."""
+    """Start of the file's name; default: from the prompt."""
+    prompt: KeyFrames[str]
+    """What to show: one text, or texts by frame between which the embedding is interpolated."""
+    negative_prompt: KeyFrames[str] = {0: ""}
+    """What not to show."""
     travel: Travel = "linear"
     """The way from one prompt's embedding to the next one's."""
-    clip_skip: int = 1
+    clip_skip: Count = 1
     """From which layer of the text encoder the embedding comes, counted from its end: 1 is the
     last (SDXL: the second last, as it was trained), 2 the one before it."""
-    seed: int
-    """0..2**64-1."""
+    seed: Seed
+    """0 to 2**64-1; a list makes a job each; -1, null or none draws one."""
     base: Source = "bundled:tiny"
+    """Base model: preset's, diffusers folder, checkpoint file or hub id."""
     variant: str | None = None
-    """Which weights of a base model's folder or hub id: fp16, for instance; None the plain ones."""
+    """Which weights of the base model's folder or hub id, for instance fp16; default: the plain
+    ones."""
     motion: Source | None = None
-    """Motion module; None takes the one that belongs to the base model."""
+    """Motion module: file, folder, or ORG/REPOSITORY/FILE on the hub; default: that of the base
+    model."""
     motion_version: str | None = None
-    """Version of the motion module where its content cannot tell."""
+    """Version of the motion module (v1, v2, v3, …) if its file cannot tell."""
     vae: Source | None = None
-    prediction_type: str | None = None
-    """epsilon, v_prediction or sample; None is what the base model's files say."""
+    """VAE to use instead of the base model's."""
+    prediction_type: PredictionType | None = None
+    """What the base model predicts; default: as its files say, else epsilon (SD2 checkpoint files:
+    v_prediction)."""
     loras: tuple[Adapter, ...] = ()
+    """LoRA, merged into the base model."""
     motion_loras: tuple[Adapter, ...] = ()
-    camera: Camera = field(default_factory=Camera)
+    """MotionLoRA, merged into the motion module."""
+    camera: Camera = Camera()
+    """How the camera moves."""
     embeddings: tuple[Source, ...] = ()
-    frames: int = 16
-    width: int = 512
+    """Textual inversion file."""
+    frames: Count = 16
+    """Length of the clip."""
+    width: Count = 512
     """Pixels."""
-    height: int = 512
+    height: Count = 512
     """Pixels."""
     window: Window | None = None
-    """None is the whole clip at once."""
-    noise: Noise = field(default_factory=Noise)
+    """Context windows; default: the whole clip at once."""
+    noise: Noise = Noise()
+    """The initial noise."""
     free_init: FreeInit | None = None
+    """FreeInit; default: off."""
     upscale: Upscale | None = None
-    steps: int = 25
-    guidance_scale: float = 7.5
-    """Classifier-free guidance; 1 is off."""
-    guidance_schedule: Mapping[float, float] | None = None
-    """Guidance scale by share of the steps done, 0 to 1, linear between; in place of
-    guidance_scale."""
-    guidance_rescale: float = 0.0
-    """How far the guided prediction's contrast is brought back to the unguided one's, 0 to 1
-    (arXiv 2305.08891, section 3.4)."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """A second pass at a larger size; default: off."""
+    steps: Count = 25
+    """Denoising steps."""
+    guidance_scale: Strength = 7.5
+    """Classifier-free guidance scale; 1 is off."""
+    guidance_schedule: Mapping[Share, Strength] | None = None
+    """Guidance scale by share of the steps done, linear between; in place of guidance_scale."""
+    guidance_rescale: Share = 0.0
+    """How far the guided prediction's contrast is brought back to the unguided one's (arXiv
+    2305.08891, section 3.4)."""
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Shares of the steps between which guidance acts (arXiv 2404.07724)."""
     scheduler: str = "ddim"
-    fast: int = 0
-    """Quicker for a price, 0 (the exact clip) to 3: in so many steps the model does not run, and
-    what it last said is used again."""
-    betas: tuple[float, float, str] | None = None
+    """Sampler, for instance ddim or euler."""
+    fast: Annotated[int, Ge(0), Le(3), NO_FLAG] = 0
+    """Trades quality for speed, 0 (the exact clip) to 3: in so many steps the model does not run,
+    and its last output is used again; see docs/speed.md."""
+    betas: tuple[Number, Number, BetaSchedule] | None = None
     """Noise schedule: start, end (above 0, below 1) and diffusers' name for the way between;
-    None is what the motion module was trained with."""
+    default: that of the motion module's training."""
     controlnets: tuple[ControlNet, ...] = ()
+    """ControlNets, which add up."""
     sparse_controls: tuple[SparseControl, ...] = ()
+    """SparseCtrl encoders, which add up."""
     t2i_adapters: tuple[T2IAdapter, ...] = ()
+    """T2I-Adapters, which add up."""
     ip_adapters: tuple[IPAdapter, ...] = ()
+    """IP-Adapters, which add up."""
     start: Start | None = None
+    """A video to begin from."""
     keyframes: Keyframes | None = None
+    """Images that frames are to be."""
     animate: Animate | None = None
+    """The image that a PIA module animates."""
     regions: tuple[Region, ...] = ()
-    motion_strength: MotionStrength = field(default_factory=MotionStrength)
-    motion_positions: MotionPositions = field(default_factory=MotionPositions)
-    output: Output = field(default_factory=Output)
+    """Parts of the frame with prompts of their own."""
+    motion_strength: MotionStrength = MotionStrength()
+    """How strongly the motion module acts."""
+    motion_positions: MotionPositions = MotionPositions()
+    """Positions of the frames for the motion module."""
+    output: Output = Output()
+    """How the clip is written."""
+    _origin: str = PrivateAttr("")
 
-    def __post_init__(self) -> None:
-        for key in ("prompt", "negative_prompt"):
-            texts = getattr(self, key)
-            if 0 not in texts:
-                raise ValueError(f"{key} must have a text for frame 0")
-            for frame in texts:
-                if not 0 <= frame < max(self.frames, 1):
-                    raise ValueError(f"{key} names frame {frame} but the clip has {self.frames}")
-        one_of("travel", self.travel, Travel)
-        if self.clip_skip < 1:
-            raise ValueError(f"clip_skip must be 1 (none) or more, got {self.clip_skip}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be 0 to 2**64-1, got {self.seed}")
-        for name in ("frames", "width", "height", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.fast not in range(4):
-            raise ValueError(f"fast must be 0 (exact) to 3 (quickest), got {self.fast}")
-        if self.guidance_scale < 0:
-            raise ValueError(f"guidance_scale must be 0 or more, got {self.guidance_scale:g}")
-        self._check_guidance()
-        if self.noise.frame_seeds and len(self.noise.frame_seeds) != self.frames:
-            raise ValueError(
-                f"noise.frame_seeds has {len(self.noise.frame_seeds)} seeds, but the clip "
-                f"{self.frames} frames"
-            )
-        if self.prediction_type not in (None, *PREDICTION_TYPES):
-            raise ValueError(
-                f"prediction_type must be {' or '.join(PREDICTION_TYPES)}, "
-                f"got {self.prediction_type!r}"
-            )
-        if self.betas is not None:
-            start, end, schedule = self.betas
-            if schedule not in BETA_SCHEDULES or not 0 < start <= end < 1:
-                raise ValueError(
-                    f"betas must be start, end and one of {', '.join(BETA_SCHEDULES)}, with "
-                    f"0 < start <= end < 1, got {list(self.betas)}"
-                )
+    @property
+    def origin(self) -> str:
+        """File and job that it was read from, as messages name them."""
+        return self._origin
 
-        output_name(self)
+    def __eq__(self, other: object) -> bool:
+        """Whether both make the same clip, wherever they were read from."""
+        return isinstance(other, Job) and dict(self) == dict(other)
 
-    def _check_guidance(self) -> None:
-        if not 0 <= self.guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale must be 0 to 1, got {self.guidance_rescale:g}")
+    def come_from(self, origin: str) -> Self:
+        """The job with its `origin`."""
+        self._origin = origin
+        return self
+
+    def misfits(self) -> Iterator[Problem]:
+        counted, problems = _counted(self, self.frames)
+        self.__dict__.update(dict(counted))  # before anybody else has the job
+        yield from problems
+        seeds = len(self.noise.frame_seeds)
+        if seeds not in (0, self.frames):
+            message = f"has {seeds} seeds, but the clip {self.frames} frames"
+            yield Problem(message, "noise.frame_seeds")
         start, end = self.guidance_interval
-        if not 0 <= start < end <= 1:
-            raise ValueError(
-                f"guidance_interval must be [start, end] with 0 <= start < end <= 1, "
-                f"got [{start:g}, {end:g}]"
-            )
-        for share, scale in (self.guidance_schedule or {}).items():
-            if not 0 <= share <= 1 or scale < 0:
-                raise ValueError(
-                    "guidance_schedule must map shares 0 to 1 to scales of 0 or more, "
-                    f"got {share:g}: {scale:g}"
-                )
+        if start >= end:
+            yield Problem(f"must have start below end, got {[start, end]}", "guidance_interval")
+        if self.betas is not None and not 0 < self.betas[0] <= self.betas[1] < 1:
+            yield Problem(f"must have 0 < start <= end < 1, got {list(self.betas)}", "betas")
+        try:
+            output_name(self)
+        except ValueError as error:
+            yield Problem(str(error), "output.name")
+
+
+def _counted(value: Any, frames: int, key: str = "") -> tuple[Any, list[Problem]]:
+    """A record with the key frames in it counted from the clip's start; and what is wrong."""
+    if isinstance(value, tuple):
+        pairs = [_counted(item, frames, f"{key}[{i}]") for i, item in enumerate(value)]
+        return tuple(item for item, _ in pairs), [one for _, found in pairs for one in found]
+    if not isinstance(value, Record):
+        return value, []
+    changes: dict[str, Any] = {}
+    problems = []
+    for name, kind in kinds_of(type(value)).items():
+        here, old = f"{key}.{name}".removeprefix("."), getattr(value, name)
+        if is_key_frames(kind) and old is not None:
+            try:
+                changes[name] = from_start(old, frames)
+            except ValueError as error:
+                problems.append(Problem(str(error), here))
+            continue
+        changes[name], found = _counted(old, frames, here)
+        problems += found
+    return value.model_copy(update=changes), problems

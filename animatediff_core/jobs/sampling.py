@@ -1,9 +1,14 @@
-"""Settings of sampling: windows, noise, FreeInit and the second pass."""
+"""Settings of sampling: context windows, noise, FreeInit and the second pass."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from .choices import one_of
+from annotated_types import Ge, Gt
+from pydantic import Field
+
+from ..errors import Problem
+from .kinds import NO_FLAG, Count, Flag, Index, Seed, ShareOfSteps, Strength
+from .record import Record
 
 WindowSchedule = Literal["standard_static", "standard_uniform", "looped_uniform"]
 Fuse = Literal["pyramid", "flat", "overlap_linear"]
@@ -12,106 +17,77 @@ Filter = Literal["butterworth", "gaussian", "ideal"]
 Method = Literal["nearest", "bilinear", "bicubic"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """How a clip longer than the motion module's is denoised in overlapping parts."""
+class Window(Record):
+    """Context windows: how a clip longer than the motion module's is denoised."""
 
-    length: int = 16
-    """Frames denoised together, 2 up to what the motion module knows."""
-    overlap: int = 4
-    """Frames that neighbours share, 0 up to length - 1."""
-    stride: int = 1
-    """Number of scales: windows whose frames lie 1, 2, 4, ... 2**(stride - 1) apart; 1 or more.
+    length: Annotated[int, Ge(2), NO_FLAG] = 16
+    """Frames denoised together, for clips longer than the motion module's."""
+    overlap: Index = Field(default_factory=lambda data: data["length"] // 4)
+    """Frames that neighbouring windows share, below length; default: a quarter of the window."""
+    stride: Count = 1
+    """Number of scales: windows whose frames are 1, 2, 4, ... 2**(stride - 1) apart.
     standard_static knows only 1."""
     schedule: WindowSchedule = "standard_uniform"
     """standard_uniform: shifted from step to step, so that no seam stays in one place;
     standard_static: the same windows in every step; looped_uniform: shifted, and on around the
-    clip's end, so that it loops without a seam, also where it is no longer than a window."""
+    clip's end, so that it loops without a seam, also if it is no longer than a window."""
     fuse: Fuse = "pyramid"
-    """How the windows' predictions are weighted where they overlap."""
+    """Weights where windows overlap."""
 
-    def __post_init__(self) -> None:
-        if self.length < 2:
-            raise ValueError(f"window.length must be 2 or more, got {self.length}")
-        if not 0 <= self.overlap < self.length:
-            raise ValueError(
-                f"window.overlap must be 0 or more and below length {self.length}, "
-                f"got {self.overlap}"
-            )
-        if self.stride < 1:
-            raise ValueError(f"window.stride must be 1 or more, got {self.stride}")
+    def misfits(self) -> Iterator[Problem]:
+        if self.overlap >= self.length:
+            yield Problem(f"must be below length {self.length}, got {self.overlap}", "overlap")
         if self.stride > 1 and self.schedule == "standard_static":
-            raise ValueError(
-                "window.stride above 1 needs schedule standard_uniform or looped_uniform"
-            )
-        one_of("window.schedule", self.schedule, WindowSchedule)
-        one_of("window.fuse", self.fuse, Fuse)
+            yield Problem("above 1 needs schedule standard_uniform or looped_uniform", "stride")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """What the frames' first noise has in common."""
+class Noise(Record):
+    """What the initial noise of the frames has in common."""
 
     type: NoiseType = "independent"
     """independent; shared: one noise for all frames; mixed and progressive: arXiv 2305.10474;
     freenoise: the window's noise again, shuffled, arXiv 2310.15169."""
-    alpha: float = 1.0
-    """Share of the common noise for mixed and progressive, 0 or more; 0 is independent."""
-    frame_seeds: tuple[int, ...] = ()
+    alpha: Strength = 1.0
+    """Share of the common noise for mixed and progressive; 0 is independent."""
+    frame_seeds: tuple[Seed, ...] = ()
     """A seed for each frame's own noise instead of the job's, as many as frames."""
 
-    def __post_init__(self) -> None:
-        one_of("noise.type", self.type, NoiseType)
-        if self.alpha < 0:
-            raise ValueError(f"noise.alpha must be 0 or more, got {self.alpha:g}")
-        if any(not 0 <= seed < 2**64 for seed in self.frame_seeds):
-            raise ValueError("noise.frame_seeds must be 0 to 2**64-1 each")
+    def misfits(self) -> Iterator[Problem]:
         if self.frame_seeds and self.type in ("shared", "freenoise"):
-            raise ValueError(f"noise.frame_seeds do not go with type {self.type}")
+            yield Problem(f"do not go with type {self.type}", "frame_seeds")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FreeInit:
-    """Sampling again from noise that keeps the last result's slow parts (arXiv 2312.07537)."""
+class FreeInit(Record):
+    """Sampling again from noise that keeps the last result's low frequencies (arXiv 2312.07537)."""
 
-    iterations: int = 3
-    """How often the clip is sampled, 2 or more."""
+    iterations: Annotated[int, Ge(2), NO_FLAG] = 3
+    """How often the clip is sampled."""
     filter: Filter = "butterworth"
-    order: int = 4
-    """Of the butterworth filter, 1 or more."""
-    spatial_stop: float = 0.25
-    """Where the low pass ends in space, above 0 up to 1 (the highest frequency)."""
-    temporal_stop: float = 0.25
-    """The same in time."""
-    fast: bool = False
+    """The low-pass filter."""
+    order: Count = 4
+    """Order of the butterworth filter."""
+    spatial_stop: ShareOfSteps = 0.25
+    """Where the low pass ends in space; 1 is the highest frequency."""
+    temporal_stop: ShareOfSteps = 0.25
+    """Where the low pass ends in time; 1 is the highest frequency."""
+    fast: Flag = False
     """Fewer steps in the first iterations."""
 
-    def __post_init__(self) -> None:
-        one_of("free_init.filter", self.filter, Filter)
-        for name in ("spatial_stop", "temporal_stop"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"free_init.{name} must be above 0 and at most 1")
-        if self.iterations < 2:
-            raise ValueError(f"free_init.iterations must be 2 or more, got {self.iterations}")
-        if self.order < 1:
-            raise ValueError(f"free_init.order must be 1 or more, got {self.order}")
 
+class Upscale(Record):
+    """A second pass: the latents enlarged, then denoised in a part of the steps."""
 
-@dataclass(frozen=True, kw_only=True)
-class Upscale:
-    """A second pass: the latents made larger, then denoised from part of the way."""
-
-    scale: float = 2.0
-    """Factor on width and height, above 1; the result must suit the VAE."""
-    strength: float = 0.5
-    """Share of the steps that the second pass runs, above 0 up to 1."""
+    scale: Annotated[float, Gt(1), NO_FLAG] = 2.0
+    """Factor on width and height; the result must suit the VAE."""
+    strength: ShareOfSteps = 0.5
+    """Share of the steps that the second pass runs."""
     method: Method = "bicubic"
+    """How the latents are enlarged."""
 
-    def __post_init__(self) -> None:
-        if self.scale <= 1:
-            raise ValueError(f"upscale.scale must be above 1, got {self.scale:g}")
-        if not 0 < self.strength <= 1:
-            raise ValueError(
-                f"upscale.strength must be above 0 and at most 1, got {self.strength:g}"
-            )
-        one_of("upscale.method", self.method, Method)
+
+def first_step(strength: float, steps: int) -> int:
+    """The step, counted from 0, from which a share of the steps runs.
+
+    The share counts as the nearest whole number of steps; at least one runs.
+    """
+    return steps - max(1, round(steps * strength))

@@ -1,25 +1,21 @@
 """The sidecar: a prompt file beside each clip that makes the same clip again."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .layers import with_sources
 from .presets import OWN
 from .records import Job
-from .sampling import Window
 
 _ALWAYS = OWN | {"name", "prompt", "seed", "base"}
-"""What a base model alone would decide, and what tells one job from another."""
+"""Settings that a base model alone would decide, and those that tell one job from another."""
 
 
 def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
     """YAML that `load_prompt_file` reads back as exactly this job, wherever it is run from.
 
-    Of the job it has what is not as usual. `made_with` records what the clip was made with
+    It has the job's settings that are not defaults. `made_with` records what the clip was made with
     (device, versions, digests); it is not read.
     """
     settings = job_settings(job)
@@ -31,33 +27,11 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
 
 
 def job_settings(job: Job) -> dict[str, Any]:
-    """A job as a prompt file says it: plain values of what is not as usual, paths absolute."""
-    settings = with_sources(_plain(job, _ALWAYS), _absolute)
+    """A job as plain settings of a prompt file: those that are not defaults, paths absolute."""
+    changed = job.model_dump(exclude_defaults=True) | job.model_dump(include=set(_ALWAYS))
+    if job.window is not None:  # of which one setting follows from another
+        changed["window"] = job.window.model_dump()
     for key in ("prompt", "negative_prompt"):
-        if list(settings.get(key, ())) == [0]:
-            settings[key] = settings[key][0]
-    return settings
-
-
-def _plain(value: Any, always: frozenset[str] = frozenset()) -> Any:
-    """A record as a mapping of those fields that are not as usual."""
-    if isinstance(value, Window):  # of which one field follows from another
-        return asdict(value)
-    if is_dataclass(value):
-        written = {}
-        for field in fields(value):
-            own = getattr(value, field.name)
-            factory = field.default_factory
-            usual = field.default if factory is MISSING else factory()
-            if field.name in always or usual is MISSING or own != usual:
-                written[field.name] = _plain(own)
-        return written
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return value
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).exists() else name
+        if list(changed.get(key, ())) == [0]:
+            changed[key] = changed[key][0]
+    return {key: changed[key] for key in Job.model_fields if key in changed}

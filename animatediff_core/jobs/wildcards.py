@@ -5,32 +5,36 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import PromptFileError
+
 _WILDCARD = re.compile(r"__(\w[\w-]*?(?:/\w[\w-]*?)*)__")
 _DEEPEST = 8
 """How often a chosen line may hold wildcards in turn."""
 
 
-def expanded(text: str, seed: int, use: str, folders: Sequence[Path]) -> str:
+def chosen(text: str, seed: int, use: str, folders: Sequence[Path]) -> str:
     """The text with each wildcard replaced by a line of its file, found in the first of `folders`
     that has it, there or under wildcards/.
 
     The choice depends on nothing but the seed, the name, its place among the wildcards of the text
-    and `use`, which tells a job's texts apart: it is the same on every machine. Raises ValueError
-    where a file is missing, empty, or names itself.
+    and `use`, which tells a job's texts apart: it is the same on every machine. Raises
+    PromptFileError if a file is missing, empty, or names itself.
     """
     number = 0
 
-    def chosen(match: re.Match[str], depth: int) -> str:
+    def line_of(match: re.Match[str], depth: int) -> str:
         nonlocal number
         lines = _lines(match[1], folders)
         digest = hashlib.sha256(f"{seed}/{use}/{match[1]}/{number}".encode()).digest()
         number += 1
         if depth == _DEEPEST:
-            raise ValueError(f"the wildcard __{match[1]}__ leads back to itself; break the circle")
+            raise PromptFileError(
+                f"the wildcard __{match[1]}__ leads back to itself; break the circle"
+            )
         line = lines[int.from_bytes(digest, "big") % len(lines)]
-        return _WILDCARD.sub(lambda inner: chosen(inner, depth + 1), line)
+        return _WILDCARD.sub(lambda inner: line_of(inner, depth + 1), line)
 
-    return _WILDCARD.sub(lambda match: chosen(match, 0), text)
+    return _WILDCARD.sub(lambda match: line_of(match, 0), text)
 
 
 def _lines(name: str, folders: Sequence[Path]) -> list[str]:
@@ -41,12 +45,12 @@ def _lines(name: str, folders: Sequence[Path]) -> list[str]:
             try:
                 lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{place}: cannot be read as text") from error
+                raise PromptFileError(f"{place}: cannot be read as text") from error
             lines = [line for line in lines if line and not line.startswith("#")]
             if lines:
                 return lines
-            raise ValueError(f"{place}: has no line for the wildcard __{name}__")
-    raise ValueError(
+            raise PromptFileError(f"{place}: has no line for the wildcard __{name}__")
+    raise PromptFileError(
         f"the wildcard __{name}__ has no file; put {name}.txt beside the prompt file, a choice a "
         "line"
     )

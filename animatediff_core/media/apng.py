@@ -1,12 +1,13 @@
-"""APNG: lossless or in a palette, and only what changes from frame to frame.
+"""APNG writer: lossless or in a palette, changed pixels only, exact timing.
 
-Pillow compresses each picture; the chunks around them are written here, one frame at a time.
-Layout after the PNG specification, third edition, sections 4.9 and 11.3.6.
+Pillow compresses each frame. The chunks around them are written here (PNG specification, third
+edition, sections 4.9 and 11.3.6), because Pillow keeps all frames in memory and joins equal ones.
 """
 
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .encoding import Encoding
-from .frames import Frames, changed_box, size_of
+from .frames import Frames, changes, size_of
 from .palette import Quantizer, make_palette
 from .settings import PNG_KEY
 
@@ -27,35 +28,34 @@ def write_apng(frames: Frames, path: Path, encoding: Encoding, text: str) -> Non
     width, height = size_of(frames)
     delay = (1 / Fraction(encoding.fps)).limit_denominator(65535)
     timing = struct.pack(">HHBB", delay.numerator, delay.denominator, 0, 0)
-    palette = None if encoding.colours is None else make_palette(frames, encoding.colours)
-    quantizer = None if palette is None else Quantizer(palette, encoding.dither)
+    images: Iterable[np.ndarray] = (frames[i] for i in range(len(frames)))
+    palette = None
+    if encoding.colours is not None:
+        palette = make_palette(frames, encoding.colours)
+        images = map(Quantizer(palette, encoding.dither).indices, images)
     number = 0  # of fcTL and fdAT chunks together
-    before: np.ndarray | None = None
     with path.open("wb") as file:
         file.write(_START)
-        kind = 2 if palette is None else 3  # true colour, or indices
-        _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
+        color_type = 2 if palette is None else 3  # RGB, or palette indices
+        header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+        _write_chunk(file, b"IHDR", header)
         _write_chunk(file, b"acTL", struct.pack(">II", len(frames), 0))
         if text:
-            # compressed, as ffmpeg takes an APNG for a PNG where much stands before the picture
+            # compressed, because ffmpeg takes an APNG with much text before its image for a PNG
             packed = PNG_KEY.encode() + b"\0\1\0\0\0" + zlib.compress(text.encode())
             _write_chunk(file, b"iTXt", packed)
         if palette is not None:
             _write_chunk(file, b"PLTE", palette.tobytes())
-        for index in range(len(frames)):
-            frame = frames[index] if quantizer is None else quantizer.indices(frames[index])
-            box = (0, 0, width, height) if before is None else changed_box(before, frame)
-            left, top, right, bottom = box
-            place = struct.pack(">IIIII", number, right - left, bottom - top, left, top)
-            _write_chunk(file, b"fcTL", place + timing)
+        for previous, frame, (left, top, right, bottom) in changes(images):
+            region = struct.pack(">IIIII", number, right - left, bottom - top, left, top)
+            _write_chunk(file, b"fcTL", region + timing)
             number += 1
             data = _compressed(frame[top:bottom, left:right])
-            if index == 0:
+            if previous is None:
                 _write_chunk(file, b"IDAT", data)
             else:
                 _write_chunk(file, b"fdAT", struct.pack(">I", number) + data)
                 number += 1
-            before = frame
         _write_chunk(file, b"IEND", b"")
 
 
@@ -65,13 +65,13 @@ def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
 
 
 def _compressed(frame: np.ndarray) -> bytes:
-    """The image data of a PNG, as Pillow compresses it: of colours h w 3 or indices h w."""
+    """Image data of a PNG by Pillow, of colours h w 3 or indices h w."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(frame)).save(buffer, format="PNG")
-    content, place, data = buffer.getvalue(), len(_START), b""
-    while place < len(content):
-        size = int.from_bytes(content[place : place + 4], "big")
-        if content[place + 4 : place + 8] == b"IDAT":
-            data += content[place + 8 : place + 8 + size]
-        place += size + 12
+    content, position, data = buffer.getvalue(), len(_START), b""
+    while position < len(content):
+        size = int.from_bytes(content[position : position + 4], "big")
+        if content[position + 4 : position + 8] == b"IDAT":
+            data += content[position + 8 : position + 8 + size]
+        position += size + 12
     return data

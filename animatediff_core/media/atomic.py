@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to disk, renamed."""
+"""Atomic writes: to a temporary name beside the file, flushed to disk, renamed."""
 
 import errno
 import os
@@ -14,76 +14,79 @@ from ..errors import SurroundingsError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes the final name only if all went well.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Context manager: yields a temporary path, which is renamed to `path` if the block succeeds.
 
-    A full or read-only disk becomes a SurroundingsError that names the file.
+    A full or read-only disk raises SurroundingsError.
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with explained(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield beside
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            beside.chmod(0o644)
-            os.replace(beside, path)
+            yield temporary
+            _flush(temporary)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a new folder: it is there with everything in it, or it is not there.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Context manager: yields a temporary folder, which is renamed to `path` if the block succeeds.
 
-    A folder of that name must not be there yet, unless it is empty.
+    A folder at `path` must be empty.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with explained(path):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            yield beside
-            for written in beside.iterdir():
-                with written.open("rb") as file:
-                    os.fsync(file.fileno())
-            os.rename(beside, path)
+        with disk_errors(path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.iterdir():
+                _flush(file)
+            os.rename(temporary, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or none."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write a text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file would be larger than the limit; raise the limit",
+    errno.EACCES: "no permission to write there; grant it",
+    errno.EROFS: "the disk is read-only; make it writable",
+}
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """What the system refuses while `path` is written becomes a SurroundingsError that names it."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Context manager: system errors while `path` is written become SurroundingsError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        cause = _refusal(error)
+        cause = _system_error(error)
         if cause is None:
             raise
-        reasons = {
-            errno.ENOSPC: "the disk is full; free some space",
-            errno.EDQUOT: "the disk quota is used up; free some space",
-            errno.EFBIG: "it would be larger than a file may be there; raise the limit",
-            errno.EACCES: "no permission to write there; grant it",
-            errno.EROFS: "the disk is read-only; make it writable",
-        }
-        if cause.errno in reasons:
-            why = f"{reasons[cause.errno]}, or choose another output folder"
-        else:
-            why = f"cannot be written ({cause.strerror or cause})"
-        raise SurroundingsError(f"{path}: {why}") from error
+        reason = f"cannot be written ({cause.strerror or cause})"
+        if cause.errno in _REASONS:
+            reason = f"{_REASONS[cause.errno]}, or choose another output folder"
+        raise SurroundingsError(f"{path}: {reason}") from error
 
 
-def _refusal(error: BaseException | None) -> OSError | None:
-    """The system's own error, or what led to a library's: safetensors has it in words, torch
-    raises another while it closes the file."""
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The OSError behind an error: safetensors only quotes it, torch chains another to it."""
     while error is not None:
         if isinstance(error, OSError):
             return error

@@ -1,4 +1,4 @@
-"""Clips to files of every format, and whether a format can be written here at all."""
+"""Clip writer for every format, and the check that a format can be written here."""
 
 import tempfile
 from functools import cache
@@ -9,48 +9,45 @@ from PIL import features
 
 from ..errors import MediaError
 from .apng import write_apng
-from .atomic import replacing, replacing_folder
+from .atomic import atomic_folder, atomic_write
 from .encoding import Encoding
+from .ffmpeg import write_video
 from .frames import Frames, size_of
 from .gif import write_gif
-from .movie import write_movie
-from .stills import write_frames
+from .image import write_frames
 from .webp import write_webp
 
-FORMATS = ("gif", "mp4", "webm", "webp", "apng", "png")
+_WRITERS = {
+    "gif": write_gif,
+    "webp": write_webp,
+    "apng": write_apng,
+    "mp4": write_video,
+    "webm": write_video,
+}
 
 
 def write_clip(frames: Frames, path: Path, encoding: Encoding, *, text: str = "") -> None:
-    """Write a clip, whole or not at all; frames are read one at a time. The file carries `text`.
+    """Write a clip that carries `text`; frames are read one at a time.
 
-    `path` is a folder where the format is png. Raises MediaError where the encoder refuses,
-    SurroundingsError where the disk does.
+    `path` is a folder for format png. Raises MediaError if the encoder fails, SurroundingsError
+    if the disk does.
     """
     check_size(encoding.format, *size_of(frames))
     if encoding.format == "png":
-        with replacing_folder(path) as beside:
-            write_frames(frames, beside, text)
+        with atomic_folder(path) as folder:
+            write_frames(frames, folder, text)
         return
-    with replacing(path) as beside:
-        encode(frames, beside, encoding, text)
+    with atomic_write(path) as temporary:
+        encode(frames, temporary, encoding, text)
 
 
 def encode(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
-    """Write a file of any format but png, where it stands."""
-    if encoding.format == "gif":
-        write_gif(frames, path, encoding, text)
-    elif encoding.format == "webp":
-        write_webp(frames, path, encoding, text)
-    elif encoding.format == "apng":
-        write_apng(frames, path, encoding, text)
-    elif encoding.format in ("mp4", "webm"):
-        write_movie(frames, path, encoding, text)
-    else:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {encoding.format!r}")
+    """Write a file of any format but png, not atomically."""
+    _WRITERS[encoding.format](frames, path, encoding, text)
 
 
 def check_size(format: str, width: int, height: int) -> None:
-    """MediaError where a format cannot hold pictures of this size."""
+    """MediaError if a format does not support this size."""
     if format in ("mp4", "webm") and (width % 2 or height % 2):
         raise MediaError(
             f"{format} needs an even width and height, got {width} x {height}; change the size or "
@@ -65,7 +62,7 @@ def check_size(format: str, width: int, height: int) -> None:
 
 @cache
 def check_encoder(encoding: Encoding, width: int, height: int) -> None:
-    """Encode two frames of noise: MediaError in one sentence where that cannot work."""
+    """MediaError if two frames of noise cannot be encoded."""
     check_size(encoding.format, width, height)
     if encoding.format == "gif" and 100 / encoding.fps > 65535:
         raise MediaError(f"gif shows a frame for 655 seconds at most; fps {encoding.fps:g} is less")
@@ -73,5 +70,5 @@ def check_encoder(encoding: Encoding, width: int, height: int) -> None:
         raise MediaError("this Pillow was built without webp; write gif, apng, png, mp4 or webm")
     if encoding.format in ("mp4", "webm"):
         noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
-        with tempfile.TemporaryDirectory(prefix="animatediff-") as scratch:
-            write_clip(noise, Path(scratch) / f"trial.{encoding.format}", encoding)
+        with tempfile.TemporaryDirectory(prefix="animatediff-") as folder:
+            write_clip(noise, Path(folder) / f"trial.{encoding.format}", encoding)

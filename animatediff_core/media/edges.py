@@ -1,75 +1,67 @@
-"""Canny's edges (IEEE PAMI 8, 1986), as ControlNet's were made: of the picture itself, unblurred.
+"""Canny edge detection (IEEE PAMI 8, 1986) without blur, as for the training of ControlNets.
 
-The steps and thresholds are those of OpenCV's `Canny(picture, low, high)`: Sobel gradients with the
-sum of their magnitudes as strength, thinned along their direction, then grown from strong to weak.
+Steps and thresholds are those of OpenCV's `Canny(image, low, high)`: Sobel gradients with the L1
+norm, non-maximum suppression, hysteresis.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 _TAN_22 = np.tan(np.pi / 8)
 
 
-def canny(picture: np.ndarray, low: float = 100, high: float = 200) -> np.ndarray:
-    """White edges on black, h w 3 uint8, of a picture h w 3 uint8.
+def canny(image: np.ndarray, low: float = 100, high: float = 200) -> np.ndarray:
+    """White edges on black, h w 3 uint8, of an image h w 3 uint8.
 
-    Gradients above `high` are edges, those above `low` where they touch one; both on the scale of
-    Sobel's kernel, where a step from black to white has 1020.
+    Gradients above `high` are edges, and those above `low` that touch one. A step from black to
+    white has 1020.
     """
-    across, down = _strongest_gradients(picture.astype(np.int32))
-    strength = np.abs(across) + np.abs(down)
-    thin = _thinned(strength, across, down)
-    weak = thin & (strength > low)
-    edges = _grown(thin & (strength > high), weak)
+    gx, gy = _gradients(image.astype(np.int32))
+    strength = np.abs(gx) + np.abs(gy)
+    thin = _local_maxima(strength, gx, gy)
+    edges = _hysteresis(thin & (strength > high), thin & (strength > low))
     return np.repeat(edges[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 
-def _strongest_gradients(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sobel's two gradients, h w, of the channel in which they are strongest."""
-    p = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+def _gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sobel gradients, h w each, of the channel in which they are strongest."""
+    p = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = p[:-2] + 2 * p[1:-1] + p[2:]
     columns = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
-    across = rows[:, 2:] - rows[:, :-2]  # h w 3
-    down = columns[2:] - columns[:-2]
-    best = (np.abs(across) + np.abs(down)).argmax(axis=2)[..., None]
-    return (
-        np.take_along_axis(across, best, axis=2)[..., 0],
-        np.take_along_axis(down, best, axis=2)[..., 0],
-    )
+    gx, gy = rows[:, 2:] - rows[:, :-2], columns[2:] - columns[:-2]  # h w 3
+    best = (np.abs(gx) + np.abs(gy)).argmax(axis=2)[..., None]
+    gx, gy = (np.take_along_axis(g, best, axis=2)[..., 0] for g in (gx, gy))
+    return gx, gy
 
 
-def _thinned(strength: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Where a gradient is the strongest along its own direction, of four."""
+def _local_maxima(strength: np.ndarray, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
+    """Non-maximum suppression: pixels whose gradient is strongest along its direction, of four."""
     height, width = strength.shape
     p = np.pad(strength, 1)
+    horizontal = np.abs(gy) < _TAN_22 * np.abs(gx)
+    vertical = np.abs(gx) < _TAN_22 * np.abs(gy)
+    diagonal = ~horizontal & ~vertical
+    falling = diagonal & (gx * gy >= 0)  # to the lower right
+    maxima = np.zeros(strength.shape, bool)
+    for mask, dy, dx in (
+        (horizontal, 0, 1),
+        (vertical, 1, 0),
+        (falling, 1, 1),
+        (diagonal & ~falling, 1, -1),
+    ):
+        before = p[1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width]
+        after = p[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+        above = strength > after if dy and dx else strength >= after
+        maxima |= mask & (strength > before) & above
+    return maxima
 
-    def beside(dy: int, dx: int) -> np.ndarray:
-        return p[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
 
-    horizontal = np.abs(down) < _TAN_22 * np.abs(across)
-    vertical = np.abs(across) < _TAN_22 * np.abs(down)
-    falling = ~horizontal & ~vertical & (across * down >= 0)  # towards the lower right
-    directions = ((horizontal, 0, 1), (vertical, 1, 0), (falling, 1, 1),
-                  (~horizontal & ~vertical & ~falling, 1, -1))  # fmt: skip
-    thin = np.zeros(strength.shape, bool)
-    for where, dy, dx in directions:
-        before, after = beside(-dy, -dx), beside(dy, dx)
-        straight = where & (strength > before) & (strength >= after)
-        slanted = where & (strength > before) & (strength > after)
-        thin |= slanted if dy and dx else straight
-    return thin
-
-
-def _grown(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
-    """All weak points that are joined to a strong one, over corners too."""
+def _hysteresis(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """Strong pixels, and all weak ones that are connected to one, diagonals included."""
     edges = strong
     while True:
-        p = np.pad(edges, 1)
-        height, width = edges.shape
-        near = np.zeros_like(edges)
-        for dy in range(3):
-            for dx in range(3):
-                near |= p[dy : dy + height, dx : dx + width]
-        more = near & weak | edges
-        if (more == edges).all():
+        near = sliding_window_view(np.pad(edges, 1), (3, 3)).any(axis=(2, 3))
+        grown = near & weak | edges
+        if (grown == edges).all():
             return edges
-        edges = more
+        edges = grown

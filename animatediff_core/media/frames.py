@@ -1,9 +1,9 @@
-"""Clips as sequences of frames, read one at a time: memory does not grow with a clip's length.
+"""Clips as sequences of frames, read one at a time so that memory does not grow with the length.
 
 Frames are h w 3 uint8 RGB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,20 +12,18 @@ from PIL import Image
 
 
 class Frames(Protocol):
-    """A clip: an array f h w 3 uint8, memory-mapped or not, or one of the views below."""
+    """A clip: an array f h w 3 uint8, memory-mapped or not, or a view of one."""
 
     def __len__(self) -> int:
         """Number of frames."""
-        ...
 
     def __getitem__(self, index: int, /) -> np.ndarray:
         """One frame, h w 3 uint8."""
-        ...
 
 
 @dataclass(frozen=True)
 class Picked:
-    """Some of a clip's frames in another order."""
+    """View of chosen frames of a clip, in any order."""
 
     frames: Frames
     indices: Sequence[int]
@@ -39,7 +37,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A clip in another size."""
+    """View of a clip in another size."""
 
     frames: Frames
     width: int
@@ -49,18 +47,18 @@ class Scaled:
         return len(self.frames)
 
     def __getitem__(self, index: int, /) -> np.ndarray:
-        picture = Image.fromarray(np.ascontiguousarray(self.frames[index]))
-        return np.asarray(picture.resize((self.width, self.height), Image.Resampling.LANCZOS))
+        image = Image.fromarray(np.ascontiguousarray(self.frames[index]))
+        return np.asarray(image.resize((self.width, self.height), Image.Resampling.LANCZOS))
 
 
 def ping_pong(frames: Frames) -> Picked:
-    """Forth and back again: the turning frames are shown once, so that the clip loops evenly."""
+    """The clip forwards, then backwards; the turning frames are shown once."""
     count = len(frames)
     return Picked(frames, [*range(count), *range(count - 2, 0, -1)])
 
 
 def size_of(frames: Frames) -> tuple[int, int]:
-    """Width and height in pixels; ValueError where these are no frames."""
+    """Width and height in pixels; ValueError if these are no frames."""
     if not len(frames):
         raise ValueError("a clip must have at least one frame")
     first = frames[0]
@@ -70,17 +68,28 @@ def size_of(frames: Frames) -> tuple[int, int]:
 
 
 def durations(count: int, fps: float, *, unit: int = 100) -> list[int]:
-    """Whole `unit`ths of a second for each frame; no frame starts more than half of one off."""
+    """Durations in whole 1/`unit` s; each frame starts within half a unit of its exact time."""
     starts = [round(unit * index / fps) for index in range(count + 1)]
     return [after - before for before, after in zip(starts, starts[1:], strict=False)]
 
 
-def changed_box(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what differs between two pictures; one pixel if nothing does."""
-    differs = before != after
-    if differs.ndim == 3:
-        differs = differs.any(axis=2)
-    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
-    if not rows.size:
-        return 0, 0, 1, 1
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
+
+
+def changes(frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray | None, np.ndarray, Box]]:
+    """Each frame with the one before it and the box in which they differ (h w or h w 3).
+
+    The box holds one pixel if nothing changes, and the whole first frame.
+    """
+    previous = None
+    for frame in frames:
+        box = (0, 0, frame.shape[1], frame.shape[0])
+        if previous is not None:
+            differs = (previous != frame).reshape(*frame.shape[:2], -1).any(axis=2)
+            rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
+            box = (0, 0, 1, 1)
+            if rows.size:
+                box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        yield previous, frame, box
+        previous = frame

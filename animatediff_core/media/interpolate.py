@@ -1,9 +1,9 @@
-"""More frames a second: ffmpeg's minterpolate moves the blocks of pixels part of their way."""
+"""Frame interpolation with ffmpeg's minterpolate filter (motion-compensated blocks)."""
 
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -13,8 +13,8 @@ from ..errors import MediaError
 from .frames import Frames, Picked, size_of
 from .on_disk import on_disk
 
-_AHEAD = 3
-"""Frames that the filter wants to see beyond the last one that it makes."""
+_LOOKAHEAD = 3
+"""Frames that the filter needs after the last one that it makes."""
 
 
 def num_interpolated(count: int, fps: float, target: float) -> int:
@@ -25,16 +25,14 @@ def num_interpolated(count: int, fps: float, target: float) -> int:
 def interpolated(
     frames: Frames, fps: float, target: float, *, loops: bool = False, folder: Path | None = None
 ) -> np.ndarray:
-    """The clip at `target` frames a second: f h w 3, mapped from a file without a name in `folder`
-    (by default where temporary files are).
+    """The clip at `target` frames a second, with the same duration: f h w 3, on disk in `folder`.
 
-    It lasts as long as it did and its n-th frame shows the time n / target. What comes after the
-    last frame is the first one where the clip `loops`, else the last stays. MediaError where the
-    filter is missing or the frames are too few or too small for it.
+    Frame n shows the time n / target. After the last frame comes the first if the clip `loops`,
+    else the last is repeated. MediaError if the filter is missing, or frames are too few or small.
     """
     check_interpolation(*size_of(frames), len(frames))
     count = num_interpolated(len(frames), fps, target)
-    after = [index % len(frames) if loops else len(frames) - 1 for index in range(_AHEAD)]
+    after = [index % len(frames) if loops else len(frames) - 1 for index in range(_LOOKAHEAD)]
     longer = Picked(frames, [*range(len(frames)), *after])
     made = islice(_filtered(longer, fps, target), count)
     shown = on_disk((frame[None] for frame in made), folder or Path(tempfile.gettempdir()))
@@ -44,11 +42,13 @@ def interpolated(
 
 
 def check_interpolation(width: int, height: int, count: int) -> None:
-    """MediaError where a clip cannot be interpolated."""
+    """MediaError if a clip cannot be interpolated."""
     if "minterpolate" not in av.filter.filters_available:
         raise MediaError("this PyAV has no minterpolate; leave output.interpolate out")
     if count < 2:
-        raise MediaError("output.interpolate needs two frames or more; raise frames or leave it")
+        raise MediaError(
+            "output.interpolate needs two frames or more; raise frames or leave it out"
+        )
     if min(width, height) < 16:
         raise MediaError(
             f"output.interpolate needs 16 pixels a side or more, got {width} x {height}"
@@ -69,8 +69,8 @@ def _filtered(frames: Frames, fps: float, target: float) -> Iterator[np.ndarray]
         graph.add("format", "rgb24"),
         graph.add("buffersink"),
     ]
-    for one, next_one in zip(chain, chain[1:], strict=False):
-        one.link_to(next_one)
+    for node, following in pairwise(chain):
+        node.link_to(following)
     graph.configure()
     for index in range(len(frames)):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[index]), format="rgb24")

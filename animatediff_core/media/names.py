@@ -1,17 +1,17 @@
-"""Names for new clips: nothing is ever overwritten, also where several runs write at once."""
+"""Free names for new clips: nothing is overwritten, also if several runs write at once."""
 
 import os
 import shutil
 from pathlib import Path
 
 SUFFIXES = (".gif", ".mp4", ".webm", ".webp", ".apng", "", ".yaml", ".sheet.png")
-"""What may stand behind a clip's stem: its formats (frames are a folder), sidecar and sheet."""
+"""Suffixes after a clip's stem: formats (frames are a folder), sidecar, contact sheet."""
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:
-    """A path in `folder` whose stem nothing has: STEM.gif, STEM-2.gif, …; reserved until `release`.
+    """A free path in `folder`: STEM.gif, STEM-2.gif, …; reserved until `release`.
 
-    The stem is free as a whole, so that the sidecar and the sheet beside a clip are its own.
+    No file with another suffix has the stem, so that a clip owns its sidecar and contact sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -28,12 +28,12 @@ def free_path(folder: Path, stem: str, suffix: str) -> Path:
 
 
 def release(path: Path, suffix: str) -> None:
-    """Give a path of `free_path` free again; what has been written there stays."""
+    """End the reservation of a path of `free_path`; files stay."""
     path.with_name(_reservation(path.name.removesuffix(suffix))).unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder of frames, if it is there."""
+    """Remove a file or a folder of frames, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,6 +1,6 @@
-"""One palette for a whole clip, and pictures in it: error diffusion, an ordered grid, or neither.
+"""One palette for a whole clip, and frames as palette indices, dithered or not.
 
-Legend: n colours, h w picture size. Colours are RGB uint8.
+Legend: n colours or pixels, h w image size. Colours are RGB uint8.
 """
 
 from typing import Literal
@@ -11,32 +11,28 @@ from PIL import Image
 from .frames import Frames, size_of
 
 SAMPLE = 250_000
-"""Pixels from which a palette is made, at most (about)."""
+"""Pixels from which a palette is made, about, at most."""
 ROUNDS = 3
-"""Of k-means, after the median cut: a fifth less error."""
+"""Rounds of k-means after the median cut: a fifth less error."""
 
 
 def make_palette(frames: Frames, colours: int) -> np.ndarray:
-    """At most `colours` (1..256) colours, n 3, for all frames alike.
-
-    Exactly those of the clip where it has no more. Else from pixels of everywhere.
-    """
+    """At most `colours` (1..256) colours, n 3, for all frames; exact if the clip has no more."""
     pixels = _sample(frames)
-    packed = pixels.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-    own = np.unique(packed)
-    if len(own) <= colours:
-        return np.stack([own >> 16, own >> 8 & 255, own & 255], axis=1).astype(np.uint8)
-    found = Image.fromarray(pixels[None]).quantize(
+    packed = np.unique(pixels.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32))
+    if len(packed) <= colours:
+        return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8)
+    quantized = Image.fromarray(pixels[None]).quantize(
         colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
     )
-    palette = np.asarray(found.getpalette(), np.uint8).reshape(-1, 3)[:colours]
+    palette = np.asarray(quantized.getpalette(), np.uint8).reshape(-1, 3)[:colours]
     for _ in range(ROUNDS):
-        palette = _nearer(palette, pixels)
+        palette = _means(palette, pixels)
     return palette
 
 
-def _nearer(palette: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Every colour n 3 moved to the mean of the pixels that it stands for (k-means)."""
+def _means(palette: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """One round of k-means: each colour becomes the mean of its nearest pixels."""
     nearest = Quantizer(palette, "none").indices(pixels[None])[0]
     counts = np.bincount(nearest, minlength=len(palette))
     sums = [np.bincount(nearest, pixels[:, i], minlength=len(palette)) for i in range(3)]
@@ -45,24 +41,26 @@ def _nearer(palette: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _sample(frames: Frames) -> np.ndarray:
-    """Pixels n 3 of all frames on a grid that shifts from frame to frame."""
+    """Pixels n 3 of all frames, on a grid that shifts from frame to frame."""
     width, height = size_of(frames)
     step = max(1, int(np.ceil(np.sqrt(len(frames) * width * height / SAMPLE))))
-    parts = []
+    chunks = []
     for index in range(len(frames)):
         top, left = (7 * index) % step % height, (3 * index) % step % width
-        parts.append(frames[index][top::step, left::step].reshape(-1, 3))
-    return np.concatenate(parts)
+        chunks.append(frames[index][top::step, left::step].reshape(-1, 3))
+    return np.concatenate(chunks)
 
 
 class Quantizer:
-    """Frames h w 3 to indices h w uint8 of a palette n 3."""
+    """Frames h w 3 -> indices h w uint8 of a palette n 3."""
 
     def __init__(
         self, palette: np.ndarray, dither: Literal["floyd_steinberg", "bayer", "none"]
     ) -> None:
         self._count = len(palette)
-        self._dither = dither
+        self._method = Image.Dither.NONE
+        if dither == "floyd_steinberg":
+            self._method = Image.Dither.FLOYDSTEINBERG
         padded = np.concatenate([palette, np.repeat(palette[-1:], 256 - len(palette), axis=0)])
         self._palette = Image.new("P", (1, 1))
         self._palette.putpalette(padded.tobytes())
@@ -75,11 +73,9 @@ class Quantizer:
             tiles = (-(-height // 8), -(-width // 8))
             shift = np.tile(self._grid, tiles)[:height, :width, None]
             frame = (frame + shift).round().clip(0, 255).astype(np.uint8)
-        spread = self._dither == "floyd_steinberg"
-        kind = Image.Dither.FLOYDSTEINBERG if spread else Image.Dither.NONE
-        picture = Image.fromarray(np.ascontiguousarray(frame))
-        found = np.asarray(picture.quantize(palette=self._palette, dither=kind))
-        return np.asarray(np.minimum(found, self._count - 1), np.uint8)
+        image = Image.fromarray(np.ascontiguousarray(frame))
+        indices = np.asarray(image.quantize(palette=self._palette, dither=self._method))
+        return np.asarray(np.minimum(indices, self._count - 1), np.uint8)
 
 
 def _bayer_grid() -> np.ndarray:
@@ -91,13 +87,13 @@ def _bayer_grid() -> np.ndarray:
 
 
 def _spacing(palette: np.ndarray) -> float:
-    """How far the palette's neighbours lie apart in each channel (median).
+    """Median distance between neighbouring colours, for each channel.
 
-    A shift of half of it in all three channels reaches the border to the next colour, not beyond.
+    A shift by half of it in all channels reaches the border to the next colour, not beyond.
     """
     if len(palette) < 2:
         return 0.0
     points = palette.astype(np.float64)
-    apart = np.linalg.norm(points[:, None] - points[None], axis=2)
-    np.fill_diagonal(apart, np.inf)
-    return float(np.median(apart.min(axis=1)) / np.sqrt(3))
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return float(np.median(distances.min(axis=1)) / np.sqrt(3))

@@ -1,26 +1,24 @@
-"""Videos and pictures read by frame number, in any container that ffmpeg knows.
+"""Videos read by frame number, in any container that ffmpeg knows.
 
 Frames are h w 3 uint8 RGB; several are f h w 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import av
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ..errors import MediaError
 
 
 def open_video(path: Path) -> "Video":
-    """Open a video; MediaError names the file where it cannot be read."""
+    """Open a video; MediaError if it is missing or cannot be read."""
     return Video(path)
 
 
 class Video:
-    """One open video; use it in a `with` statement."""
+    """An open video; use it in a `with` statement."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,28 +27,18 @@ class Video:
         try:
             self._container = av.open(str(path))
         except (av.FFmpegError, OSError) as error:
-            raise self._broken("cannot be opened as a video") from error
+            raise self._error("cannot be opened as a video") from error
         if not self._container.streams.video:
             self._container.close()
-            raise self._broken("has no video stream")
+            raise self._error("has no video stream")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
 
     def __enter__(self) -> "Video":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._container.close()
-
-    @property
-    def fps(self) -> float:
-        """Frames a second, as the container says; 0 where it does not."""
-        return float(self._stream.average_rate or 0)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,12 +47,12 @@ class Video:
 
     @property
     def num_frames(self) -> int:
-        """As the container says, or counted where it does not."""
+        """By the container's metadata, or counted."""
         if self._stream.frames:
             return int(self._stream.frames)
         count = sum(1 for _ in self._decoded())
         if count == 0:
-            raise self._broken("holds no frames")
+            raise self._error("holds no frames")
         return count
 
     def read_frames(self, indices: Sequence[int]) -> np.ndarray:
@@ -77,31 +65,24 @@ class Video:
             if index == last:
                 break
         if len(found) < len(wanted):
-            raise self._broken(f"ends before frame {last}")
+            raise self._error(f"ends before frame {last}")
         return np.stack([found[index] for index in indices])
 
     def read_all(self) -> np.ndarray:
         """Every frame: f h w 3 uint8."""
         frames = [frame.to_ndarray(format="rgb24") for frame in self._decoded()]
         if not frames:
-            raise self._broken("holds no frames")
+            raise self._error("holds no frames")
         return np.stack(frames)
 
-    def _decoded(self):  # type: ignore[no-untyped-def]
+    def _decoded(self) -> "Iterator[av.VideoFrame]":
         try:
             self._container.seek(0)
             yield from self._container.decode(self._stream)
         except (av.FFmpegError, OSError) as error:
-            raise self._broken("is damaged") from error
+            raise self._error("is damaged") from error
 
-    def _broken(self, what: str) -> MediaError:
-        return MediaError(f"{self.path}: {what}; mend it, convert it with ffmpeg, or remove it")
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """One picture: h w 3 uint8."""
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise MediaError(f"{path}: cannot be read as a picture; mend or remove it") from error
+    def _error(self, problem: str) -> MediaError:
+        return MediaError(
+            f"{self.path}: {problem}; repair it, convert it with ffmpeg, or remove it"
+        )

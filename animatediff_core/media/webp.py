@@ -1,7 +1,7 @@
-"""Animated WebP, lossless or of a given quality.
+"""Animated WebP writer, lossless or of a given quality, exact timing.
 
-Pillow compresses each picture; the chunks around them are written here, one frame at a time.
-Layout after RFC 9649, section 2.7.
+Pillow compresses each frame. The chunks around them are written here (RFC 9649, section 2.7),
+because Pillow keeps all frames in memory and joins equal ones.
 """
 
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .encoding import Encoding
-from .frames import Frames, changed_box, durations, size_of
+from .frames import Frames, changes, durations, size_of
 from .settings import as_exif
 
 _ANIMATION, _EXIF, _OVERWRITE = 0x02, 0x08, 0x02
@@ -21,32 +21,31 @@ _ANIMATION, _EXIF, _OVERWRITE = 0x02, 0x08, 0x02
 def write_webp(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
     """Write an endlessly looping WebP that carries `text`."""
     width, height = size_of(frames)
-    before: np.ndarray | None = None
+    shown = durations(len(frames), encoding.fps, unit=1000)
+    images = (frames[i] for i in range(len(frames)))
     with path.open("wb") as file:
         file.write(b"RIFF\0\0\0\0WEBP")
         flags = _ANIMATION | (_EXIF if text else 0)
-        head = struct.pack("<I", flags) + _whole(width - 1) + _whole(height - 1)
+        head = struct.pack("<I", flags) + _uint24(width - 1) + _uint24(height - 1)
         file.write(_chunk(b"VP8X", head) + _chunk(b"ANIM", struct.pack("<IH", 0, 0)))
-        for index, shown in enumerate(durations(len(frames), encoding.fps, unit=1000)):
-            frame = frames[index]
-            left, top, right, bottom = 0, 0, width, height
-            if before is not None and encoding.quality is None:
-                left, top, right, bottom = changed_box(before, frame)
-                left, top = left - left % 2, top - top % 2  # places are stored halved
-            place = _whole(left // 2) + _whole(top // 2)
-            size = _whole(right - left - 1) + _whole(bottom - top - 1)
+        for duration, (_, frame, (left, top, right, bottom)) in zip(
+            shown, changes(images), strict=True
+        ):
+            if encoding.quality is not None:  # loss differs from frame to frame everywhere
+                left, top, right, bottom = 0, 0, width, height
+            left, top = left - left % 2, top - top % 2  # stored halved
+            region = (left // 2, top // 2, right - left - 1, bottom - top - 1, duration)
             data = _compressed(frame[top:bottom, left:right], encoding.quality)
-            file.write(_chunk(b"ANMF", place + size + _whole(shown) + bytes([_OVERWRITE]) + data))
-            before = frame
+            head = b"".join(map(_uint24, region)) + bytes([_OVERWRITE])
+            file.write(_chunk(b"ANMF", head + data))
         if text:
             file.write(_chunk(b"EXIF", as_exif(text)))
-        size_in_all = file.tell() - 8
+        size = file.tell() - 8
         file.seek(4)
-        file.write(struct.pack("<I", size_in_all))
+        file.write(struct.pack("<I", size))
 
 
-def _whole(number: int) -> bytes:
-    """A whole number in three bytes."""
+def _uint24(number: int) -> bytes:
     return number.to_bytes(3, "little")
 
 
@@ -55,7 +54,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _compressed(frame: np.ndarray, quality: int | None) -> bytes:
-    """The image chunk of a WebP, as Pillow compresses it."""
+    """Image chunk of a WebP by Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(frame)).save(
         buffer, format="WEBP", lossless=quality is None, quality=80 if quality is None else quality

@@ -17,15 +17,22 @@ from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .conditions import NO_CONDITIONS, Conditions, added_conditions
-from .hooks import Clip, ImageHook, JoinFrames, MotionHook, PictureHook, SplitFrames
+from .conditions import (
+    NO_CONDITIONS,
+    Conditions,
+    added_conditions,
+    fold_frames,
+    text_by_frame,
+    unfold_frames,
+)
+from .hooks import CallState, ImageHook, JoinFrames, MotionHook, SplitFrames
 from .module import AS_TRAINED, MotionModule, Positions, TemporalTransformer
 
 
 def inflate(unet: UNet2DConditionModel, motion: MotionModule) -> "AnimatedUNet":
     """Join an image UNet and a motion module; both stay the very same, live objects.
 
-    Raises CheckpointError where the two do not fit, or where the UNet is already animated.
+    Raises CheckpointError if the two do not fit, or if the UNet is already animated.
     """
     return AnimatedUNet(unet, motion)
 
@@ -38,20 +45,21 @@ class AnimatedUNet(nn.Module):
         pairs = list(_sites(unet, motion))
         self.unet = unet
         self.motion = motion
-        self._clip = Clip()
+        self.call = CallState()
+        """The call in progress, for hooks that read its frames and conditions."""
         self._at_deflate: list[Callable[[], None]] = []
         self._handles = [
-            layer.register_forward_hook(MotionHook(transformer, self._clip, block))
+            layer.register_forward_hook(MotionHook(transformer, self.call, block))
             for layer, transformer, block in pairs
         ]
         if motion.conv_in is not None:
-            hook = ImageHook(motion.conv_in, self._clip)
+            hook = ImageHook(motion.conv_in, self.call)
             self._handles.append(unet.conv_in.register_forward_hook(hook))
         if motion.config.resnet_norm == "clip":
             for norm in _resnet_norms(unet):
                 self._handles += [
-                    norm.register_forward_pre_hook(JoinFrames(self._clip)),
-                    norm.register_forward_hook(SplitFrames(self._clip)),
+                    norm.register_forward_pre_hook(JoinFrames(self.call)),
+                    norm.register_forward_hook(SplitFrames(self.call)),
                 ]
 
     def forward(
@@ -69,34 +77,26 @@ class AnimatedUNet(nn.Module):
         if not self._handles:
             raise RuntimeError("this model was deflated; inflate its UNet again")
         batch, _, frames = sample.shape[:3]
-        given = conditions or NO_CONDITIONS
-        self._check_frames(frames, given.motion_positions)
-        self._check_image(sample, given.image_latents)
+        conditions = conditions or NO_CONDITIONS
+        self._check_frames(frames, conditions.motion_positions)
+        self._check_image(sample, conditions.image_latents)
         time = torch.as_tensor(timestep, device=sample.device).expand(batch)
-        states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
-        self._clip.frames, self._clip.strength = frames, given.motion_strength
-        self._clip.blocks, self._clip.weights = given.motion_blocks, given.motion_frames
-        self._clip.positions = given.motion_positions
-        self._clip.text = text if text.ndim == 3 else None
-        self._weigh_pictures(given.image_weights)
-        image = given.image_latents  # b 5 f h w
-        self._clip.image = None if image is None else image.transpose(1, 2).flatten(0, 1)
+        self.call.begin(frames, conditions, text if text.ndim == 3 else None)
         try:
             out = self.unet(
-                sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
+                fold_frames(sample),
                 time.repeat_interleave(frames),
-                states,  # (b f) n d
-                added_cond_kwargs=added_conditions(given, frames),
-                down_block_additional_residuals=given.down_residuals or None,
-                mid_block_additional_residual=given.mid_residual,
-                down_intrablock_additional_residuals=list(given.adapter_residuals) or None,
+                text_by_frame(text, frames),
+                added_cond_kwargs=added_conditions(conditions, frames),
+                cross_attention_kwargs=_attention_masks(conditions.image_masks, sample),
+                down_block_additional_residuals=conditions.down_residuals or None,
+                mid_block_additional_residual=conditions.mid_residual,
+                down_intrablock_additional_residuals=list(conditions.adapter_residuals) or None,
                 return_dict=False,
             )[0]
         finally:
-            self._clip.frames = self._clip.image = self._clip.weights = self._clip.text = None
-            self._clip.pictures = ()
-        clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
-        return clips
+            self.call.end()
+        return unfold_frames(out, frames)
 
     def deflate(self) -> UNet2DConditionModel:
         """Take every hook out and give the image model back, bit for bit as it was."""
@@ -107,31 +107,13 @@ class AnimatedUNet(nn.Module):
         return self.unet
 
     def at_deflate(self, undo: Callable[[], None]) -> None:
-        """Have something undone before the hooks are taken out."""
+        """Register something that `deflate` undoes before it takes the hooks out."""
         self._at_deflate.append(undo)
 
     def call_again(self) -> AbstractContextManager[None]:
-        """Within it the hooks see the call that is in progress now: for a backward's second run."""
-        return self._clip.seen(replace(self._clip))
-
-    def shared_text(self) -> Tensor | None:
-        """The text of the call in progress, b n d, where all frames share it."""
-        return self._clip.text
-
-    def _weigh_pictures(self, weights: tuple[Tensor, ...]) -> None:
-        """Weights by frame for this call, f each, on what the IP-Adapters in the UNet add."""
-        self._clip.pictures = weights
-        if not weights:
-            return
-        there = [one for one in self._handles if one.hooks_dict_ref() is not None]
-        self._handles = there  # without those of adapters that were taken out since
-        for processor in self.unet.attn_processors.values():
-            for number, values in enumerate(getattr(processor, "to_v_ip", ())):
-                if not any(
-                    isinstance(hook, PictureHook) for hook in values._forward_hooks.values()
-                ):
-                    hook = PictureHook(self._clip, number)
-                    self._handles.append(values.register_forward_hook(hook))
+        """Context manager: the hooks see the call that is in progress now, for the second run of a
+        checkpointed backward."""
+        return self.call.repeated(replace(self.call))
 
     def _check_frames(self, frames: int, positions: Positions) -> None:
         longest = self.motion.config.max_frames
@@ -148,7 +130,7 @@ class AnimatedUNet(nn.Module):
         )
 
     def _check_image(self, sample: Tensor, image: Tensor | None) -> None:
-        """PIA's picture is there where the module wants one, and fits the noisy clip."""
+        """PIA's image is there if and only if the module reads one, and fits the noisy clip."""
         if (conv := self.motion.conv_in) is None:
             if image is not None:
                 raise CheckpointError(
@@ -161,9 +143,21 @@ class AnimatedUNet(nn.Module):
         if image is None or tuple(image.shape) != wanted:
             got = "none" if image is None else f"{tuple(image.shape)}"
             raise CheckpointError(
-                "the motion module is PIA, which animates a picture: conditions need "
-                f"image_latents of shape {wanted} (mask, then the picture's latents), got {got}"
+                "the motion module is PIA, which animates an image: conditions need "
+                f"image_latents of shape {wanted} (PIA mask, then the image's latents), got {got}"
             )
+
+
+def _attention_masks(masks: tuple[Tensor, ...], sample: Tensor) -> dict[str, Any] | None:
+    """The UNet's cross_attention_kwargs: IP-Adapter masks, f h w (or f 1 1) each -> (b f) 1 h w.
+
+    diffusers 0.42 pads a mask with zeros if it has another aspect ratio than the latents.
+    """
+    if not masks:
+        return None
+    batch, size = len(sample), sample.shape[-2:]
+    full = [mask.expand(-1, *size) if mask[0].numel() == 1 else mask for mask in masks]
+    return {"ip_adapter_masks": [mask.repeat(batch, 1, 1).unsqueeze(1) for mask in full]}
 
 
 def _sites(
@@ -173,37 +167,37 @@ def _sites(
     _check_fit(unet, motion)
     named: list[tuple[str, Any, Any]] = []
     for side in ("down_blocks", "up_blocks"):
-        both = zip(getattr(unet, side), getattr(motion, side), strict=True)
-        named += [(f"{side}.{i}", block, moved) for i, (block, moved) in enumerate(both)]
+        pairs = zip(getattr(unet, side), getattr(motion, side), strict=True)
+        named += [(f"{side}.{i}", *pair) for i, pair in enumerate(pairs)]
     if motion.mid_block is not None:
         named.append(("mid_block", unet.mid_block, motion.mid_block))
-    for name, block, moved in named:
+    for name, block, motion_block in named:
         layers = getattr(block, "attentions", None) or block.resnets
-        if len(moved.motion_modules) > len(layers):
+        if len(motion_block.motion_modules) > len(layers):
             raise CheckpointError(
-                f"the motion module has {len(moved.motion_modules)} layers in a block where "
+                f"the motion module has {len(motion_block.motion_modules)} layers in a block where "
                 f"the UNet has {len(layers)}; it belongs to another kind of base model"
             )
-        for layer, site in zip(layers, moved.motion_modules, strict=True):
+        for layer, site in zip(layers, motion_block.motion_modules, strict=True):
             yield layer, site.temporal_transformer, name
 
 
 def _check_fit(unet: UNet2DConditionModel, motion: MotionModule) -> None:
     if any(isinstance(h, MotionHook) for m in unet.modules() for h in m._forward_hooks.values()):
         raise CheckpointError("this UNet is already animated; call deflate() on that model first")
-    ours = motion.config.block_out_channels
-    theirs = tuple(unet.config.block_out_channels)
-    if ours != theirs:
+    module_channels = motion.config.block_out_channels
+    unet_channels = tuple(unet.config.block_out_channels)
+    if module_channels != unet_channels:
         raise CheckpointError(
-            f"the motion module is made for {_family(ours)} but the base model is "
-            f"{_family(theirs)}; use a module of the base model's family"
+            f"the motion module is made for {_family(module_channels)} but the base model is "
+            f"{_family(unet_channels)}; use a module of the base model's family"
         )
     if motion.conv_in is not None:
         latents, wanted = unet.config.in_channels, motion.conv_in.in_channels
         if wanted != 2 * latents + 1:
             raise CheckpointError(
                 f"the motion module's conv_in has {wanted} channels but this base model's "
-                f"{latents} latents with mask and picture make {2 * latents + 1}; use a base "
+                f"{latents} latents with mask and image make {2 * latents + 1}; use a base "
                 "model of its family"
             )
     layers = unet.config.layers_per_block
@@ -217,8 +211,8 @@ def _check_fit(unet: UNet2DConditionModel, motion: MotionModule) -> None:
 
 def _family(channels: tuple[int, ...]) -> str:
     names = {(320, 640, 1280, 1280): "SD1.5", (320, 640, 1280): "SDXL"}
-    levels = ", ".join(map(str, channels))
-    return f"{names[channels]} ({levels})" if channels in names else f"levels of {levels} channels"
+    listed = ", ".join(map(str, channels))
+    return f"{names[channels]} ({listed})" if channels in names else f"blocks of {listed} channels"
 
 
 def _resnet_norms(unet: UNet2DConditionModel) -> Iterator[nn.GroupNorm]:

@@ -1,13 +1,15 @@
 """Everything about jobs that can be checked and foreseen before a model is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from ..errors import AnimateDiffError
+from ..conditions import KINDS
+from ..errors import Check, Problems
 from ..jobs import Job
-from .conditions import check_control
-from .job_checks import check_length, check_sampler, check_sizes, check_text
-from .models import Found, Parts, find, problems_of
+from ..media.image_source import check_images
+from .job_checks import job_checks
+from .models import FoundModel, ModelSpec, find_model
 from .output import check_output
 
 
@@ -16,38 +18,40 @@ class Planned:
     """A job whose files are here and fit."""
 
     job: Job
-    found: Found
+    found: FoundModel
 
 
 def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     """Check everything that can be checked without loading; all problems in one error."""
-    found: dict[Parts, Found | AnimateDiffError] = {}
-    problems: list[AnimateDiffError] = []
-    planned = []
+    found: dict[ModelSpec, FoundModel | None] = {}
+    problems, planned = Problems(), []
     for job in jobs:
-        parts = parts_of(job)
-        if parts not in found:
-            try:
-                found[parts] = find(parts, offline=offline)
-            except AnimateDiffError as error:
-                found[parts] = error
-        there = found[parts]
-        if isinstance(there, AnimateDiffError):
-            problems.append(there)
-            continue
-        try:
-            _check_job(job, there)
-            check_control(job, there, offline=offline)
-        except AnimateDiffError as error:
-            problems.append(error)
-        planned.append(Planned(job, there))
-    problems_of(problems)
+        spec = spec_of(job)
+        if spec not in found:
+            found[spec] = None
+            with problems.collecting(job.origin or job.name):
+                found[spec] = find_model(spec, offline=offline)
+        model = found[spec]
+        if model is not None:
+            problems.run(_checks(job, model, offline), job.origin or job.name)
+            planned.append(Planned(job, model))
+    problems.check()
     return planned
 
 
-def parts_of(job: Job) -> Parts:
+def _checks(job: Job, model: FoundModel, offline: bool) -> Iterator[Check]:
+    """Every check of a job on a model that was found."""
+    yield from job_checks(job, model)
+    yield "output", partial(check_output, job)
+    for kind in KINDS:
+        yield from kind.checks(job, model, offline)
+        for key, source in kind.images(job):
+            yield key, partial(check_images, source)
+
+
+def spec_of(job: Job) -> ModelSpec:
     """The model that a job needs."""
-    return Parts(
+    return ModelSpec(
         base=job.base,
         variant=job.variant,
         motion=job.motion,
@@ -59,11 +63,3 @@ def parts_of(job: Job) -> Parts:
         camera=job.camera,
         embeddings=job.embeddings,
     )
-
-
-def _check_job(job: Job, found: Found) -> None:
-    check_length(job, found)
-    check_sizes(job, found.factor)
-    check_text(job, found)
-    check_sampler(job, found)
-    check_output(job)

@@ -1,7 +1,9 @@
 """Can the clip be written as the job wants? Found by trying, before anything is loaded."""
 
 from ..jobs import Job, Output
-from ..media import Encoding, check_encoder, check_interpolation
+from ..media.clip import check_encoder
+from ..media.encoding import Encoding
+from ..media.interpolate import check_interpolation
 
 
 def check_output(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The use case `download`: fetch once what later runs use offline."""
+"""The use case `download`: fetch the files of presets, which later runs use offline."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ..errors import AnimateDiffError
 from ..jobs import job_from_options
-from ..planning.jobs import parts_of
-from ..planning.models import files_of, find
+from ..planning.jobs import spec_of
+from ..planning.models import find_model, model_files
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a preset needs, on this machine."""
+    """The local files of a preset."""
 
     preset: str
     files: tuple[tuple[str, Path], ...]
@@ -21,7 +21,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Missing:
-    """A preset that cannot be had, and why."""
+    """A preset that cannot be fetched, and the reason."""
 
     preset: str
     error: AnimateDiffError
@@ -30,9 +30,9 @@ class Missing:
 def run(
     presets: Sequence[str], *, variant: str | None = None, offline: bool = False
 ) -> Iterator[Fetched | Missing]:
-    """Fetch all that runs of each preset load; what is here already is not fetched again.
+    """Fetch every file that runs of each preset load, if it is not local already.
 
-    Raises PromptFileError where a preset does not exist, before anything is fetched.
+    Raises PromptFileError for an unknown preset, before anything is fetched.
     """
     options = {} if variant is None else {"variant": variant}
     jobs = {
@@ -40,8 +40,8 @@ def run(
     }
     for name, job in jobs.items():
         try:
-            found = find(parts_of(job), offline=offline)
-            files = tuple((role, path) for role, path, _ in files_of(found, offline=offline))
+            found = find_model(spec_of(job), offline=offline)
+            files = tuple((role, path) for role, path, _ in model_files(found, offline=offline))
         except AnimateDiffError as error:
             yield Missing(name, error)
         else:

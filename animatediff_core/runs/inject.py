@@ -10,9 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from ..checkpoints.base_model import BaseModel, resolve_file
+from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
 from ..checkpoints.write import (
     check_free,
@@ -24,9 +23,18 @@ from ..checkpoints.write import (
 from ..errors import AnimateDiffError, CheckpointError
 from ..jobs import Adapter, defaults_of
 from ..motion import inflate
-from ..planning.models import Found, FoundImage, Parts, files_of, find, find_image, load, load_image
+from ..planning.models import (
+    FoundImageModel,
+    FoundModel,
+    ModelSpec,
+    find_image_model,
+    find_model,
+    model_files,
+)
 from ..sampling.device import DTYPES
+from ..sampling.loading import load_image_model, load_model
 from ..weights.files import digest
+from ..weights.places import local_path
 from .difference import one_step_difference
 
 log = logging.getLogger(__name__)
@@ -34,10 +42,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InjectPlan:
-    """What will be joined, all found and fitting, and what it will be written as."""
+    """The parts of a model, all found and fitting, and the outputs to write."""
 
-    found: Found | FoundImage
-    """The image model alone, where nothing is written that moves."""
+    found: FoundModel | FoundImageModel
+    """The image model alone, if no output has a motion module."""
     output: Path | None
     """A folder for diffusers and for us."""
     motion_file: Path | None
@@ -50,22 +58,22 @@ class InjectPlan:
 
     @property
     def outputs(self) -> list[Path]:
-        """What will be there afterwards."""
+        """The files and folders to write."""
         return [path for path in (self.output, self.motion_file, self.single_file) if path]
 
 
 @dataclass(frozen=True)
 class Injected:
-    """What was written."""
+    """The outputs that were written."""
 
     outputs: list[Path]
     difference: float | None
-    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call; none
-    where nothing was written that moves."""
+    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call; None
+    if no output has a motion module."""
 
 
 def plan(
-    parts: Parts,
+    parts: ModelSpec,
     output: Path | None,
     *,
     motion_file: Path | None = None,
@@ -74,7 +82,7 @@ def plan(
     dtype: str = "fp32",
     offline: bool = False,
 ) -> InjectPlan:
-    """Find and check every part and place; nothing is loaded or written."""
+    """Find and check every part and output; nothing is loaded or written."""
     if dtype not in DTYPES:
         raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
     _check_places(output, motion_file, single_file)
@@ -89,8 +97,8 @@ def plan(
             "--single-file alone holds nothing that moves; leave --motion, --motion-version and "
             "--motion-lora out, or give -o FOLDER or --motion-file too"
         )
-    found = (find_image if alone else find)(parts, offline=offline)
-    if keep_adapters and dtype != "fp32" and (found.parts.loras or found.parts.motion_loras):
+    found = (find_image_model if alone else find_model)(parts, offline=offline)
+    if keep_adapters and dtype != "fp32" and (found.spec.loras or found.spec.motion_loras):
         raise AnimateDiffError(
             "--keep-adapters needs --dtype fp32: adapters that are merged into rounded weights "
             "give other frames"
@@ -132,19 +140,16 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
     """
     found, kept = planned.found, []
     if planned.keep_adapters:
-        kept = [("lora", one) for one in found.parts.loras]
-        kept += [("motion_lora", one) for one in found.parts.motion_loras]
-        found = replace(found, parts=replace(found.parts, loras=(), motion_loras=()))
+        kept = [("lora", one) for one in found.spec.loras]
+        kept += [("motion_lora", one) for one in found.spec.motion_loras]
+        found = replace(found, spec=replace(found.spec, loras=(), motion_loras=()))
     motion, difference = None, None
-    if isinstance(found, Found):
-        base, motion = load(found, offline=offline)
+    if isinstance(found, FoundModel):
+        base, motion = load_model(found, dtype=planned.dtype, offline=offline)
         inflate(base.unet, motion).deflate()
         difference = one_step_difference(base, motion)
-        motion.to(planned.dtype)
     else:
-        base = load_image(found, offline=offline)
-    for part in (base.unet, *base.text_encoders):
-        nn.Module.to(part, dtype=planned.dtype)  # diffusers' own warns of nothing here
+        base = load_image_model(found, dtype=planned.dtype, offline=offline)
     with together(planned.outputs) as places:
         staged = dict(zip(planned.outputs, places, strict=True))
         if planned.output is not None and motion is not None:
@@ -159,14 +164,14 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
 
 
 def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
-    if base.triggers:
+    if base.placeholder_tokens:
         log.warning("%s: has no place for new words, so %s stay out; load their files beside",
-                    path, ", ".join(base.triggers))  # fmt: skip
+                    path, ", ".join(base.placeholder_tokens))  # fmt: skip
     write_single_file(base, place)
 
 
 def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return replace(adapter, path=str(resolve_file(adapter.path, offline=offline)))
+    return adapter.model_copy(update={"path": str(local_path(adapter.path, offline=offline))})
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:
@@ -176,12 +181,12 @@ def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:
         "animatediff": version("animatediff"),
         "dtype": names[planned.dtype],
         "sources": list(_sources(planned.found, offline)),
-        "defaults": defaults_of(planned.found.parts.base),
+        "defaults": defaults_of(planned.found.spec.base),
     }
 
 
-def _sources(found: FoundImage, offline: bool) -> Iterator[dict[str, object]]:
-    for role, path, scale in files_of(found, offline=offline):
+def _sources(found: FoundImageModel, offline: bool) -> Iterator[dict[str, object]]:
+    for role, path, scale in model_files(found, offline=offline):
         source: dict[str, object] = {"role": role, "path": str(path), "sha256": digest(path)}
         if scale is not None:
             source["scale"] = scale

@@ -12,26 +12,18 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.base_model import BaseModel, load_base
+from ..checkpoints.base_model import BaseModel
+from ..checkpoints.loading import load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
-from ..media import open_video
 from ..speed.checkpointing import counting_kept, recompute_blocks
 from ..speed.training import quicken_training
 from ..training.cache import LatentCache, encode_moments
-from ..training.clips import (
-    PICTURE_SUFFIXES,
-    ClipFile,
-    Clips,
-    bad_files_message,
-    list_clips,
-    to_pixels,
-)
+from ..training.clips import ClipFile, Clips, list_clips, read_pixels, unreadable_files
 from ..training.config import TrainConfig
-from ..training.loop import Encoders, Loop, Step
+from ..training.loop import Loop, Step
 from ..training.prior import make_prior, prior_files
 from ..training.record import LossRecord
-from ..training.stages.model import open_stage
-from ..training.stages.stage import StageModel
+from ..training.stages import open_stage
 from ..training.validation import validate
 
 STATE_FILE = "state.pt"
@@ -62,7 +54,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a dry run found."""
+    """The result of a dry run."""
 
     clips: int
     decoded: int
@@ -75,7 +67,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Prior:
-    """The base's own pictures are being made."""
+    """Prior images of the base model are being made."""
 
     done: int
     total: int
@@ -92,9 +84,9 @@ def run(
     dry_run: bool = False,
     offline: bool = False,
 ) -> Iterator[Event]:
-    """Train one stage. `resume` goes on from the output folder's state, where there is one.
+    """Train one stage. `resume` continues from the output folder's state, if there is one.
 
-    Raises TrainingError before anything is loaded where data or folder cannot be used.
+    Raises TrainingError before anything is loaded if data or folder cannot be used.
     """
     files = list_clips(config)
     state = output / STATE_FILE
@@ -104,25 +96,24 @@ def run(
     if config.prediction_type is not None:
         base.scheduler_config["prediction_type"] = config.prediction_type
     _check_size(config, base)
-    model = open_stage(config, base, offline=offline)
-    encoders = Encoders(base.vae, base.vae.config.scaling_factor, model.embed)
+    stage = open_stage(config, base, offline=offline)
     cache = None
     if config.data.cache_folder is not None and not dry_run:
         cache = LatentCache(Path(config.data.cache_folder), base.vae, config.data.sample_size)
     prior = prior_files(config, output / "prior")
-    clips = Clips(files, config, cache, prior, model.condition)
-    loop = Loop(config, model.trainee, clips, encoders)
+    clips = Clips(files, config, cache, prior, stage.condition)
+    loop = Loop(config, stage, clips, base.vae)
     base.to(loop.accelerator.device, torch.float32)
     if dry_run:
         loop.clips.prior = files if prior else []  # stand-ins of the same size
     elif loop.accelerator.is_main_process:
         yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
     loop.accelerator.wait_for_everyone()
-    for part in (model.animated or base.unet, model.leader):
-        if part is not None:
-            quicken_training(part)
-        if part is not None and config.gradient_checkpointing == "full":
-            recompute_blocks(part)
+    for model in (stage.animated or base.unet, stage.controlnet):
+        if model is not None:
+            quicken_training(model)
+        if model is not None and config.gradient_checkpointing == "full":
+            recompute_blocks(model)
     if dry_run:
         yield from _dry_run(loop, files)
         return
@@ -133,14 +124,15 @@ def run(
         loop.clips.prior = [file for file in kept if file in prior]
     if resume and state.exists():
         loop.resume(state)
-    yield from _train(loop, model, base, output)
+    yield from _train(loop, base, output)
 
 
-def _train(loop: Loop, model: StageModel, base: BaseModel, output: Path) -> Iterator[Event]:
-    config, first = loop.config, loop.accelerator.is_main_process
+def _train(loop: Loop, base: BaseModel, output: Path) -> Iterator[Event]:
+    config, stage, first = loop.config, loop.stage, loop.accelerator.is_main_process
+    result = output / stage.file_name
     record = LossRecord(output, loop.step)
     for step in loop.steps():
-        yield from (Skipped(reason) for reason in step.bad)
+        yield from (Skipped(reason) for reason in step.skipped)
         if step.loss != step.loss:
             raise TrainingError(
                 f"step {step.step}: the loss is no number; lower learning_rate, or use bf16 or fp32"
@@ -150,14 +142,18 @@ def _train(loop: Loop, model: StageModel, base: BaseModel, output: Path) -> Iter
         if first and (step.step % config.checkpointing_steps == 0 or last):
             loop.save(output / STATE_FILE)
             record.save()
-            yield Written(model.write(loop.weights(), output))
+            stage.write(loop.weights(), result)
+            yield Written(result)
         if first and _validates(config, step.step):
             path = output / "validation" / f"step-{step.step}"
             with loop.averaged():
-                yield Written(validate(config, base, model.animated, path))
+                yield Written(validate(config, base, stage.animated, path))
         yield step
     if first:
-        yield Written(model.finish(loop.weights(), output), final=True)
+        stage.write(loop.weights(), result)
+        if stage.export is not None:
+            stage.export(loop.weights(), output)
+        yield Written(result, final=True)
 
 
 def _validates(config: TrainConfig, step: int) -> bool:
@@ -168,9 +164,9 @@ def _validates(config: TrainConfig, step: int) -> bool:
 
 def _check_size(config: TrainConfig, base: BaseModel) -> None:
     for size in config.data.sample_size:
-        if size % base.factor:
+        if size % base.vae_scale_factor:
             raise TrainingError(
-                f"sample_size {size} is no multiple of {base.factor}, as the VAE needs"
+                f"sample_size {size} is no multiple of {base.vae_scale_factor}, as the VAE needs"
             )
 
 
@@ -194,19 +190,12 @@ def _encode(
             )
             yield Skipped(bad[-1])
             if len(bad) > config.data.max_bad_files or len(bad) == len(files):
-                raise TrainingError(bad_files_message(bad)) from error
+                raise unreadable_files(bad) from error
         yield Encoding(number, len(files))
 
 
 def _encode_one(file: ClipFile, config: TrainConfig, base: BaseModel, cache: LatentCache) -> None:
-    if file.path.suffix.lower() in PICTURE_SUFFIXES:
-        from ..media import read_picture
-
-        frames = read_picture(file.path)[None]
-    else:
-        with open_video(file.path) as video:
-            frames = video.read_all()
-    pixels = to_pixels(frames, config.data.sample_size)
+    pixels = read_pixels(file.path, config.data.sample_size)
     moments = encode_moments(base.vae, pixels)
     flips = config.data.horizontal_flip
     flipped = encode_moments(base.vae, pixels.flip(3)) if flips else moments[:0]
@@ -217,9 +206,9 @@ def _dry_run(loop: Loop, files: Sequence[ClipFile]) -> Iterator[Event]:
     """Decode some clips, make one step in memory, and say what it took."""
     count = min(8, len(files))
     for number in range(count):
-        yield from (Skipped(reason) for _, reason in loop.clips[number].bad)
+        yield from (Skipped(reason) for _, reason in loop.clips[number].unreadable)
     try:
-        with counting_kept(loop.trainee.loss.parameters()) as kept:
+        with counting_kept(loop.stage.loss.parameters()) as kept:
             step = next(loop.steps())
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise SurroundingsError(

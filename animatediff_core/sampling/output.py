@@ -1,4 +1,4 @@
-"""One job's clip, sidecar and contact sheet onto the disk, all or none."""
+"""Writes a job's clip, sidecar and contact sheet, all or none."""
 
 import logging
 from collections.abc import Mapping
@@ -7,20 +7,14 @@ from typing import Any
 
 from ..errors import ClipError
 from ..jobs import Job, Output, dump_job, output_name
-from ..media import (
-    MARK,
-    Frames,
-    clip_sheet,
-    free_path,
-    interpolated,
-    ping_pong,
-    release,
-    remove,
-    write_clip,
-    write_fitting,
-    write_picture,
-    write_text,
-)
+from ..media.atomic import write_text
+from ..media.clip import write_clip
+from ..media.frames import Frames, ping_pong
+from ..media.image import clip_contact_sheet, write_image
+from ..media.interpolate import interpolated
+from ..media.max_size import write_within
+from ..media.names import free_path, release, remove
+from ..media.settings import MARK
 from ..planning.output import encoding_of
 from .clip_checks import judge
 
@@ -30,16 +24,16 @@ log = logging.getLogger(__name__)
 def write(job: Job, frames: Frames, made: dict[str, Any], folder: Path) -> Path:
     """The clip and, beside it, the sidecar that makes it again; returns the clip's path.
 
-    `made` is what the sidecar says that the clip was made with. A clip that is certainly broken
-    raises ClipError; it is kept under a name that says so, to look at.
+    `made` are settings of the sidecar besides the job's. A broken clip raises ClipError; it is
+    written to a file named .failed, to look at.
     """
     verdict = judge(frames, job.frames)
     stem = output_name(job)
     if verdict.fault is not None:
-        kept = _write(job, frames, made, folder, f"{stem}.failed")
+        failed = _write(job, frames, made, folder, f"{stem}.failed")
         raise ClipError(
             f"{job.name}: {verdict.fault}; the model or its settings are broken; the clip is kept "
-            f"as {kept}"
+            f"as {failed}"
         )
     if verdict.doubt is not None:
         log.warning("%s: %s; is that what the prompt asks for?", job.name, verdict.doubt)
@@ -56,7 +50,7 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
     try:
         text = _encode(job, _shown(job.output, frames, path.parent), made, path)
         if job.output.sheet:
-            write_picture(clip_sheet(frames), sheet)
+            write_image(clip_contact_sheet(frames), sheet)
         write_text(sidecar, text)
         whole = True
     finally:
@@ -68,7 +62,7 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
 
 
 def _shown(output: Output, frames: Frames, folder: Path) -> Frames:
-    """The frames as they are played; what is made between them lies in `folder` meanwhile."""
+    """The frames as they are played; interpolated frames are in a file in `folder` meanwhile."""
     if output.ping_pong:
         frames = ping_pong(frames)
     if output.interpolate is None:
@@ -89,7 +83,7 @@ def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
     if limit is None:
         write_clip(shown, path, encoding, text=settings({}))
         return settings({})
-    done = write_fitting(shown, path, encoding, limit, settings)
+    done = write_within(shown, path, encoding, limit, settings)
     if done:
         told = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
         log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, told)

@@ -106,7 +106,7 @@ class _TextLinear:
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b f) n d."""
-        text = self.animated.shared_text()
+        text = self.animated.call.text
         plain = _Linear(self.layer).forward
         if text is None or x.shape[1:] != text.shape[1:] or x.shape[0] % text.shape[0]:
             return plain(x)

@@ -11,14 +11,19 @@ import torch
 from diffusers.models import UNet2DConditionModel
 from torch import nn
 
-from ..checkpoints.base_model import MODELS, BaseModel, load_base
+from ..checkpoints.base_model import BaseModel
+from ..checkpoints.loading import load_base
+from ..checkpoints.motion_files import MOTION_FILE
 from ..checkpoints.motion_module import load_motion_module, save_motion_module
-from ..checkpoints.write import MOTION_FILE, write_base_folder
+from ..checkpoints.write import write_base_folder
 from ..motion import LINEAR_BETAS
 from ..runs.train import Event, Skipped, run
 from ..training.config_file import load_train_config
-from ..training.stages.model import LORA_FILE, WORD_FILE
-from ..weights.files import read_tensors, write_tensors
+from ..training.stages.lora import LORA_FILE
+from ..training.stages.textual_inversion import EMBEDDING_FILE
+from ..weights.files import write_tensors
+from ..weights.places import MODELS
+from ..weights.weight_file import open_weights
 from . import control_members
 from .clips import write_clips
 from .members import MEMBERS, Member, write_pictures
@@ -77,9 +82,9 @@ def publish_member(member: Member, trained: Path) -> Path:
     if (trained / "base").is_dir():
         _publish_base(trained / "base", place)
         return place
-    (written,) = (trained / name for name in (LORA_FILE, WORD_FILE) if (trained / name).exists())
-    content = read_tensors(written)
-    halves = {key: tensor.half() for key, tensor in content.tensors.items()}
+    files = [trained / LORA_FILE, trained / EMBEDDING_FILE]
+    content = open_weights(next(file for file in files if file.exists()))
+    halves = {key: tensor.half() for key, tensor in content.tensors().items()}
     file = place.with_suffix(".safetensors")
     write_tensors(file, halves, content.metadata)
     return file

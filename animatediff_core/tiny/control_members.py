@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checkpoints.base_model import MODELS
-from ..training.stages.control_model import CONTROLNET_FILE, IP_ADAPTER_FILE
-from ..weights.files import read_tensors, write_tensors
+from ..training.stages.controlnet import CONTROLNET_FILE
+from ..training.stages.ip_adapter import IP_ADAPTER_FILE
+from ..weights.files import write_tensors
+from ..weights.places import MODELS
+from ..weights.weight_file import open_weights
 from .members import PLAIN_MEMBER, write_pictures
 from .vision import finished_image_encoder, train_image_encoder
 
@@ -37,8 +39,8 @@ def publish_control(folder: Path) -> list[Path]:
     place = MODELS / "tiny"
     written = []
     for stage, name in _FILES.items():
-        content = read_tensors(folder / stage / name)
-        halves = {key: tensor.half() for key, tensor in content.tensors.items()}
+        content = open_weights(folder / stage / name)
+        halves = {key: tensor.half() for key, tensor in content.tensors().items()}
         written.append(place / f"{stage}.safetensors")
         write_tensors(written[-1], halves, content.metadata)
     encoder = finished_image_encoder(folder / "vision.pt")

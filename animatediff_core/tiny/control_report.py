@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..jobs import job_from_options
-from ..media import write_picture
 from ..media.edges import canny
+from ..media.image import write_image
 from ..planning.jobs import plan
-from ..planning.models import load
-from ..sampling.conditions import ControlModels
-from ..sampling.placement import Placed, Placing
+from ..sampling.loading import load_model
+from ..sampling.placement import PlacedModel, Placement
 from ..sampling.sample import sample
 from .measure import judge, observe
 from .renderer import coverage, render
@@ -47,15 +46,14 @@ class Bench:
 
     def __init__(self) -> None:
         found = plan(job_from_options({"prompt": "a"}))[0].found
-        placing = Placing(torch.device("cpu"), torch.float32)
-        placed = Placed(*load(found, offline=True), placing)
-        self.base, self.animated = placed.base, placed.animated
-        self.models = ControlModels(base=self.base, device=placing.device, dtype=placing.dtype)
+        placement = Placement(torch.device("cpu"), torch.float32)
+        parts = load_model(found, dtype=placement.dtype, offline=True)
+        self.model = PlacedModel(*parts, placement, offline=True)
 
     def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
         """One clip as `generate` makes it: f 3 h w in [0, 1]."""
         (job,) = job_from_options({"prompt": prompt, "seed": seed, **settings})
-        *_, frames = sample(job, self.base, self.animated, models=self.models)
+        *_, frames = sample(job, self.model)
         assert isinstance(frames, np.ndarray)
         return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
 
@@ -89,7 +87,7 @@ def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
         prompt = replace(one.scene, size="", place="", motion="").caption()
         net = {
             "path": "bundled:tiny/edges.safetensors", "canny": True,
-            "pictures": str(_written(one.clip, folder / f"edges-{number}")),
+            "images": str(_written(one.clip, folder / f"edges-{number}")),
         }  # fmt: skip
         clip = bench.clip(prompt, number, controlnets=[net])
         led.append(edge_f1(one.clip, clip))
@@ -112,7 +110,7 @@ def pictures(bench: Bench, count: int, folder: Path) -> list[Row]:
         (path,) = _written(one.clip[:1], folder / f"picture-{number}").iterdir()
         adapter = {
             "path": "bundled:tiny/picture.safetensors", "encoder": "bundled:tiny/image_encoder",
-            "pictures": str(path),
+            "images": str(path),
         }  # fmt: skip
         verdict = judge(one.scene, bench.clip("", number, ip_adapters=[adapter]))
         for name, right in rights.items():
@@ -126,7 +124,7 @@ def first_frames(bench: Bench, count: int, folder: Path) -> list[Row]:
     decibels, moved = [], []
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"first-{number}").iterdir()
-        clip = bench.clip(one.scene.caption(), number, keyframes={"pictures": {0: str(path)}})
+        clip = bench.clip(one.scene.caption(), number, keyframes={"images": {0: str(path)}})
         decibels.append(_decibel(clip[0], one.clip[0]))
         moved.append(judge(one.scene, clip).motion)
     return [
@@ -144,7 +142,7 @@ def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
         scene = replace(one.scene, color=color)
         mask = _mask(one)
         start = {
-            "pictures": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
+            "images": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
             "mask": str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}")),
         }  # fmt: skip
         clip = bench.clip(scene.caption(), number, start=start)
@@ -165,7 +163,7 @@ def strengths(bench: Bench, count: int, folder: Path) -> list[Row]:
         film = str(_written(one.clip, folder / f"video-{number}"))
         other = held_out_scenes(count + 1)[number + 1].caption()
         for i, strength in enumerate(STRENGTHS):
-            clip = bench.clip(other, number, start={"pictures": film, "strength": strength})
+            clip = bench.clip(other, number, start={"images": film, "strength": strength})
             distances[i] += float((clip - one.clip).pow(2).mean()) / count
     rises = [a < b for a, b in zip(distances, distances[1:], strict=False)]
     text = ", ".join(f"{d**0.5:.3f}" for d in distances)
@@ -218,7 +216,7 @@ def _written(clip: Tensor, folder: Path) -> Path:
     folder.mkdir()
     pixels = (clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()
     for number, picture in enumerate(pixels):
-        write_picture(picture, folder / f"{number:02}.png")
+        write_image(picture, folder / f"{number:02}.png")
     return folder
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import AnimateDiffError
-from ..media import write_picture, write_text
+from ..media.atomic import write_text
+from ..media.image import write_image
 from .renderer import LOOKS, Look, render
 from .world import MOTIONS, Scene, draw_scene, poses
 
@@ -75,4 +76,4 @@ def write_pictures(member: Member, folder: Path, count: int = PICTURES) -> None:
         scene = draw_scene(rng, motion=rng.choice(member.motions))
         picture = rng.choice(member.draw(scene, rng))
         write_text(path.with_suffix(".txt"), member.caption(scene, rng) + "\n")
-        write_picture((picture.permute(1, 2, 0) * 255).round().byte().numpy(), path)
+        write_image((picture.permute(1, 2, 0) * 255).round().byte().numpy(), path)

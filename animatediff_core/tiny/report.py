@@ -5,7 +5,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -16,16 +16,16 @@ from torch import Tensor
 from ..checkpoints.base_model import BaseModel
 from ..diffusion.decoding import decode
 from ..diffusion.denoise import denoise
-from ..diffusion.image_unet import StillUNet
+from ..diffusion.image_unet import ImageUNet
 from ..diffusion.noise import draw_noise, seeded
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.text import embed_prompt
 from ..jobs import Job, job_from_options
-from ..media import contact_sheet, write_picture
+from ..media.image import contact_sheet, write_image
 from ..motion import AnimatedUNet
-from ..planning.jobs import parts_of, plan
-from ..planning.models import load
-from ..sampling.placement import Placed, Placing
+from ..planning.jobs import plan, spec_of
+from ..sampling.loading import load_model
+from ..sampling.placement import PlacedModel, Placement
 from ..sampling.sample import sample
 from .measure import Verdict, judge
 from .members import MEMBERS, PLAIN_MEMBER, Member, member_named
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> Iterator[str]:
         yield from table(f"{member.name} on {count} prompts of held-out combinations", rows)
         if len(arguments) > 2:
             shown = clips[: 16 if member is PLAIN_MEMBER else 6]
-            write_picture(contact_sheet(shown), Path(arguments[2]))
+            write_image(contact_sheet(shown), Path(arguments[2]))
             yield f"{arguments[2]}: the first {len(shown)} clips, one a row"
 
 
@@ -112,10 +112,11 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
         for seed, scene in enumerate(scenes)
     ]
     planned = plan(jobs)
-    assert all(parts_of(job) == planned[0].found.parts for job in jobs)
-    placing = Placing(torch.device("cpu"), torch.float32)
-    placed = Placed(*load(planned[0].found, offline=True), placing)
-    clips = [_clip(job, placed.base, placed.animated) for job in jobs]
+    assert all(spec_of(job) == planned[0].found.spec for job in jobs)
+    placement = Placement(torch.device("cpu"), torch.float32)
+    parts = load_model(planned[0].found, dtype=placement.dtype, offline=True)
+    placed = PlacedModel(*parts, placement)
+    clips = [_clip(job, placed) for job in jobs]
     verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()
     stills = [_stills(job, placed.base, placed.animated) for job in jobs]
@@ -192,13 +193,19 @@ def _paths(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
 
 def _stills(job: Job, base: BaseModel, animated: AnimatedUNet) -> float:
     """The change between frames that the image model alone makes of the prompt."""
-    single = replace(job, frames=STILLS)
-    latents = _still_latents(single, base, StillUNet(base.unet), animated)
+    single = job.replace(frames=STILLS)
+    latents = _still_latents(single, base, ImageUNet(base.unet), animated)
     return change_between(_tensor(decode(base.vae, latents)))
 
 
-def _still_latents(job: Job, base: BaseModel, still: StillUNet, animated: AnimatedUNet) -> Tensor:
-    shape = (1, 4, job.frames, job.height // base.factor, job.width // base.factor)
+def _still_latents(job: Job, base: BaseModel, still: ImageUNet, animated: AnimatedUNet) -> Tensor:
+    shape = (
+        1,
+        4,
+        job.frames,
+        job.height // base.vae_scale_factor,
+        job.width // base.vae_scale_factor,
+    )
     config = animated.motion.config
     scheduler = make_scheduler(job.scheduler, config, prediction_type=base.prediction_type)
     return denoise(
@@ -213,8 +220,8 @@ def _still_latents(job: Job, base: BaseModel, still: StillUNet, animated: Animat
     )
 
 
-def _clip(job: Job, base: BaseModel, animated: AnimatedUNet) -> np.ndarray:
-    *_, frames = sample(job, base, animated)
+def _clip(job: Job, model: PlacedModel) -> np.ndarray:
+    *_, frames = sample(job, model)
     assert isinstance(frames, np.ndarray)
     return frames
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..diffusion.image_embeddings import as_clip_sees
+from ..diffusion.image_embeddings import clip_pixels
 from .renderer import render_batch
 from .saved import load_named, train_naming
 from .text import ATTRIBUTES
@@ -68,7 +68,7 @@ def _draw(rng: random.Random) -> tuple[list[Scene], list[Pose], Tensor]:
     scenes = [draw_scene(rng) for _ in range(BATCH)]
     places = [rng.choice(poses(scene, rng, 2)) for scene in scenes]
     drawn = (render_batch(scenes, places, SIZE).permute(0, 2, 3, 1) * 255).round().byte()
-    seen = [as_clip_sees(picture, SIZE) for picture in drawn.numpy()]
+    seen = [clip_pixels(picture, SIZE) for picture in drawn.numpy()]
     return scenes, places, torch.stack(seen)
 
 

@@ -1,7 +1,7 @@
 """Latents on disk: each frame of each video is encoded once.
 
-Whole videos are kept, not windows, so that random starts and strides stay random. A file's name
-is a digest of everything that shapes its content: VAE weights, size, the video and its date.
+A file holds a whole video, so that windows stay random. Its name is a digest of everything that
+determines its content: VAE weights, size, the video and its date.
 
 Legend: f frames, c latent channels, h w latent size.
 """
@@ -14,7 +14,7 @@ from diffusers.models import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..media import replacing
+from ..media.atomic import atomic_write
 
 
 class LatentCache:
@@ -25,13 +25,13 @@ class LatentCache:
         self.key = f"{_digest_of(vae)} {size[0]}x{size[1]}"
 
     def path(self, video: Path) -> Path:
-        """Where the moments of `video` are kept."""
-        about = video.stat()
-        content = f"{self.key} {video.resolve()} {about.st_mtime_ns} {about.st_size}"
+        """The file for the moments of `video`."""
+        status = video.stat()
+        content = f"{self.key} {video.resolve()} {status.st_mtime_ns} {status.st_size}"
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
     def has(self, video: Path) -> bool:
-        """Whether `video` has been encoded."""
+        """Whether `video` is encoded."""
         return self.path(video).exists()
 
     def write(self, video: Path, moments: Tensor, flipped: Tensor) -> None:
@@ -42,8 +42,8 @@ class LatentCache:
             "moments": moments.to(torch.float16).cpu().contiguous(),
             "flipped": flipped.to(torch.float16).cpu().contiguous(),
         }
-        with replacing(path) as beside:
-            save_file(tensors, beside)
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary)
 
     def read(self, video: Path, *, flip: bool) -> Tensor:
         """f 2c h w, fp32."""
@@ -52,18 +52,18 @@ class LatentCache:
 
 
 def encode_moments(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """pixels: f 3 h w in [-1, 1] -> mean and log-variance, f 2c h/8 w/8, not scaled."""
+    """pixels: f 3 h w in [-1, 1] -> mean and log-variance, f 2c h w, not scaled."""
     pixels = pixels.to(vae.device, vae.dtype, non_blocking=True)
     with torch.no_grad():
-        moments = [vae.encode(part).latent_dist.parameters for part in pixels.split(16)]
+        moments = [vae.encode(chunk).latent_dist.parameters for chunk in pixels.split(16)]
     return torch.cat(moments).float()
 
 
 def sample_latents(moments: Tensor, scaling_factor: float, generator: torch.Generator) -> Tensor:
     """Draw from the VAE's posterior and scale: f 2c h w -> f c h w.
 
-    The VAE may leave them channels-last, in which layout torch 2.13 crashes in the backward of a
-    GroupNorm whose weights are frozen (on the CPU), so they are laid out plainly here.
+    The result is contiguous: with channels-last latents, torch 2.13 crashes on the CPU in the
+    backward of a GroupNorm with frozen weights.
     """
     mean, log_variance = moments.contiguous().chunk(2, dim=1)
     noise = torch.randn(mean.shape, generator=generator).to(mean.device, non_blocking=True)

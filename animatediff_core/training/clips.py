@@ -1,7 +1,7 @@
-"""Video data: which clips there are, and one window of frames from one of them.
+"""Training data: the list of clips, and windows of frames from them.
 
-Every draw depends only on the seed and the sample's number, so a resumed run goes on with exactly
-the samples that an uninterrupted one would have seen.
+Every random draw depends only on the seed and the sample's number, so a resumed run sees exactly
+the samples of an uninterrupted one.
 
 Legend: f frames, h w pixels.
 """
@@ -19,19 +19,20 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..errors import MediaError, TrainingError
-from ..media import open_video, read_picture
+from ..media.image import read_image
+from ..media.video import Video, open_video
 from .cache import LatentCache
 from .config import TrainConfig
 
-Condition = Callable[[Path, Tensor], Tensor]
-"""What a stage reads of a sample besides: of its file, and its first frame 3 h w in [-1, 1]."""
+ReadCondition = Callable[[Path, Tensor], Tensor]
+"""A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1])."""
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"}
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True)
 class ClipFile:
-    """One video (or picture) and what it shows."""
+    """One video or image, and its caption."""
 
     path: Path
     caption: str
@@ -39,18 +40,18 @@ class ClipFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """One window: pixels f 3 h w in [-1, 1], or moments f 2c h w where latents are cached."""
+    """One window: pixels f 3 h w in [-1, 1], or cached moments f 2c h w."""
 
     frames: Tensor
     caption: str
-    bad: tuple[tuple[int, str], ...]
-    """Number and reason of each file that was tried before and could not be read."""
+    unreadable: tuple[tuple[int, str], ...]
+    """Number and reason of each unreadable file that was tried before."""
     condition: Tensor | None = None
-    """As the run's Condition gives it, mirrored with the frames; zeros where it was dropped."""
+    """From the stage's ReadCondition, mirrored with the frames; zeros if dropped."""
 
 
 def list_clips(config: TrainConfig) -> list[ClipFile]:
-    """The clips of a CSV, or of a folder with captions beside the videos; at least one."""
+    """The clips of a CSV, or of a folder with caption files; at least one."""
     folder = Path(config.data.video_folder)
     if not folder.is_dir():
         raise TrainingError(
@@ -83,7 +84,7 @@ def _listed(table: Path, folder: Path) -> list[ClipFile]:
 
 
 def _captioned(folder: Path, stage: str) -> list[ClipFile]:
-    suffixes = VIDEO_SUFFIXES | (PICTURE_SUFFIXES if stage != "motion" else set())
+    suffixes = VIDEO_SUFFIXES | (IMAGE_SUFFIXES if stage != "motion" else set())
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
     without = [p.name for p in paths if not p.with_suffix(".txt").is_file()]
     if without:
@@ -96,35 +97,34 @@ def _captioned(folder: Path, stage: str) -> list[ClipFile]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples as one; the loader pins it where a GPU reads from main memory."""
+    """Samples of one length; the data loader pins its memory for a GPU."""
 
     frames: Tensor
-    """(b f) 3 h w, or their moments."""
+    """(b f) 3 h w, or (b f) 2c h w."""
     captions: list[str]
-    bad: tuple[tuple[int, str], ...]
-    """As a sample's, of all of them."""
+    unreadable: tuple[tuple[int, str], ...]
     conditions: Tensor | None
-    """b ..., where samples have one."""
+    """b ..."""
 
     def pin_memory(self) -> "Batch":
-        """The same in memory that a GPU copies from by itself."""
-        seen = None if self.conditions is None else self.conditions.pin_memory()
-        return replace(self, frames=self.frames.pin_memory(), conditions=seen)
+        """A copy in page-locked memory."""
+        conditions = None if self.conditions is None else self.conditions.pin_memory()
+        return replace(self, frames=self.frames.pin_memory(), conditions=conditions)
 
 
-def collated(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """One batch of samples of one length."""
-    seen = [one.condition for one in samples if one.condition is not None]
+    conditions = [sample.condition for sample in samples if sample.condition is not None]
     return Batch(
-        frames=torch.cat([one.frames for one in samples]),
-        captions=[one.caption for one in samples],
-        bad=tuple(bad for one in samples for bad in one.bad),
-        conditions=torch.stack(seen) if seen else None,
+        frames=torch.cat([sample.frames for sample in samples]),
+        captions=[sample.caption for sample in samples],
+        unreadable=tuple(file for sample in samples for file in sample.unreadable),
+        conditions=torch.stack(conditions) if conditions else None,
     )
 
 
 class Clips(Dataset[Sample]):
-    """Endless samples by number; each pass over the files is a permutation of its own."""
+    """Endless samples by number; each pass over the files is another permutation."""
 
     def __init__(
         self,
@@ -132,32 +132,30 @@ class Clips(Dataset[Sample]):
         config: TrainConfig,
         cache: LatentCache | None,
         prior: Sequence[ClipFile] = (),
-        condition: Condition | None = None,
+        condition: ReadCondition | None = None,
     ) -> None:
-        self.condition = condition
         self.files = files
-        self.config = config
-        self.cache = cache
         self.prior = prior
-        """Files of every second sample, where there are any."""
+        """Files of every second sample, if there are any."""
+        self.config, self.cache, self.condition = config, cache, condition
 
     def __getitem__(self, number: int) -> Sample:
-        bad: list[tuple[int, str]] = []
+        unreadable: list[tuple[int, str]] = []
         for attempt in range(len(self.files)):
             index, file = self._file_of(number, attempt)
             rng = random.Random(f"{self.config.seed} {number}")
             try:
                 frames, condition = self._window(file, rng)
             except MediaError as error:
-                bad.append((index, str(error)))
-                if len(bad) > self.config.data.max_bad_files:
+                unreadable.append((index, str(error)))
+                if len(unreadable) > self.config.data.max_bad_files:
                     break
                 continue
             dropped = rng.random() < self.config.caption_dropout
-            if condition is not None and rng.random() < self._picture_dropout:
+            if condition is not None and rng.random() < self._image_dropout:
                 condition = torch.zeros_like(condition)
-            return Sample(frames, "" if dropped else file.caption, tuple(bad), condition)
-        raise TrainingError(bad_files_message([reason for _, reason in bad]))
+            return Sample(frames, "" if dropped else file.caption, tuple(unreadable), condition)
+        raise unreadable_files([reason for _, reason in unreadable])
 
     def _file_of(self, number: int, attempt: int) -> tuple[int, ClipFile]:
         """The file of a sample, and its number among all files; later attempts take others."""
@@ -173,70 +171,74 @@ class Clips(Dataset[Sample]):
         return before + index, files[index]
 
     @property
-    def _picture_dropout(self) -> float:
+    def _image_dropout(self) -> float:
         if self.config.stage != "ip-adapter":
             return 0.0
-        given = self.config.picture_dropout
-        return 0.1 if given is None else given
+        share = self.config.image_dropout
+        return 0.1 if share is None else share
 
     def _window(self, file: ClipFile, rng: random.Random) -> tuple[Tensor, Tensor | None]:
-        """Frames, and the condition of the first of them."""
-        data, wanted = self.config.data, self.config.num_frames
+        """Frames of a window, and the condition of its first frame."""
+        data, count = self.config.data, self.config.num_frames
         flip = data.horizontal_flip and rng.random() < 0.5
+        pixels: Tensor | None = None
         if self.cache is not None:
             moments = self.cache.read(file.path, flip=flip)
-            indices = window(len(moments), wanted, data.sample_stride, rng)
+            indices = window(len(moments), count, data.sample_stride, rng)
             frames = moments[indices]
-            if self.condition is None:
-                return frames, None
-            pixels = pixels_at(file.path, indices[:1], data.sample_size)
+            if self.condition is not None:
+                pixels = read_pixels(file.path, data.sample_size, lambda video: indices[:1])
         else:
-            pixels = decode(file.path, wanted, data.sample_stride, data.sample_size, rng)
+            pixels = read_window(file.path, count, data.sample_stride, data.sample_size, rng)
             frames = pixels.flip(3) if flip else pixels
-            if self.condition is None:
-                return frames, None
+        if self.condition is None or pixels is None:
+            return frames, None
         condition = self.condition(file.path, pixels[0])
         return frames, condition.flip(-1) if flip else condition
 
 
-def bad_files_message(reasons: Sequence[str]) -> str:
-    """The sentence that ends a run with too many unreadable files."""
-    return (
+def unreadable_files(reasons: Sequence[str]) -> TrainingError:
+    """The error that ends a run with too many unreadable files."""
+    return TrainingError(
         f"{len(reasons)} unreadable files: {'; '.join(reasons)}; "
-        "mend or remove them, or raise train_data.max_bad_files"
+        "repair or remove them, or raise train_data.max_bad_files"
     )
 
 
-def decode(
-    path: Path, wanted: int, stride: int, size: tuple[int, int], rng: random.Random
+def read_window(
+    path: Path, count: int, stride: int, size: tuple[int, int], rng: random.Random
 ) -> Tensor:
-    """A random window of a video, or the one frame of a picture: f 3 h w in [-1, 1]."""
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return to_pixels(read_picture(path)[None], size)
+    """A random window of a video, or the one frame of an image: f 3 h w in [-1, 1]."""
+    return read_pixels(path, size, lambda video: window(video.num_frames, count, stride, rng))
+
+
+def read_pixels(
+    path: Path,
+    size: tuple[int, int],
+    choose: Callable[[Video], Sequence[int]] | None = None,
+) -> Tensor:
+    """All frames of a video, or those that `choose` numbers: f 3 h w in [-1, 1].
+
+    An image has one frame.
+    """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return to_pixels(read_image(path)[None], size)
     with open_video(path) as video:
-        indices = window(video.num_frames, wanted, stride, rng)
-        return to_pixels(video.read_frames(indices), size)
+        frames = video.read_all() if choose is None else video.read_frames(choose(video))
+    return to_pixels(frames, size)
 
 
-def pixels_at(path: Path, indices: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """Some frames of a video, or the one frame of a picture: f 3 h w in [-1, 1]."""
-    if path.suffix.lower() in PICTURE_SUFFIXES:
-        return to_pixels(read_picture(path)[None], size)
-    with open_video(path) as video:
-        return to_pixels(video.read_frames(indices), size)
-
-
-def window(total: int, wanted: int, stride: int, rng: random.Random) -> list[int]:
+def window(total: int, count: int, stride: int, rng: random.Random) -> list[int]:
     """Frame numbers of a random window (official dataset.py): short videos repeat frames."""
-    length = min(total, (wanted - 1) * stride + 1)
+    length = min(total, (count - 1) * stride + 1)
     start = rng.randint(0, total - length)
-    if wanted == 1:
+    if count == 1:
         return [start]
-    return [start + i * (length - 1) // (wanted - 1) for i in range(wanted)]
+    return [start + i * (length - 1) // (count - 1) for i in range(count)]
 
 
 def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """f h w 3 uint8, scaled to cover `size` and cut to its middle: f 3 h w in [-1, 1]."""
+    """f h w 3 uint8, scaled to cover `size` and cropped to its middle: f 3 h w in [-1, 1]."""
     pixels = torch.tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
     height, width = pixels.shape[2:]
     scale = max(size[0] / height, size[1] / width)
@@ -245,3 +247,8 @@ def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
         pixels = F.interpolate(pixels, covering, mode="bilinear", antialias=True)
     top, left = (pixels.shape[2] - size[0]) // 2, (pixels.shape[3] - size[1]) // 2
     return pixels[:, :, top : top + size[0], left : left + size[1]]
+
+
+def to_image(pixels: Tensor) -> np.ndarray:
+    """One frame, 3 h w in [-1, 1] -> h w 3 uint8."""
+    return ((pixels.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()

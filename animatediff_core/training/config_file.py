@@ -1,16 +1,18 @@
 """Reads a training YAML: our own keys, and the official training files as they are.
 
-Every problem of a file is reported at once; nothing that it says is ignored in silence.
+Every problem of a file is reported at once; no key is ignored in silence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
-from ..errors import TrainingError
-from ..jobs.reader import read_fields
+from ..errors import Problem, Problems, TrainingError
+from ..jobs.kinds import FileText, Flag, only
+from ..jobs.reading import validated
+from ..jobs.record import Record, kinds_of, nested
 from .config import TrainConfig
 
 _ALIASES = {
@@ -23,25 +25,85 @@ _ALIASES = {
     "validation_steps": "validation.every",
     "validation_steps_tuple": "validation.at",
 }
-"""Official names, or our longer ones, of TrainConfig's fields."""
+"""Official names, or our longer ones, of TrainConfig's settings."""
 _VALIDATION_ALIASES = {"num_inference_steps": "steps"}
-_MOTION_KEYS = {
-    "motion_module_type": ("Vanilla",),
-    "motion_module_resolutions": ([1, 2, 4, 8], [1, 2, 4]),
-    "use_motion_module": (True, False),
-    "unet_use_cross_frame_attention": (False,),
-    "unet_use_temporal_attention": (False,),
-    "motion_module_decoder_only": (False,),
-}
-"""Official settings of the module's place, and the values that this project builds."""
-_KERNEL_KEYS = {
-    "num_transformer_block": (1,),
-    "attention_block_types": (["Temporal_Self", "Temporal_Self"],),
-    "temporal_position_encoding": (True,),
-    "temporal_attention_dim_div": (1,),
-    "zero_initialize": (True,),
-    "num_attention_heads": (8,),
-}
+
+
+class _Noise(Record):
+    """The official noise schedule; steps_offset acts in sampling alone."""
+
+    num_train_timesteps: Annotated[Any, only(1000)] = 1000
+    steps_offset: Annotated[Any, only(0, 1)] = 0
+    clip_sample: Annotated[Any, only(False)] = False
+    beta_start: Any = 0.00085
+    beta_end: Any = 0.012
+    beta_schedule: Any = "linear"
+
+
+class _MotionModule(Record):
+    num_transformer_block: Annotated[Any, only(1)] = 1
+    attention_block_types: Annotated[Any, only(["Temporal_Self", "Temporal_Self"])] = None
+    temporal_position_encoding: Annotated[Any, only(True)] = True
+    temporal_attention_dim_div: Annotated[Any, only(1)] = 1
+    zero_initialize: Annotated[Any, only(True)] = True
+    num_attention_heads: Annotated[Any, only(8)] = 8
+    temporal_position_encoding_max_len: Any = None
+
+
+class _UNet(Record):
+    """Official settings of the UNet and where its motion module is, and the values built here."""
+
+    use_inflated_groupnorm: Flag = False
+    use_motion_module: Flag = True
+    motion_module_type: Annotated[Any, only("Vanilla")] = "Vanilla"
+    motion_module_resolutions: Annotated[Any, only([1, 2, 4, 8], [1, 2, 4])] = None
+    motion_module_mid_block: Flag = False
+    motion_module_decoder_only: Annotated[Any, only(False)] = False
+    motion_module_kwargs: _MotionModule = _MotionModule()
+    unet_use_cross_frame_attention: Annotated[Any, only(False)] = False
+    unet_use_temporal_attention: Annotated[Any, only(False)] = False
+
+    def misfits(self) -> Iterator[Problem]:
+        if self.motion_module_mid_block and not self.use_inflated_groupnorm:
+            yield Problem("a mid block needs use_inflated_groupnorm: true")
+
+
+class _Official(Record):
+    """Keys of the official files that are not settings of ours."""
+
+    image_finetune: Flag | None = None
+    mixed_precision_training: Flag | None = None
+    noise_scheduler_kwargs: _Noise | None = None
+    unet_additional_kwargs: _UNet | None = None
+    trainable_modules: Annotated[Any, only(["motion_modules."], ["."])] = None
+    max_train_epoch: Annotated[Any, only(-1, None, hint="count in steps instead")] = -1
+    checkpointing_epochs: Annotated[Any, only(-1, None, hint="count in steps instead")] = -1
+    is_debug: Annotated[Any, only(False, hint="use --dry-run instead")] = False
+    enable_xformers_memory_efficient_attention: Annotated[Any, only(True, False)] = False
+    """torch's own fused attention serves both."""
+
+    def misfits(self) -> Iterator[Problem]:
+        unet = self.unet_additional_kwargs
+        if unet and not unet.use_motion_module and not self.image_finetune:
+            key = "unet_additional_kwargs.use_motion_module"
+            yield Problem("false needs image_finetune: true", key)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of ours that the keys say."""
+        settings: dict[str, Any] = {}
+        if self.image_finetune is not None:
+            settings["stage"] = "image" if self.image_finetune else "motion"
+        if self.mixed_precision_training is not None:
+            settings["mixed_precision"] = "fp16" if self.mixed_precision_training else "no"
+        if noise := self.noise_scheduler_kwargs:
+            settings["betas"] = [noise.beta_start, noise.beta_end, noise.beta_schedule]
+        if unet := self.unet_additional_kwargs:
+            length = unet.motion_module_kwargs.temporal_position_encoding_max_len
+            settings |= {} if length is None else {"max_frames": length}
+            if unet.use_motion_module:
+                others = "v3" if unet.use_inflated_groupnorm else "v1"
+                settings["motion_version"] = "v2" if unet.motion_module_mid_block else others
+        return settings
 
 
 def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -49,25 +111,23 @@ def load_train_config(path: Path, overrides: Mapping[str, Any] | None = None) ->
 
     Paths in the file are relative to the file's folder, overrides' to the working folder.
     """
-    try:
-        text = path.read_text("utf-8")
-        given = yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise TrainingError(f"{path}: no such file; name a training YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise TrainingError(f"{path}: not a readable YAML file: {_first_line(error)}") from error
-    except RecursionError as error:
-        raise TrainingError(f"{path}: no valid YAML: it is nested too deeply") from error
-    if not isinstance(given, dict):
-        raise TrainingError(f"{path}: must be a mapping of settings such as base and train_data")
-    problems: list[str] = []
-    flat = _translated(given, problems)
-    flat = _with_paths(flat, path.parent)
+    values = FileText.all_in(_parsed(path), path.parent)
+    problems = Problems()
+    settings: dict[str, Any] = {}
+    official = {key: value for key, value in values.items() if key in kinds_of(_Official)}
+    if "image_finetune" in official:  # also if another key is wrong
+        settings["stage"] = "motion"
+    with problems.collecting():
+        settings = validated(_Official, official, error=TrainingError).settings()
+    for key, value in values.items():
+        if key not in official:
+            settings = TrainConfig.merged(settings, _ours(str(key), value))
     for key, value in (overrides or {}).items():
-        _put(flat, key, value)
-    config = _built(flat, problems)
-    if config is None or problems:
-        raise TrainingError(f"{path}: " + "; ".join(problems))
+        settings = TrainConfig.merged(settings, _ours(key, value))
+    with problems.collecting():
+        config = validated(TrainConfig, settings, error=TrainingError)
+    if problems.found:
+        raise TrainingError([Problem(one.message, one.key, str(path)) for one in problems.found])
     return config
 
 
@@ -82,143 +142,29 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise TrainingError(f"--set {text[:80]}: its value is no YAML") from error
 
 
-def _translated(given: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Official keys to ours; what has no counterpart must have the value that is built here."""
-    flat: dict[str, Any] = {}
-    for key, value in given.items():
-        if key == "image_finetune":
-            flat["stage"] = "image" if value else "motion"
-        elif key == "mixed_precision_training":
-            flat["mixed_precision"] = "fp16" if value else "no"
-        elif key == "noise_scheduler_kwargs":
-            _translate_noise(value, flat, problems)
-        elif key == "unet_additional_kwargs":
-            _translate_unet(value, flat, problems)
-            moves = isinstance(value, dict) and value.get("use_motion_module", True)
-            if not moves and not given.get("image_finetune"):
-                problems.append(f"{key}.use_motion_module: false needs image_finetune: true")
-        elif key == "trainable_modules":
-            _expect("trainable_modules", value, (["motion_modules."], ["."]), problems)
-        elif key in ("max_train_epoch", "checkpointing_epochs"):
-            _expect(key, value, (-1, None), problems, hint="count in steps instead")
-        elif key == "is_debug":
-            _expect(key, value, (False,), problems, hint="use --dry-run instead")
-        elif key == "enable_xformers_memory_efficient_attention":
-            _expect(key, value, (True, False), problems)  # torch's own fused attention serves both
-        elif key in ("unet_checkpoint_path", "motion", "csv_path") and value in ("", None):
-            continue
-        else:
-            _put(flat, _ALIASES.get(key, key), value)
-    return flat
-
-
-def _translate_noise(value: Any, flat: dict[str, Any], problems: list[str]) -> None:
-    known = {
-        "num_train_timesteps": (1000,),
-        "steps_offset": (0, 1),
-        "clip_sample": (False,),
-    }
-    if not isinstance(value, dict):
-        problems.append("noise_scheduler_kwargs: must be a mapping")
-        return
-    for key, one in value.items():
-        if key in known:
-            _expect(f"noise_scheduler_kwargs.{key}", one, known[key], problems)
-        elif key not in ("beta_start", "beta_end", "beta_schedule"):
-            problems.append(f"noise_scheduler_kwargs.{key}: unknown key")
-    flat["betas"] = [
-        value.get("beta_start", 0.00085),
-        value.get("beta_end", 0.012),
-        value.get("beta_schedule", "linear"),
-    ]
-
-
-def _translate_unet(value: Any, flat: dict[str, Any], problems: list[str]) -> None:
-    if not isinstance(value, dict):
-        problems.append("unet_additional_kwargs: must be a mapping")
-        return
-    inflated, mid = value.get("use_inflated_groupnorm", False), False
-    for key, one in value.items():
-        where = f"unet_additional_kwargs.{key}"
-        if key == "motion_module_kwargs" and isinstance(one, dict):
-            for inner, setting in one.items():
-                if inner == "temporal_position_encoding_max_len":
-                    flat["max_frames"] = setting
-                elif inner in _KERNEL_KEYS:
-                    _expect(f"{where}.{inner}", setting, _KERNEL_KEYS[inner], problems)
-                else:
-                    problems.append(f"{where}.{inner}: unknown key")
-        elif key == "motion_module_mid_block":
-            mid = bool(one)
-        elif key in _MOTION_KEYS:
-            _expect(where, one, _MOTION_KEYS[key], problems)
-        elif key != "use_inflated_groupnorm":
-            problems.append(f"{where}: unknown key")
-    if mid and not inflated:
-        problems.append("unet_additional_kwargs: a mid block needs use_inflated_groupnorm: true")
-    if value.get("use_motion_module", True):
-        flat["motion_version"] = "v2" if mid else ("v3" if inflated else "v1")
-
-
-def _expect(
-    key: str, value: Any, allowed: tuple[Any, ...], problems: list[str], hint: str = ""
-) -> None:
-    if value not in allowed:
-        works = " or ".join(str(a) for a in allowed)
-        problems.append(
-            f"{key}: {value!r} is not supported{'; ' + hint if hint else ''}; {works} is"
-        )
-
-
-def _with_paths(flat: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make paths of the file independent of the working folder."""
-    data = flat.get("data")
-    if isinstance(data, dict):
-        for key in ("video_folder", "csv_path", "cache_folder"):
-            if isinstance(data.get(key), str) and data[key]:
-                data[key] = str(folder / data[key])
-            elif key != "video_folder":
-                data.pop(key, None)
-    if isinstance(flat.get("output_dir"), str):
-        flat["output_dir"] = str(folder / flat["output_dir"])
-    for key in ("base", "motion", "unet", "controlnet", "condition_folder", "image_encoder"):
-        value = flat.get(key)
-        if isinstance(value, str) and (folder / value).exists():
-            flat[key] = str(folder / value)
-    return flat
-
-
-def _put(flat: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, with its official names allowed on each level."""
-    first, _, rest = key.partition(".")
-    first = _ALIASES.get(first, first)
-    if "." in first and not rest:
-        first, _, rest = first.partition(".")
-    if not rest:
-        if first == "validation" and isinstance(value, dict):
-            value = {_VALIDATION_ALIASES.get(name, name): one for name, one in value.items()}
-        if isinstance(value, dict) and isinstance(flat.get(first), dict):
-            flat[first].update(value)
-        else:
-            flat[first] = value
-        return
-    inner = flat.setdefault(first, {})
-    if isinstance(inner, dict):
-        inner[_VALIDATION_ALIASES.get(rest, rest) if first == "validation" else rest] = value
-
-
-def _built(given: Mapping[str, Any], problems: list[str]) -> TrainConfig | None:
-    """The configuration; None where anything was wrong."""
-    before = len(problems)
-    values = read_fields(TrainConfig, given, "", problems)
-    if len(problems) > before:
-        return None
+def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return TrainConfig(**values)
-    except TrainingError as error:
-        problems.append(str(error))
-        return None
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path}: no such file; name a training YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{path}: not a readable YAML file: {reason}") from error
+    except RecursionError as error:
+        raise TrainingError(f"{path}: no valid YAML: it is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path}: must be a mapping of settings such as base and train_data")
+    return values
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _ours(key: str, value: Any) -> dict[str, Any]:
+    """A dotted key as our settings, with its official names allowed on each level; an empty text is
+    a setting's default."""
+    first, *rest = key.split(".")
+    path = [*_ALIASES.get(first, first).split("."), *rest]
+    if isinstance(value, dict):
+        names = _VALIDATION_ALIASES if path == ["validation"] else {}
+        value = {names.get(k, k): None if v == "" else v for k, v in value.items()}
+    if path[0] == "validation" and len(path) > 1:
+        path[1] = _VALIDATION_ALIASES.get(path[1], path[1])
+    return nested(".".join(path), None if value == "" else value)

@@ -1,14 +1,14 @@
-"""The training loop: yields one report a step, saves its whole state, resumes to the bit.
+"""The training loop: yields one report a step, saves its whole state, resumes bit for bit.
 
-Nothing random is kept between steps: noise, timesteps and samples depend on seed, step and rank
-alone, so the state is the weights, the optimizer and the number of steps.
+Noise, timesteps and samples depend only on seed, step and rank, so the state is the weights, the
+optimizer and the number of steps.
 
 Legend: b batch, f frames, c channels, h w latent size.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from diffusers.models import AutoencoderKL
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ..errors import TrainingError
-from ..media import replacing
-from ..motion import Conditions
+from ..media.atomic import atomic_write
 from .cache import encode_moments, sample_latents
-from .clips import Batch, Clips, bad_files_message, collated
+from .clips import Batch, Clips, collate, unreadable_files
 from .config import TrainConfig
-from .stages.stage import Trainee, timestep_draw
+from .stage import Stage
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step is done."""
+    """Report of one optimizer step."""
 
     step: int
     loss: float
@@ -41,36 +41,20 @@ class Step:
     """Before clipping."""
     seconds: float
     waited: float
-    """Seconds of those in which nothing but the next samples was waited for."""
-    bad: tuple[str, ...] = ()
-    """Reasons why files were skipped, each told once."""
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """What turns a sample into the loss's inputs, frozen."""
-
-    vae: Any
-    """AutoencoderKL, for samples that are pixels."""
-    scaling_factor: float
-    embed: Callable[[Sequence[str]], tuple[Tensor, Conditions | None]]
-    """Captions -> b n d, and what SDXL reads besides."""
+    """Seconds spent waiting for the next samples."""
+    skipped: tuple[str, ...] = ()
+    """Reasons why files were skipped, each reported once."""
 
 
 class Loop:
-    """One run: `steps()` advances it; `save` and `resume` move it to and from the disk."""
+    """One run: `steps()` advances it; `save` and `resume` write and read its state."""
 
-    def __init__(
-        self, config: TrainConfig, trainee: Trainee, clips: Clips, encoders: Encoders
-    ) -> None:
-        self.config = config
-        self.trainee = trainee
-        self.clips = clips
-        self.encoders = encoders
+    def __init__(self, config: TrainConfig, stage: Stage, clips: Clips, vae: AutoencoderKL) -> None:
+        self.config, self.stage, self.clips, self.vae = config, stage, clips, vae
         self.accelerator = _accelerator(config.mixed_precision)
         self.step = 0
         self.skipped: dict[int, str] = {}
-        self.parameters: list[Tensor] = list(trainee.parameters.values())
+        self.parameters: list[Tensor] = list(stage.parameters.values())
         optimizer = torch.optim.AdamW(
             self.parameters,
             lr=config.learning_rate,
@@ -79,24 +63,21 @@ class Loop:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.loss, self.optimizer = self.accelerator.prepare(trainee.loss, optimizer)
+        self.loss, self.optimizer = self.accelerator.prepare(stage.loss, optimizer)
         self.average = [p.detach().clone() for p in self.parameters] if config.ema_decay else []
-        self.draw_timesteps = timestep_draw(
-            config.timestep_sampling, config.logit_mean, config.logit_std
-        )
 
     def steps(self) -> Iterator[Step]:
-        """Train from where it stands to `max_train_steps`."""
+        """Train from the current step to `max_train_steps`."""
         samples = iter(self._loader())
         while self.step < self.config.max_train_steps:
-            losses, new_bad = [], []
-            begun, waited = time.perf_counter(), 0.0
+            losses, skipped = [], []
+            started, waited = time.perf_counter(), 0.0
             for micro in range(self.config.gradient_accumulation_steps):
-                asked = time.perf_counter()
+                waiting = time.perf_counter()
                 batch: Batch = next(samples)
-                waited += time.perf_counter() - asked
-                new_bad += self._note_bad(batch)
-                with self._sync(micro):
+                waited += time.perf_counter() - waiting
+                skipped += self._skip_unreadable(batch)
+                with self._accumulate(micro):
                     losses.append(self._backward(batch, micro))
             norm = self._update()
             loss = float(self.accelerator.gather(torch.stack(losses)).mean())
@@ -105,13 +86,13 @@ class Loop:
                 loss=loss,
                 learning_rate=self.optimizer.param_groups[0]["lr"],
                 gradient_norm=float(norm),
-                seconds=time.perf_counter() - begun,
+                seconds=time.perf_counter() - started,
                 waited=waited,
-                bad=tuple(new_bad),
+                skipped=tuple(skipped),
             )
 
-    def _sync(self, micro: int) -> Any:
-        """Gradients travel between processes only at the last micro-step."""
+    def _accumulate(self, micro: int) -> Any:
+        """Gradients are synchronised between processes only at the last micro-step."""
         last = micro + 1 == self.config.gradient_accumulation_steps
         return nullcontext() if last else self.accelerator.no_sync(self.loss)
 
@@ -122,13 +103,13 @@ class Loop:
         generator = torch.Generator().manual_seed(seed + accelerator.process_index)
         latents = self._latents(batch, generator)  # b c f h w
         noise = torch.randn(latents.shape, generator=generator).to(latents, non_blocking=True)
-        timesteps = self.draw_timesteps(len(batch.captions), generator)
+        timesteps = draw_timesteps(self.config, len(batch.captions), generator)
         timesteps = timesteps.to(latents.device, non_blocking=True)
-        text, conditions = self.encoders.embed(batch.captions)
-        seen = batch.conditions
-        given = () if seen is None else (seen.to(latents.device, non_blocking=True),)
+        inputs = [latents, noise, timesteps, *self.stage.embed(batch.captions)]
+        if batch.conditions is not None:
+            inputs.append(batch.conditions.to(latents.device, non_blocking=True))
         with accelerator.autocast():
-            loss = self.loss(latents, noise, timesteps, text, conditions, *given)
+            loss = self.loss(*inputs)
         accelerator.backward(loss / self.config.gradient_accumulation_steps)
         detached: Tensor = loss.detach()
         return detached
@@ -136,13 +117,13 @@ class Loop:
     def _latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
         frames = batch.frames.to(self.accelerator.device, non_blocking=True)
         if self.clips.cache is None:
-            frames = encode_moments(self.encoders.vae, frames)  # (b f) 2c h w
-        latents = sample_latents(frames, self.encoders.scaling_factor, generator)
+            frames = encode_moments(self.vae, frames)  # (b f) 2c h w
+        latents = sample_latents(frames, self.vae.config.scaling_factor, generator)
         clips: Tensor = latents.unflatten(0, (len(batch.captions), -1)).transpose(1, 2)
         return clips
 
     def _update(self) -> Tensor:
-        """Clip, step, average."""
+        """Clip the gradients, step, update the average; returns the gradient norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -155,13 +136,13 @@ class Loop:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
         return torch.as_tensor(norm)
 
-    def _note_bad(self, batch: Batch) -> list[str]:
-        """Tell each unreadable file once; too many end the run."""
-        found = dict(batch.bad)
+    def _skip_unreadable(self, batch: Batch) -> list[str]:
+        """Reasons of newly unreadable files; too many end the run."""
+        found = dict(batch.unreadable)
         new = [reason for i, reason in found.items() if i not in self.skipped]
         self.skipped |= found
         if len(self.skipped) > self.config.data.max_bad_files:
-            raise TrainingError(bad_files_message(list(self.skipped.values())))
+            raise unreadable_files(list(self.skipped.values()))
         return new
 
     def _loader(self) -> DataLoader[Any]:
@@ -169,34 +150,34 @@ class Loop:
             self.clips,
             batch_sampler=_Numbers(self),
             num_workers=self.config.data.num_workers,
-            collate_fn=collated,
+            collate_fn=collate,
             pin_memory=self.accelerator.device.type == "cuda",
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained tensors to write: the moving average where there is one."""
+        """The trained tensors to write: the moving average, if there is one."""
         tensors = self.average or self.parameters
         return {
             name: tensor.detach().clone()
-            for name, tensor in zip(self.trainee.parameters, tensors, strict=True)
+            for name, tensor in zip(self.stage.parameters, tensors, strict=True)
         }
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within it the model has the averaged weights, where there are any."""
+        """Context manager: the model temporarily has the averaged weights, if there are any."""
         if not self.average:
             yield
             return
         with torch.no_grad():
-            kept = [p.detach().clone() for p in self.parameters]
+            weights = [p.detach().clone() for p in self.parameters]
             torch._foreach_copy_(self.parameters, self.average)
             try:
                 yield
             finally:
-                torch._foreach_copy_(self.parameters, kept)
+                torch._foreach_copy_(self.parameters, weights)
 
     def save(self, path: Path) -> None:
-        """Everything that `resume` needs, written beside and renamed."""
+        """Write everything that `resume` needs."""
         state = {
             "step": self.step,
             "weights": [p.detach() for p in self.parameters],
@@ -206,17 +187,17 @@ class Loop:
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        with replacing(path) as beside, beside.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
 
     def resume(self, path: Path) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = [tuple(t.shape) for t in state["weights"]]
         if shapes != [tuple(p.shape) for p in self.parameters]:
             raise TrainingError(
-                f"{path}: was saved by a run with another model; resume with the configuration "
-                "that it was started with, or choose another output folder"
+                f"{path}: was saved by a run with another model; resume with its configuration, or "
+                "choose another output folder"
             )
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, state["weights"], strict=True):
@@ -230,24 +211,21 @@ class Loop:
 
 
 def _accelerator(mixed_precision: str) -> Accelerator:
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    AcceleratorState._reset_state()  # an earlier run of this process may have another precision
+    unsupported = TrainingError(
+        f"mixed_precision {mixed_precision} does not work on this machine; use no, or bf16"
+    )
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision)
     except ValueError as error:
-        raise _unfit(mixed_precision) from error
+        raise unsupported from error
     if mixed_precision == "fp16" and accelerator.scaler is None:
-        raise _unfit(mixed_precision)  # gradients would vanish
+        raise unsupported  # gradients would vanish
     return accelerator
 
 
-def _unfit(mixed_precision: str) -> TrainingError:
-    return TrainingError(
-        f"mixed_precision {mixed_precision} does not work on this machine; use no, or bf16"
-    )
-
-
 class _Numbers(Sampler[list[int]]):
-    """The numbers of the samples that this process sees, from the loop's step on."""
+    """Sample numbers of this process, from the loop's current step."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -264,11 +242,19 @@ class _Numbers(Sampler[list[int]]):
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of one step: linear warm-up, then constant, or falling to 0 at the end."""
+    """The rate of one step: linear warm-up, then constant or decaying to 0."""
     if step < config.lr_warmup_steps:
         return config.learning_rate * (step + 1) / config.lr_warmup_steps
     if config.lr_scheduler == "constant":
         return config.learning_rate
     done = (step - config.lr_warmup_steps) / max(config.max_train_steps - config.lr_warmup_steps, 1)
-    falling = 1 - done if config.lr_scheduler == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return config.learning_rate * falling
+    decay = 1 - done if config.lr_scheduler == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate * decay
+
+
+def draw_timesteps(config: TrainConfig, count: int, generator: torch.Generator) -> Tensor:
+    """Random timesteps in 0..999: uniform, or logit-normal (arXiv 2403.03206, section 3.1)."""
+    if config.timestep_sampling == "uniform":
+        return torch.randint(0, 1000, (count,), generator=generator)
+    normal = torch.randn(count, generator=generator) * config.logit_std + config.logit_mean
+    return (normal.sigmoid() * 1000).long().clamp(0, 999)

@@ -1,4 +1,4 @@
-"""The course of a run on disk: `loss.csv`, and the same as a picture."""
+"""The loss of a run on disk: a table `loss.csv` and a plot `loss.png`."""
 
 import csv
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..media import replacing, write_picture
+from ..media.atomic import atomic_write
+from ..media.image import write_image
 
 SIZE = (640, 320)
 MARGIN = 40
@@ -28,21 +29,21 @@ class LossRecord:
                         )
 
     def add(self, step: int, loss: float, learning_rate: float) -> None:
-        """Note one step; `save` writes it."""
+        """Add one step; `save` writes it."""
         self.rows.append((step, loss, learning_rate))
 
     def save(self) -> None:
-        """Write the table and, beside it, the curve as a PNG."""
-        with replacing(self.path) as beside, beside.open("w", newline="") as file:
+        """Write the table and the plot."""
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([("step", "loss", "learning_rate"), *self.rows])
         losses = [loss for _, loss, _ in self.rows]
-        write_picture(draw_curve(losses), self.path.with_suffix(".png"))
+        write_image(draw_curve(losses), self.path.with_suffix(".png"))
 
 
 def draw_curve(losses: Sequence[float]) -> np.ndarray:
     """Every loss as a dot and their running mean as a line: h w 3 uint8."""
-    picture = Image.new("RGB", SIZE, "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", SIZE, "white")
+    draw = ImageDraw.Draw(image)
     left, top, right, bottom = MARGIN, 15, SIZE[0] - 15, SIZE[1] - MARGIN
     draw.rectangle((left, top, right, bottom), outline="gray")
     finite = np.asarray([loss for loss in losses if np.isfinite(loss)])
@@ -60,4 +61,4 @@ def draw_curve(losses: Sequence[float]) -> np.ndarray:
         draw.text((4, top), f"{highest:.3g}", fill="black")
         draw.text((4, bottom - 8), "0", fill="black")
     draw.text((left, bottom + 8), f"loss over {len(losses)} steps", fill="black")
-    return np.asarray(picture)
+    return np.asarray(image)

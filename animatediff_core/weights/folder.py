@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .files import printable
+from .files import printable, read_config_json, refused_json
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 """What every model has; SDXL has a second text encoder and tokenizer."""
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
-          "text_encoder": "(?:pytorch_)?model", "text_encoder_2": "(?:pytorch_)?model"}  # fmt: skip
+DIFFUSION, CLIP = "diffusion_pytorch_model", "(?:pytorch_)?model"
+"""Patterns for how the names of weight files begin: diffusers' models, transformers' CLIP."""
+STEMS = {"unet": DIFFUSION, "vae": DIFFUSION, "text_encoder": CLIP, "text_encoder_2": CLIP}
 _WEIGHTS = (
     r"(?:\.(?P<a>[\w-]+?))?(?:-\d{5}-of-\d{5})?(?:\.(?P<b>[\w-]+))?"
     r"\.(?P<kind>safetensors|bin)(?:\.index(?:\.(?P<c>[\w-]+))?\.json)?"
 )
+_MAX_INDEX = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class Weights:
     files: tuple[str, ...]
     """One file, or an index and its shards."""
     variant: str | None
-    safetensors: bool
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,16 @@ def base_layout(names: Collection[str], variant: str | None, source: str) -> Lay
                 f"{source}: is no diffusers folder, it has no {part}/; {_instead(names)}"
             )
     weights = {
-        part: choose_weights(_inside(names, part), STEMS[part], variant, f"{source}: {part}/")
-        for part in STEMS
+        part: choose_weights(_inside(names, part), stem, (variant, None), f"{source}: {part}/")
+        for part, stem in STEMS.items()
         if any(name.startswith(f"{part}/") for name in names)
     }
-    if variant is not None and all(one.variant is None for one in weights.values()):
+    if variant is not None and all(chosen.variant is None for chosen in weights.values()):
         raise CheckpointError(
             f"{source}: has no weights of variant {printable(variant)}; leave the variant out"
         )
-    files = [name for name in ("model_index.json", "scheduler/scheduler_config.json")
-             if name in names]  # fmt: skip
+    settings = ("model_index.json", "scheduler/scheduler_config.json")
+    files = [name for name in settings if name in names]
     for part, chosen in weights.items():
         files += [f"{part}/config.json", *(f"{part}/{name}" for name in chosen.files)]
     for part in ("tokenizer", "tokenizer_2"):
@@ -77,28 +78,60 @@ def base_layout(names: Collection[str], variant: str | None, source: str) -> Lay
 def vae_layout(names: Collection[str], source: str) -> Layout:
     """Choose among the files of a VAE's own repository, or of a base model's for its vae/."""
     part = "vae/" if "vae/config.json" in names else ""
-    inside = _inside(names, "vae") if part else [name for name in names if "/" not in name]
+    inside = _inside(names, part.rstrip("/"))
     if "config.json" not in inside:
         raise CheckpointError(f"{source}: holds no VAE (no config.json); {_instead(names)}")
-    weights = choose_weights(inside, STEMS["vae"], None, f"{source}: {part}")
-    files = tuple(part + name for name in ("config.json", *weights.files))
-    return Layout({"vae": weights}, files)
+    weights = choose_weights(inside, DIFFUSION, (None,), f"{source}: {part}")
+    return Layout({"vae": weights}, tuple(part + n for n in ("config.json", *weights.files)))
 
 
-def adapter_layout(names: Collection[str], source: str) -> Layout:
-    """Choose among the files of a MotionAdapter's repository."""
-    inside = [name for name in names if "/" not in name]
+def adapter_files(names: Collection[str], source: str) -> list[str]:
+    """Choose among the files of a MotionAdapter's or control model's repository."""
+    inside = _inside(names, "")
     if "config.json" not in inside:
-        raise CheckpointError(f"{source}: holds no MotionAdapter; {_instead(names)}")
-    try:
-        weights = choose_weights(inside, STEMS["unet"], None, f"{source}:")
-    except CheckpointError:
-        weights = choose_weights(inside, STEMS["unet"], "fp16", f"{source}:")
-    return Layout({"motion_adapter": weights}, ("config.json", *weights.files))
+        raise CheckpointError(
+            f"{source}: holds no MotionAdapter or control model; {_instead(names)}"
+        )
+    weights = choose_weights(inside, DIFFUSION, (None, "fp16", "bf16"), f"{source}:")
+    return ["config.json", *weights.files]
+
+
+def encoder_files(names: Collection[str], source: str, folder: str) -> list[str]:
+    """Choose among the files of an image encoder, which lies in a folder of its repository."""
+    inside = _inside(names, folder)
+    if "config.json" not in inside:
+        raise CheckpointError(f"{source}: the hub has no image encoder there (no config.json)")
+    weights = choose_weights(inside, CLIP, (None,), f"{source}:")
+    return ["/".join(filter(None, (folder, n))) for n in ("config.json", *weights.files)]
+
+
+def weight_files(folder: Path, stem: str = DIFFUSION) -> list[Path]:
+    """The files that hold the weights of a folder with one model; half precision comes last."""
+    names = _inside(local_names(folder), "")
+    chosen = choose_weights(names, stem, (None, "fp16", "bf16"), f"{folder}:")
+    return shards(folder, chosen)
+
+
+def shards(folder: Path, weights: Weights) -> list[Path]:
+    """The files that hold tensors; an index may only name shards that lie beside it."""
+    for name in weights.files:
+        if not name.endswith(".json"):
+            continue
+        named = read_config_json(folder / name, largest=_MAX_INDEX).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
+            raise refused_json(folder / name, "has no weight_map from names to files")
+        if missing := sorted(set(named.values()) - set(weights.files)):
+            raise CheckpointError(
+                f"{folder / name}: names {printable(missing[0])}, which is not beside it; download "
+                "the folder again"
+            )
+    return [folder / name for name in weights.files if not name.endswith(".json")]
 
 
 def _inside(names: Collection[str], part: str) -> list[str]:
-    inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+    """The files of a part's folder itself, or of the root for an empty name."""
+    start = f"{part}/" if part else ""
+    inside = [name.removeprefix(start) for name in names if name.startswith(start)]
     return sorted(name for name in inside if "/" not in name)
 
 
@@ -109,25 +142,26 @@ def _instead(names: Collection[str]) -> str:
     return "name a folder as save_pretrained writes it, or a single checkpoint file"
 
 
-def choose_weights(names: Collection[str], stem: str, variant: str | None, where: str) -> Weights:
-    """The files of one part: `stem` is a pattern for how their names begin."""
+def choose_weights(
+    names: Collection[str], stem: str, variants: Collection[str | None], where: str
+) -> Weights:
+    """The files of one part in the first variant that is there (None: plain files)."""
     pattern = re.compile(stem + _WEIGHTS, re.ASCII)
-    kinds: dict[tuple[str | None, bool], list[str]] = {}
+    groups: dict[tuple[str | None, bool], list[str]] = {}
     for name in sorted(names):
         if match := pattern.fullmatch(name):
-            its = match["a"] or match["b"] or match["c"]
-            kinds.setdefault((its, match["kind"] == "safetensors"), []).append(name)
-    for wanted in dict.fromkeys((variant, None)):
+            variant = match["a"] or match["b"] or match["c"]
+            groups.setdefault((variant, match["kind"] == "safetensors"), []).append(name)
+    for variant in dict.fromkeys(variants):
         for safe in (True, False):
-            files = kinds.get((wanted, safe), [])
+            files = groups.get((variant, safe), [])
             whole = [f for f in files if "-of-" not in f and not f.endswith(".json")]
             if whole or any(f.endswith(".json") for f in files):
-                return Weights(tuple(whole[:1] or files), wanted, safe)
-    there = sorted({its for its, _ in kinds if its is not None})
-    if there:
+                return Weights(tuple(whole[:1] or files), variant)
+    if others := sorted({variant for variant, _ in groups if variant is not None}):
         raise CheckpointError(
-            f"{where} has only weights of variant {' and '.join(there)}; ask for it with "
-            f"--variant {there[0]} (variant: in a prompt file)"
+            f"{where} has only weights of variant {' and '.join(others)}; ask for it with "
+            f"--variant {others[0]} (variant: in a prompt file)"
         )
     raise CheckpointError(f"{where} holds no weights, or not all; download the folder again")
 

@@ -1,0 +1,46 @@
+"""A planned model loaded from its files: base, adapters merged, motion module.
+
+`generate` and `inject` both load through here, in one order and in the dtype that runs, so that an
+injected folder gives the same frames as its parts. Weights are pages of their files until each is
+converted. A weight that LoRAs change is computed in fp32 from the file's own numbers and rounded
+once.
+"""
+
+import torch
+
+from ..adapters.lora.merge import apply_loras, apply_motion_loras
+from ..adapters.textual_inversion import apply_embedding
+from ..checkpoints.base_model import BaseModel
+from ..checkpoints.loading import load_base
+from ..checkpoints.motion_module import load_motion_module
+from ..motion import MotionModule
+from ..planning.models import FoundImageModel, FoundModel
+from ..weights.places import local_path
+
+
+def load_model(
+    found: FoundModel, *, dtype: torch.dtype = torch.float32, offline: bool
+) -> tuple[BaseModel, MotionModule]:
+    """Load and merge everything; the VAE is in fp32."""
+    spec = found.spec
+    base = load_image_model(found, dtype=dtype, offline=offline)
+    motion = load_motion_module(found.motion_path, version=spec.motion_version, dtype=None)
+    files = [(local_path(one.path, offline=offline), one.scale) for one in spec.motion_loras]
+    apply_motion_loras(motion, files, dtype)
+    return base, motion.to(dtype)
+
+
+def load_image_model(
+    found: FoundImageModel, *, dtype: torch.dtype = torch.float32, offline: bool
+) -> BaseModel:
+    """The image model with its adapters merged."""
+    spec = found.spec
+    base = load_base(spec.base, vae=spec.vae, variant=spec.variant, dtype=None, offline=offline)
+    if spec.prediction_type is not None:
+        base.scheduler_config["prediction_type"] = spec.prediction_type
+    files = [(local_path(one.path, offline=offline), one.scale) for one in spec.loras]
+    apply_loras(base, files, dtype)
+    base.to("cpu", dtype)
+    for path in spec.embeddings:
+        apply_embedding(base, local_path(path, offline=offline))
+    return base

@@ -1,0 +1,94 @@
+"""Stage `lora` (arXiv 2106.09685): low-rank layers beside a frozen UNet, by hooks: W x + B A x.
+
+A starts random, B at zero, so the first step is the base model. With a rank for convolutions too
+(LoCon, LyCORIS), A is a convolution of the layer's own kernel and B one of 1 x 1. Written in
+PEFT's keys without alpha, which every loader reads as scale 1.
+"""
+
+import re
+from collections.abc import Callable
+
+import torch
+from diffusers.models import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...checkpoints.base_model import BaseModel
+from ..config import TrainConfig
+from ..stage import ImageLoss, Stage, frozen_text, image_scheduler
+
+LORA_FILE = "lora.safetensors"
+_ATTENTION = re.compile(r"attn[12]\.(to_[qkv]|to_out\.0)$")
+_CONVOLUTION = re.compile(r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$")
+
+
+def lora_stage(config: TrainConfig, base: BaseModel) -> Stage:
+    """Train low-rank layers on single frames."""
+    base.unet.requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(config.seed)
+    layers = LoraLayers(base.unet, config.lora_rank or 16, generator, config.lora_conv_rank or 0)
+    return Stage(
+        loss=ImageLoss(base.unet, image_scheduler(config, base), hooked=layers),
+        parameters=layers.by_key(),
+        embed=frozen_text(config, base),
+        file_name=LORA_FILE,
+    )
+
+
+class LoraLayers(nn.Module):
+    """A pair of matrices for every linear layer of the UNet's attentions.
+
+    `conv_rank` above 0 adds a pair for every convolution of its ResNets.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        rank: int,
+        generator: torch.Generator,
+        conv_rank: int = 0,
+    ) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.down = nn.ParameterList()
+        self.up = nn.ParameterList()
+        self._handles = []
+        down: tuple[int, ...]
+        up: tuple[int, ...]
+        for name, layer in unet.named_modules():
+            if isinstance(layer, nn.Linear) and _ATTENTION.search(name):
+                down, up = (rank, layer.in_features), (layer.out_features, rank)
+            elif conv_rank and isinstance(layer, nn.Conv2d) and _CONVOLUTION.search(name):
+                down = (conv_rank, layer.in_channels, *layer.kernel_size)
+                up = (layer.out_channels, conv_rank, 1, 1)
+            else:
+                continue
+            self._handles.append(layer.register_forward_hook(self._hook(len(self.names))))
+            self.names.append(name)
+            self.down.append(nn.Parameter(torch.randn(down, generator=generator) / down[0]))
+            self.up.append(nn.Parameter(torch.zeros(up)))
+
+    def _hook(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            down, up = self.down[number], self.up[number]
+            x = inputs[0].to(down.dtype)
+            if isinstance(layer, nn.Conv2d):
+                added = F.conv2d(F.conv2d(x, down, None, layer.stride, layer.padding), up)
+            else:
+                added = x @ down.T.to(down.dtype) @ up.T
+            return output + added.to(output.dtype)
+
+        return add
+
+    def by_key(self) -> dict[str, nn.Parameter]:
+        """Every matrix by its key in the file."""
+        keys: dict[str, nn.Parameter] = {}
+        for name, down, up in zip(self.names, self.down, self.up, strict=True):
+            keys[f"unet.{name}.lora_A.weight"] = down
+            keys[f"unet.{name}.lora_B.weight"] = up
+        return keys
+
+    def remove(self) -> None:
+        """Remove the hooks: the UNet is the base model again."""
+        while self._handles:
+            self._handles.pop().remove()
