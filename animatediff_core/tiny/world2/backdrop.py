@@ -32,6 +32,9 @@ _GROUNDS = (
 class Backdrop(nn.Module):
     """The tables of the landscapes, and how they are drawn."""
 
+    colors: Tensor
+    grounds: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("colors", torch.tensor(_COLORS) / 255)
@@ -39,8 +42,8 @@ class Backdrop(nn.Module):
 
     def forward(self, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Sky, sun or moon, stars, clouds and ground: n 3 h w. time: n; x y: n h w."""
-        colors = self.colors[scenes.background]  # type: ignore[index]  # n 5 3
-        grounds = self.grounds[scenes.background]  # type: ignore[index]  # n 6
+        colors = self.colors[scenes.background]  # n 5 3
+        grounds = self.grounds[scenes.background]  # n 6
         horizon, hills, waves, clouds, stars, sun = (pixels(v) for v in grounds.unbind(1))
         chance = [pixels(v) for v in scenes.chances[:, 9:16].unbind(1)]
         time, size = pixels(time), x.shape[-1]

@@ -9,8 +9,9 @@ from torch import nn
 from transformers.models.clip import CLIPTokenizer
 
 from ...checkpoints.base_model import BaseModel
+from ...checkpoints.motion_files import MOTION_FILE
 from ...checkpoints.motion_module import save_motion_module
-from ...checkpoints.write import MOTION_FILE, write_base_folder
+from ...checkpoints.write import write_base_folder
 from ...motion import LINEAR_BETAS
 from .family import Family
 from .models import VOCABULARY

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models, state
-from .judge import new_judge
+from .judge_network import new_judge
 from .recipes import RECIPES, TOY_RECIPES, Recipe
 from .renderer import Renderer
 from .scenes import COUNTS, Captions, Scenes
@@ -63,7 +63,7 @@ class Family:
     def arrange(self, layout: torch.memory_format) -> None:
         """Lay out the weights of all convolutions."""
         for part in self.parts().values():
-            part.to(memory_format=layout)
+            part.to(memory_format=layout)  # type: ignore[call-overload]
 
     def pictures(self, scenes: Scenes, frames: int = 1) -> Tensor:
         """n 3 h w in [-1, 1]: one frame at a random time of each scene, or all of them."""
@@ -78,7 +78,8 @@ class Family:
     def latents(self, scenes: Scenes, frames: int = 1) -> Tensor:
         """n 4 h w in fp32, the mode of the VAE posterior."""
         pictures = self.pictures(scenes, frames).to(self.dtype)
-        return self.vae.quant_conv(self.vae.encoder(pictures))[:, :4].float()
+        moments: Tensor = self.vae.quant_conv(self.vae.encoder(pictures))
+        return moments[:, :4].float()
 
     def decode(self, latents: Tensor) -> Tensor:
         """n 4 h w -> n 3 h w in [0, 1]."""

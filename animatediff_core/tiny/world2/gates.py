@@ -6,23 +6,20 @@ Legend: b scenes, f frames, c channels, h w latent size.
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...motion import AnimatedUNet
+from .family import Family
 from .judge import right
 from .scenes import Scenes, draw_scenes
 from .training import record
 
-if TYPE_CHECKING:
-    from .family import Family
-
 STEPS, GUIDANCE = 20, 3.0
 
 
-def vae_gate(family: "Family") -> tuple[str, Tensor]:
+def vae_gate(family: Family) -> tuple[str, Tensor]:
     """Signal-to-noise ratio of unseen pictures, in dB."""
     pictures = family.pictures(held_out(family, 64)) / 2 + 0.5
     latents = family.vae.encode((pictures * 2 - 1).to(family.dtype)).latent_dist.mean
@@ -33,7 +30,7 @@ def vae_gate(family: "Family") -> tuple[str, Tensor]:
     return f"PSNR {ratio:.2f} dB", shown
 
 
-def base_gate(family: "Family") -> tuple[str, Tensor]:
+def base_gate(family: Family) -> tuple[str, Tensor]:
     """Samples of held-out captions, and what the judge sees in them."""
     scenes, side = held_out(family, 64), family.sizes.pixels // 8
     noise = torch.randn(64, 4, side, side, device=family.device)
@@ -41,7 +38,7 @@ def base_gate(family: "Family") -> tuple[str, Tensor]:
     return _shares(right(family, pictures, scenes.labels())), pictures[:32]
 
 
-def motion_gate(family: "Family", animated: AnimatedUNet) -> tuple[str, Tensor]:
+def motion_gate(family: Family, animated: AnimatedUNet) -> tuple[str, Tensor]:
     """Clips of held-out captions."""
     count, side = 16, family.sizes.pixels // 8
     scenes = held_out(family, count)
@@ -58,7 +55,7 @@ def _shares(right: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.2f}" for name, share in right.items())
 
 
-def drawing_speed(family: "Family", batch: int, stage: str) -> str:
+def drawing_speed(family: Family, batch: int, stage: str) -> str:
     """Milliseconds that a step spends on drawing its pictures and on encoding them."""
     frames = family.sizes.frames if stage in ("motion", "judge") else 1
 
@@ -91,14 +88,14 @@ def _milliseconds(device: torch.device, work: Callable[[], None], runs: int = 8)
     return (time.monotonic() - began) / runs * 1000
 
 
-def held_out(family: "Family", count: int) -> Scenes:
+def held_out(family: Family, count: int) -> Scenes:
     """The same scenes of held-out combinations at every gate."""
     generator = torch.Generator(family.device).manual_seed(1)
     return draw_scenes(count, family.device, generator, held_out=True)
 
 
 def sample(
-    family: "Family", model: torch.nn.Module, scenes: Scenes, noise: Tensor, steps: int = STEPS
+    family: Family, model: torch.nn.Module, scenes: Scenes, noise: Tensor, steps: int = STEPS
 ) -> Tensor:
     """Guided DDIM of velocities from noise, b c ... h w."""
     ids = torch.cat([family.empty(len(noise)), family.caption_ids(scenes)])

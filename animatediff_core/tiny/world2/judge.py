@@ -7,63 +7,13 @@ half the size.
 Legend: b clips, f frames, n pictures, d features.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .scenes import ATTRIBUTES, COUNTS, Scenes, draw_scenes
-
-if TYPE_CHECKING:
-    from .family import Family
-
-FEATURES = 256
-MOVING = ("motion", "camera")
-"""Attributes that need more than one frame."""
-
-
-class Judge(nn.Module):
-    """1.6 M parameters."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        widths = (3, width, 2 * width, 4 * width, 6 * width)
-        layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            layers += [
-                nn.Conv2d(before, after, 4 if i < 3 else 3, 2 if i < 3 else 1, 1),
-                nn.GroupNorm(8, after),
-                nn.SiLU(),
-            ]
-            if i > 1:
-                layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.SiLU()]
-        layers += [nn.Conv2d(widths[-1], 2 * width, 1), nn.Flatten(), nn.LazyLinear(FEATURES)]
-        self.frames = nn.Sequential(*layers)
-        self.time = nn.Sequential(
-            nn.Conv1d(FEATURES, FEATURES, 3, padding=1), nn.SiLU(),
-            nn.Conv1d(FEATURES, FEATURES, 3, padding=1), nn.SiLU(),
-        )  # fmt: skip
-        self.still = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, sum(COUNTS)))
-        self.moving = nn.Linear(FEATURES, sum(COUNTS))
-
-    def forward(self, clips: Tensor) -> tuple[Tensor, ...]:
-        """Scores of every attribute's values, b k each; clips: b f 3 h w in [0, 1]."""
-        pictures = F.avg_pool2d(clips.flatten(0, 1), 2) * 2 - 1
-        features = self.frames(pictures).unflatten(0, clips.shape[:2])  # b f d
-        still = self.still(features.mean(1)).float().split(COUNTS, 1)
-        course = self.time(features.transpose(1, 2)).mean(2)
-        moving = self.moving(course).float().split(COUNTS, 1)
-        named = zip(ATTRIBUTES, still, moving, strict=True)
-        return tuple(move if name in MOVING else stay for name, stay, move in named)
-
-
-def new_judge(pixels: int, width: int = 32) -> Judge:
-    """A judge of clips of this size."""
-    judge = Judge(width)
-    with torch.no_grad():
-        judge(torch.zeros(1, 2, 3, pixels, pixels))
-    return judge
+from .family import Family
+from .judge_network import MOVING
+from .scenes import ATTRIBUTES, Scenes, draw_scenes
 
 
 def other_cues(scenes: Scenes) -> Scenes:
@@ -72,7 +22,7 @@ def other_cues(scenes: Scenes) -> Scenes:
     return Scenes(**{**vars(scenes), **moved})
 
 
-def judged_clips(family: "Family", count: int) -> tuple[Tensor, Tensor]:
+def judged_clips(family: Family, count: int) -> tuple[Tensor, Tensor]:
     """Every second frame of clips with the cues of others, b f 3 h w, and their labels."""
     scenes = draw_scenes(count, family.device)
     clips = family.renderer.clips(scenes, family.sizes.frames // 2, other_cues(scenes))
@@ -82,7 +32,7 @@ def judged_clips(family: "Family", count: int) -> tuple[Tensor, Tensor]:
     return clips + 0.05 * lot[:, 1] * torch.randn_like(clips), scenes.labels()
 
 
-def judge_loss(family: "Family", count: int) -> Tensor:
+def judge_loss(family: Family, count: int) -> Tensor:
     """Cross-entropy summed over attributes."""
     with torch.no_grad():
         clips, labels = judged_clips(family, count)
@@ -94,7 +44,7 @@ def judge_loss(family: "Family", count: int) -> Tensor:
     return total
 
 
-def verdicts(family: "Family", clips: Tensor) -> Tensor:
+def verdicts(family: Family, clips: Tensor) -> Tensor:
     """The value of each attribute that the judge sees: b a.
 
     clips: b f 3 h w in [0, 1], every second frame. Single frames say nothing about MOVING.
@@ -103,7 +53,7 @@ def verdicts(family: "Family", clips: Tensor) -> Tensor:
     return torch.cat([torch.stack([s.argmax(1) for s in part], 1) for part in scores])
 
 
-def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
+def right(family: Family, clips: Tensor, labels: Tensor) -> dict[str, float]:
     """Share of clips that show what each attribute says, where it is named."""
     seen, named = verdicts(family, clips), labels >= 0
     shares = ((seen == labels) & named).sum(0) / named.sum(0)
@@ -115,7 +65,7 @@ def right(family: "Family", clips: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def judge_gate(family: "Family") -> tuple[str, Tensor]:
+def judge_gate(family: Family) -> tuple[str, Tensor]:
     """How often it is right on new clips, and on shuffled labels."""
     found = [judged_clips(family, 2 * family.recipes["judge"].batch) for _ in range(8)]
     clips, labels = (torch.cat(part) for part in zip(*found, strict=True))

@@ -54,6 +54,12 @@ class Poses:
 class Renderer(nn.Module):
     """Holds the tables of the world on a device; `draw` makes the pictures."""
 
+    ways: Tensor
+    palette: Tensor
+    radii: Tensor
+    edges: Tensor
+    axis: Tensor
+
     def __init__(self, size: int = SIZE) -> None:
         super().__init__()
         moves = [(0, 0), *DIRECTIONS.values(), *((0, 0) for _ in range(7))]
@@ -74,7 +80,8 @@ class Renderer(nn.Module):
         """b f 3 h w in [0, 1], the whole course of every scene."""
         time = torch.linspace(0, 1, frames, device=scenes.color.device)
         drawn = self.draw(scenes, time.expand(len(scenes.color), frames), cues)
-        return drawn.unflatten(0, (-1, frames))
+        clips: Tensor = drawn.unflatten(0, (-1, frames))
+        return clips
 
     def draw(self, scenes: Scenes, time: Tensor, cues: Scenes | None = None) -> Tensor:
         """Pictures at some times: n 3 h w in [0, 1]. time: b f in [0, 1].

@@ -122,6 +122,8 @@ def _angular(shape: Tensor, turned: Tensor) -> Tensor:
 class Captions(nn.Module):
     """Tables that turn scenes into phrases, and phrases into token ids."""
 
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.phrases: list[str] = [""]
@@ -142,8 +144,9 @@ class Captions(nn.Module):
         two = scenes.relation > 0
 
         def say(name: str, value: Tensor, slot: int) -> Tensor:
-            count = getattr(self, f"{name}_count")[value]
-            return getattr(self, f"{name}_first")[value] + (chances[:, slot] * count).long()
+            count: Tensor = getattr(self, f"{name}_count")[value]
+            first: Tensor = getattr(self, f"{name}_first")[value]
+            return first + (chances[:, slot] * count).long()
 
         none = torch.zeros_like(scenes.color)
         thing = [
@@ -172,7 +175,7 @@ class Captions(nn.Module):
 
     def ids(self, chosen: Tensor) -> Tensor:
         """Token ids of captions, b TOKENS: start, words, end and its repetitions."""
-        words = self.table[chosen].flatten(1)  # type: ignore[index]
+        words = self.table[chosen].flatten(1)
         order = (words < 0).to(torch.int8).argsort(dim=1, stable=True)
         packed = words.gather(1, order)[:, : TOKENS - 2]
         packed = torch.where(packed < 0, END, packed)

@@ -109,11 +109,12 @@ def _normalize(family: Family, trainer: Trainer) -> str:
         batch = min(8 * family.recipes["vae"].batch, 512)
         latents = torch.cat([family.latents(draw_scenes(batch // 2, family.device)) for _ in "ab"])
     models.normalize_latents(full, latents)
-    notes = {"steps": trainer.steps, "deviation": latents.std((0, 2, 3)).tolist()}
+    deviation = [round(float(v), 3) for v in latents.std((0, 2, 3))]
+    notes = {"steps": trainer.steps, "deviation": deviation}
     state.save_part(family.folder, "vae", dict(full.named_parameters()), notes)
     with torch.no_grad():
         torch._foreach_copy_(list(family.vae.parameters()), list(full.parameters()))
-    return f"vae: latents' deviations were {[round(v, 3) for v in notes['deviation']]}"
+    return f"vae: latents' deviations were {deviation}"
 
 
 Stage = tuple[Callable[[], Tensor], tuple[str, ...], Callable[[Family], tuple[str, Tensor]]]
@@ -133,7 +134,8 @@ def _vae_stage(family: Family) -> Stage:
         error = decoded.float() - pictures
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 2e-5 * rate
+        loss: Tensor = error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 2e-5 * rate
+        return loss
 
     return loss_of, ("vae",), vae_gate
 
@@ -177,7 +179,8 @@ def _naming_loss(family: Family, text: Tensor, labels: Tensor) -> Tensor:
         total = total + F.cross_entropy(
             part.flatten(0, 1), wanted.flatten(), ignore_index=-1, reduction="sum"
         )
-    return total / (scores.shape[0] * scores.shape[1])
+    mean: Tensor = total / (scores.shape[0] * scores.shape[1])
+    return mean
 
 
 def _motion_stage(family: Family) -> Stage:

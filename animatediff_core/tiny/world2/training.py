@@ -59,7 +59,7 @@ class Trainer:
     ) -> None:
         self.loss_of, self.recipe, self.device = loss_of, recipe, device
         self.modules = modules
-        self.used = [p for module in modules for p in module.parameters()]
+        self.used: list[Tensor] = [p for module in modules for p in module.parameters()]
         self.trained = [p.detach().float().clone() for p in self.used]
         self.average = [p.clone() for p in self.trained]
         for weight in self.trained:
@@ -80,7 +80,7 @@ class Trainer:
             weight.grad = None
         loss = self.loss_of()
         loss.backward()
-        torch._foreach_copy_([w.grad for w in self.trained], [w.grad for w in self.used])
+        torch._foreach_copy_(_gradients(self.trained), _gradients(self.used))
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=True)
         self.optimizer.step()
         with torch.no_grad():
@@ -118,7 +118,8 @@ class Trainer:
         began = time.monotonic()
         how = self.capture()
         yield Report(0, time.monotonic() - began, float(self.loss), 0.0, how)
-        since, steps_since, losses = time.monotonic(), 0, []
+        losses: list[float] = []
+        since, steps_since = time.monotonic(), 0
         while True:
             now = time.monotonic()
             done = now - began >= seconds or self.steps == max_steps
@@ -165,3 +166,7 @@ class Trainer:
         """The averaged weights of each module by name."""
         rest = iter(self.average)
         return [{name: next(rest) for name, _ in m.named_parameters()} for m in self.modules]
+
+
+def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
