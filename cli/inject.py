@@ -10,7 +10,6 @@ from animatediff_core.errors import AnimateDiffError
 from . import options, render
 from .deferred import importing
 
-
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Folder to write; must be new.")
 ]
