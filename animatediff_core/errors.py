@@ -4,9 +4,10 @@ A message says where, what was wrong with the value, and what would work. It is 
 stack trace, so it must be enough on its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from traceback import format_exception
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class AnimateDiffError(Exception):
         return "\n".join(dict.fromkeys(map(str, self.problems)))
 
 
+Check = tuple[str, Callable[[], object]]
+"""The key of a setting, and a call that raises if the setting cannot work."""
+
+
 @contextmanager
 def at(key: str) -> Iterator[None]:
     """Errors raised inside name this setting: `with at("loras[0]"), at("path"): ...`."""
@@ -71,6 +76,12 @@ class Problems:
             if where:
                 error.problems = [replace(one, where=where) for one in error.problems]
             self.errors.append(error)
+
+    def run(self, checks: Iterable[Check], where: str = "") -> None:
+        """Make every check; each has the key of its setting."""
+        for key, check in checks:
+            with self.collecting(where), at(key):
+                check()
 
     @property
     def found(self) -> list[Problem]:
@@ -102,6 +113,25 @@ class MediaError(AnimateDiffError):
 
 class ClipError(AnimateDiffError):
     """A clip that came out broken: no numbers, one flat colour, no motion, frames missing."""
+
+
+class UnexpectedError(AnimateDiffError):
+    """An error that no check foresaw, in one job: a bug of the program or of a library."""
+
+    exit_code = 1
+    stack: str = ""
+    """The traceback, as text: the error itself would hold the model in memory."""
+
+    @classmethod
+    def of(cls, error: Exception, name: str) -> "UnexpectedError":
+        """The failure of the job of this name."""
+        first = str(error).strip().partition("\n")[0]
+        made = cls(
+            f"{name}: {type(error).__name__}: {first}; this is a bug: please open an issue in the "
+            "project's repository, with the output of --debug"
+        )
+        made.stack = "".join(format_exception(error))
+        return made
 
 
 class SurroundingsError(AnimateDiffError):

@@ -117,7 +117,7 @@ def _placed(place: Place, job: Job, *, fast: bool) -> PlacedModel:
 
 @torch.no_grad()
 def _frames(job: Job, placed: PlacedModel) -> np.ndarray:
-    *_, frames = sample(job, placed.base, placed.animated)
+    *_, frames = sample(job, placed)
     assert isinstance(frames, np.ndarray)
     return frames
 

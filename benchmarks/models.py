@@ -13,6 +13,7 @@ import animatediff_core as ad
 from animatediff_core.checkpoints.families import CONFIGS
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.sd_names import single_file_tensors
+from animatediff_core.checkpoints.single_file import clip_tokenizer
 from animatediff_core.checkpoints.write import write_single_file
 from animatediff_core.motion import VERSIONS, MotionConfig, MotionModule
 from animatediff_core.planning.models import ModelSpec, find_model
@@ -99,6 +100,7 @@ def write_forms(size: str, folder: Path) -> None:
     single = folder / "single.safetensors"
     if size == "full" and not single.exists():
         base = load_base(str(folder / "base"), dtype=torch.float16)
+        base.tokenizers = [clip_tokenizer()]  # the folder's has fewer words than the text encoder
         write_single_file(base, single)
         torch.save({"state_dict": single_file_tensors(base)}, single.with_suffix(".ckpt"))
 

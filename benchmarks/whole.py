@@ -22,15 +22,15 @@ from place import Place
 from turns import Times, alternate, run_child, spread
 
 from animatediff_core.checkpoints.motion_module import load_motion_module
+from animatediff_core.diffusion.step_info import StepInfo
 from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job
 from animatediff_core.planning.models import ModelSpec, find_model
-from animatediff_core.sampling.conditions import ConditionModels
 from animatediff_core.sampling.device import made_with
 from animatediff_core.sampling.loading import load_model
 from animatediff_core.sampling.output import write
 from animatediff_core.sampling.placement import PlacedModel, Placement
-from animatediff_core.sampling.sample import Step, sample
+from animatediff_core.sampling.sample import sample
 from animatediff_core.weights.places import bundled_path
 
 PROMPT = "a red circle moving right on a blue background"
@@ -125,14 +125,13 @@ def _ours(place: Place, files: _Files, folder: Path) -> Callable[[int], Path]:
     found = find_model(ModelSpec(base=base, motion=motion), offline=True)
     device, dtype = place.device, place.dtypes[0]
     placed = PlacedModel(*load_model(found, offline=True), Placement(device, dtype))
-    models = ConditionModels(base=placed.base, device=device, dtype=dtype, offline=True)
 
     def make(steps: int) -> Path:
         job = Job(name="clip", prompt={0: PROMPT}, seed=1, base=base, motion=motion, frames=16,
                   width=files.side, height=files.side, steps=steps, guidance_scale=GUIDANCE,
                   scheduler="euler_a")  # fmt: skip
-        events = sample(job, placed.base, placed.animated, folder=folder, models=models)
-        (frames,) = (event for event in events if not isinstance(event, Step))
+        events = sample(job, placed, folder=folder)
+        (frames,) = (event for event in events if not isinstance(event, StepInfo))
         try:
             return write(job, frames, made_with(placed.base.unet), folder)
         except ClipError:  # random weights make noise, which is kept and refused

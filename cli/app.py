@@ -6,7 +6,7 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from animatediff_core.errors import AnimateDiffError
 
@@ -17,7 +17,20 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
-class _Group(TyperGroup):
+class _Help:
+    """The help option, for which the help shows no type either."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        option.metavar = ""
+        return option
+
+
+class _Command(_Help, TyperCommand):
+    """A command of the app."""
+
+
+class _Group(_Help, TyperGroup):
     """Turns errors of the core into one message and their exit code, also under CliRunner."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,7 +77,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Turn any Stable Diffusion model into an animation generator."""
@@ -73,11 +89,11 @@ def main(
 def _register() -> None:
     from . import download, generate, inject, inspect, train
 
-    app.command()(generate.generate)
-    app.command()(inject.inject)
-    app.command()(train.train)
-    app.command()(inspect.inspect)
-    app.command()(download.download)
+    app.command(cls=_Command)(generate.generate)
+    app.command(cls=_Command)(inject.inject)
+    app.command(cls=_Command)(train.train)
+    app.command(cls=_Command)(inspect.inspect)
+    app.command(cls=_Command)(download.download)
 
 
 _register()

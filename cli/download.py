@@ -1,6 +1,6 @@
 """`animatediff download`: fetch presets' models once, for runs without a network."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +10,10 @@ from . import options, render
 from .deferred import importing
 
 
+@options.of_job("variant")
 def download(
     presets: Annotated[list[str], typer.Argument(help="Names of presets (see inspect --presets).")],
-    variant: options.Variant = None,
+    settings: Any = None,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -28,7 +29,7 @@ def download(
         from animatediff_core.runs.download import Missing, run
 
     failed: list[AnimateDiffError] = []
-    for one in run(presets, variant=variant, offline=offline):
+    for one in run(presets, variant=settings.get("variant"), offline=offline):
         if isinstance(one, Missing):
             failed.append(one.error)
             render.error(f"{one.preset}: {one.error}")

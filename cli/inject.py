@@ -1,7 +1,7 @@
 """`animatediff inject`: base model, adapters and motion module as one folder, or as plain files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from . import options, render
 from .deferred import importing
 
 
+@options.of_job(*options.MODEL)
 def inject(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to write; must be new.")
@@ -26,18 +27,10 @@ def inject(
             "layout (SD1.x, SD2.x, SDXL); alone it needs no motion module."
         ),
     ] = None,
-    base: options.Base = None,
-    variant: options.Variant = None,
-    motion: options.Motion = None,
-    motion_version: options.MotionVersion = None,
-    vae: options.Vae = None,
-    prediction_type: options.PredictionType = None,
-    lora: options.Lora = None,
-    motion_lora: options.MotionLora = None,
-    embedding: options.Embedding = None,
+    settings: Any = None,
     keep_adapters: Annotated[
         bool,
-        typer.Option(
+        options.flag(
             "--keep-adapters",
             help="Copy LoRAs and MotionLoRAs into the folder instead of merging them; stock "
             "diffusers opens it without them.",
@@ -62,26 +55,15 @@ def inject(
     diffusers' arithmetic differs from the motion module's own, the difference is measured.
     """
     render.configure(quiet=quiet, as_json=json, debug=debug)
-    if base is None:
+    if "base" not in settings:
         raise AnimateDiffError("--base is missing: which model should be made to move?")
     options.go_offline(offline)
     with importing():
         from animatediff_core.planning.models import FoundModel, ModelSpec
         from animatediff_core.runs import inject as use
 
-    parts = ModelSpec(
-        base=base,
-        variant=variant,
-        motion=motion,
-        motion_version=motion_version,
-        vae=vae,
-        prediction_type=prediction_type,
-        loras=options.adapters(lora),
-        motion_loras=options.adapters(motion_lora),
-        embeddings=tuple(embedding or ()),
-    )
     planned = use.plan(
-        parts,
+        ModelSpec(**settings),
         output,
         motion_file=motion_file,
         single_file=single_file,
@@ -93,16 +75,16 @@ def inject(
     moved = found if isinstance(found, FoundModel) else None
     record: dict[str, object] = {
         "folder": _text(output), "motion_file": _text(motion_file),
-        "single_file": _text(single_file), "base": str(found.base),
-        "motion": _text(moved.motion if moved else None), "dtype": dtype,
+        "single_file": _text(single_file), "base": str(found.base_path),
+        "motion": _text(moved.motion_path if moved else None), "dtype": dtype,
     }  # fmt: skip
     if not dry_run:
         difference = use.run(planned, offline=offline).difference
         record["difference"] = difference
         if difference is not None:
             render.note(_told(difference), always=not quiet)
-    with_motion = f" + {moved.motion} ({moved.motion_config.version})" if moved else ""
-    render.note(f"{found.base}{with_motion}")
+    with_motion = f" + {moved.motion_path} ({moved.motion_config.version})" if moved else ""
+    render.note(f"{found.base_path}{with_motion}")
     render.result("\n".join(map(str, planned.outputs)), record)
 
 

@@ -13,16 +13,16 @@ from . import options, render
 from .deferred import importing
 
 if TYPE_CHECKING:
-    from animatediff_core.adapters.file_report import FileReport
+    from animatediff_core.checkpoints.file_report import FileReport
 
 
 def inspect(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Weight files or model folders.")
     ] = None,
-    presets: Annotated[bool, typer.Option("--presets", help="List the presets.")] = False,
+    presets: Annotated[bool, options.flag("--presets", help="List the presets.")] = False,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print a JSON Schema of prompt files, for editors.")
+        bool, options.flag("--schema", help="Print a JSON Schema of prompt files, for editors.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

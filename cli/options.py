@@ -1,126 +1,170 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options of the commands. Those for settings of a job are made from the job's declaration."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_args
+import inspect
+import os
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import Adapter, Fuse, Move, WindowSchedule, parse_settings
+from animatediff_core.jobs import Adapter, Job, Move, WindowSchedule, setting
+from animatediff_core.jobs.reading import described
 
 
-def _choices(choices: object, usual: str) -> str:
-    return f"{' or '.join(get_args(choices))}; default: {usual}."
+def flag(*names: str, help: str) -> Any:
+    """An option that is on or off; the help shows no type for it."""
+    return typer.Option(*names, help=help, metavar="")
 
 
-Base = Annotated[
-    str | None,
-    typer.Option(
-        "--base", help="Base model: preset's, diffusers folder, checkpoint file or hub id."
-    ),
+Offline = Annotated[bool, flag("--offline", help="Never ask the hub; use what is cached.")]
+DryRun = Annotated[
+    bool, flag("--dry-run", help="Check everything and say what would happen; write nothing.")
 ]
-Variant = Annotated[
-    str | None,
-    typer.Option(
-        help="Which weights of the base model's folder or hub id, for instance fp16; default: the "
-        "plain ones."
-    ),
-]
-Motion = Annotated[
-    str | None,
-    typer.Option(
-        "--motion", help="Motion module: file, folder, or ORG/REPOSITORY/FILE on the hub."
-    ),
-]
-MotionVersion = Annotated[
-    str | None,
-    typer.Option(help="Version of the motion module (v1, v2, v3, …) where its file cannot tell."),
-]
-Lora = Annotated[
-    list[str] | None, typer.Option("--lora", help="LoRA as PATH or PATH:SCALE; may be repeated.")
-]
-MotionLora = Annotated[
-    list[str] | None,
-    typer.Option("--motion-lora", help="MotionLoRA as PATH or PATH:SCALE; may be repeated."),
-]
-Camera = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--camera",
-        help="Camera move for a v2 motion module, as MOVE or MOVE:SCALE; may be repeated. "
-        + _choices(Move, "none"),
-    ),
-]
-Embedding = Annotated[
-    list[str] | None, typer.Option("--embedding", help="Textual inversion file; may be repeated.")
-]
-Vae = Annotated[str | None, typer.Option("--vae", help="VAE to use instead of the base model's.")]
-PredictionType = Annotated[
-    str | None,
-    typer.Option(
-        help="What the base model predicts: epsilon, v_prediction or sample; default: as its files "
-        "say, else epsilon (SD2 checkpoint files: v_prediction)."
-    ),
-]
-WindowLength = Annotated[
-    int | None,
-    typer.Option(
-        "-C",
-        "--window",
-        help="Frames denoised together, for clips longer than the motion module's; default: all.",
-    ),
-]
-Overlap = Annotated[
-    int | None,
-    typer.Option(
-        "-O", "--overlap", help="Frames that windows share; default: a quarter of the window."
-    ),
-]
-Stride = Annotated[
-    int | None,
-    typer.Option(
-        "-S",
-        "--stride",
-        min=0,
-        help="Windows also over frames 2, 4, ... 2**N apart; default: 0, neighbours only. (In a "
-        "prompt file window.stride is one more: the number of such scales.)",
-    ),
-]
-Schedule = Annotated[
-    str | None, typer.Option("--window-schedule", help=_choices(WindowSchedule, "standard_uniform"))
-]
-FuseWeights = Annotated[
-    str | None,
-    typer.Option("--fuse", help="Weights where windows overlap: " + _choices(Fuse, "pyramid")),
-]
+Json = Annotated[bool, flag("--json", help="One JSON object a line on stdout.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", help="Only results and errors.")]
+Debug = Annotated[bool, flag("--debug", help="Show the stack if something fails.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any field of a job, for instance free_init.iterations=3, output.max_size=2MB, "
+        help="Any setting of a job, for instance free_init.iterations=3, output.max_size=2MB, "
         "keyframes.images=first.png or motion_strength=0.8; may be repeated.",
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the hub; use what is cached.")]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Check everything and say what would happen; write nothing."),
+PromptFile = Annotated[
+    str | None,
+    typer.Argument(
+        help="Prompt file (YAML, or another program's), or a clip to make again; - is standard "
+        "input."
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the stack where something fails.")]
+Prompt = Annotated[str | None, typer.Option("--prompt", help="What to show, without a file.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Model with its settings (see inspect --presets).")
+]
+Repeats = Annotated[
+    int, typer.Option("-r", "--repeats", min=1, help="Clips for each job, seeds counting up.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the clips.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Where the paths of other programs' prompt files begin.")
+]
+Device = Annotated[str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16.")]
+LowVram = Annotated[
+    bool, flag("--low-vram", help="Least memory: weights wait in main memory, slower.")
+]
+Compile = Annotated[
+    bool, flag("--compile", help="Compile the model's blocks first: minutes once, then faster.")
+]
+
+MODEL = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
+         "motion_loras", "embeddings")  # fmt: skip
+_FLAGS: dict[str, tuple[str, ...]] = {
+    "base": ("--base",), "variant": ("--variant",), "motion": ("--motion",),
+    "motion_version": ("--motion-version",), "vae": ("--vae",),
+    "prediction_type": ("--prediction-type",), "loras": ("--lora",),
+    "motion_loras": ("--motion-lora",), "camera.moves": ("--camera",),
+    "embeddings": ("--embedding",), "negative_prompt": ("--negative",),
+    "width": ("-W", "--width"), "height": ("-H", "--height"), "frames": ("-L", "--frames"),
+    "window.length": ("-C", "--window"), "window.overlap": ("-O", "--overlap"),
+    "window.stride": ("-S", "--stride"), "window.schedule": ("--window-schedule",),
+    "window.fuse": ("--fuse",), "steps": ("--steps",), "guidance_scale": ("--guidance",),
+    "fast": ("--fast",), "scheduler": ("--scheduler",), "seed": ("--seed",),
+    "output.fps": ("--fps",), "output.format": ("--format",),
+}  # fmt: skip
+"""Settings of a job that have options, in the order of the help."""
+GENERATE = tuple(_FLAGS)
+_PANELS = dict.fromkeys((*MODEL, "camera"), "Model") | {
+    "window": "Context windows", "output": "Output", "steps": "Sampling",
+    "guidance_scale": "Sampling", "fast": "Sampling", "scheduler": "Sampling",
+}  # fmt: skip
+"""Titles of the groups of options in the help; the others are of the clip."""
+_METAVARS = {"camera.moves": "MOVE[:SCALE]", "embeddings": "PATH"}
+_HELP = {
+    "camera.moves": f"Camera move for a v2 motion module: {described(Move)}",
+    "window.schedule": f"How windows move from step to step: {described(WindowSchedule)}",
+    "window.stride": "Windows also over frames 2, 4, ... 2**N apart; default: 0, neighbours only. "
+    "(In a prompt file window.stride is one more: the number of such scales.)",
+    "seed": "0 to 2**64-1; -1 or none draws one.",
+    "negative_prompt": "What not to show.",
+}
+"""Help of options that mean less than the setting, or count otherwise."""
+
+Command = Callable[..., None]
 
 
-def settings(given: Mapping[str, Any], others: Sequence[str] | None) -> dict[str, Any]:
-    """What the command line says of a job, by dotted keys, and in its `KEY=VALUE` texts."""
-    return parse_settings({k: v for k, v in given.items() if v is not None}, others or [])
+def of_job(*keys: str) -> Callable[[Command], Command]:
+    """Gives a command the options of these settings, in place of its parameter `settings`, which
+    receives those that were used, by dotted key."""
+    names = {key.replace(".", "_"): key for key in keys}
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            used = {key: _value(key, arguments.pop(name)) for name, key in names.items()}
+            settings = {key: value for key, value in used.items() if value is not None}
+            command(**arguments, settings=settings)
+
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(command).parameters.values():
+            made = [_parameter(key) for key in keys] if own.name == "settings" else [own]
+            parameters += (one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made)
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
 
 
-def adapters(given: list[str] | None) -> tuple[Adapter, ...]:
+def _parameter(key: str) -> inspect.Parameter:
+    """The option of a setting, with the type and the help of its declaration."""
+    declared = setting(Job, key)
+    kind, text, metavar = declared.kind, _HELP.get(key, declared.meaning), None
+    if get_origin(kind) is Literal:
+        default = "" if declared.default is None else f"; default: {declared.default}"
+        named = all(choice in text for choice in get_args(kind))
+        text = f"{text.rstrip('.')}{'' if named else f': {declared.type}'}{default}."
+    elif declared.is_list:
+        text = f"{text.rstrip('.')}; may be repeated."
+        metavar = _METAVARS.get(key, "PATH[:SCALE]")
+    option = typer.Option(
+        *_FLAGS[key],
+        help=text,
+        metavar=metavar,
+        min=0 if key == "window.stride" else None,
+        rich_help_panel=_PANELS.get(key.split(".")[0], "Clip"),
+    )
+    kind = list[str] if declared.is_list else (kind if kind in (int, float) else str)
+    return inspect.Parameter(
+        key.replace(".", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def _value(key: str, value: Any) -> Any:
+    """A value of the command line as that of the setting; None if it was not used."""
+    if value is None or value == []:
+        return None
+    if key in ("loras", "motion_loras"):
+        return adapters(value)
+    if key == "camera.moves":
+        return [{"move": one.path, "scale": one.scale} for one in adapters(value)]
+    if key == "window.stride":
+        return value + 1
+    return tuple(value) if isinstance(value, list) else value
+
+
+def adapters(texts: list[str]) -> tuple[Adapter, ...]:
     """`PATH[:SCALE]` texts as adapters."""
     parsed = []
-    for text in given or []:
+    for text in texts:
         path, colon, scale = text.rpartition(":")
         if not colon or "/" in scale or "\\" in scale:
             parsed.append(Adapter(path=text))
@@ -137,14 +181,7 @@ def adapters(given: list[str] | None) -> tuple[Adapter, ...]:
     return tuple(parsed)
 
 
-def camera_moves(given: list[str] | None) -> list[dict[str, Any]]:
-    """`MOVE[:SCALE]` texts as moves."""
-    return [{"move": one.path, "scale": one.scale} for one in adapters(given)]
-
-
 def go_offline(offline: bool) -> None:
     """Tell the hub's library too, before it is imported."""
-    import os
-
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -25,12 +25,12 @@ def train(
         typer.Option("--set", help="KEY=VALUE over the file, for instance learning_rate=1e-5."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the folder's state.")
+        bool, options.flag("--resume", help="Go on from the folder's state.")
     ] = False,
     offline: options.Offline = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read data, decode clips, make one step, write nothing."),
+        options.flag("--dry-run", help="Read data, decode clips, make one step, write nothing."),
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -95,7 +95,7 @@ WRONG = {
     "both": (["p.yaml", "--prompt", "x"], "cannot go together"),
     "no file": (["missing.yaml"], "missing.yaml: no such prompt file"),
     "typo": (["typo.yaml"], "did you mean prompt?"),
-    "size": (["--prompt", "x", "-W", 65], "width 65 is no multiple of 4, as the VAE needs; use 64"),
+    "size": (["--prompt", "x", "-W", 65], "width: 65 is no multiple of 4, as the VAE needs; use"),
     "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; set window.length (-C) to 16"),
     "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "no scheduler 'dimm'; there are ddim"),
     "motion alone": (["--prompt", "x", "--motion", "m.ckpt"], "--motion needs --base"),
@@ -190,7 +190,9 @@ def test_inspect_tells_what_files_are(asked, tmp_path):
 def test_download_says_where_a_preset_is_and_what_cannot_be_had(asked):
     done = asked("download", "tiny", "sd15-v3", "--offline")
     assert done.stdout.splitlines() == [str(TINY / "base"), str(TINY / "motion_module.safetensors")]
-    assert "sd15-v3: stable-diffusion-v1-5/stable-diffusion-v1-5: is not in the" in done.stderr
+    assert (
+        "sd15-v3: base: stable-diffusion-v1-5/stable-diffusion-v1-5: is not in the" in done.stderr
+    )
     assert done.exit_code == 3
     assert "no preset 'sd51'; there are" in asked("download", "sd51").stderr
 

@@ -138,7 +138,8 @@ NET = {"path": "controlnet", "images": FILM}
 def test_bad_conditions_end_with_one_sentence_before_anything_is_loaded(
     asked, monkeypatch, tmp_path, things, job, message
 ):
-    monkeypatch.setattr("animatediff_core.runs.generate.load", lambda *_, **__: pytest.fail("load"))
+    load = "animatediff_core.runs.generate.load_model"
+    monkeypatch.setattr(load, lambda *_, **__: pytest.fail("load"))
     refused = asked("generate", prompt_file(things, {"bad": job}))
     assert refused.exit_code == 2
     assert refused.stdout == ""

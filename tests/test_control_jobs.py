@@ -157,11 +157,11 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"ip_adapters": [{**ALL["ip_adapters"][0], "weights": {-7: 1.0}}]},
          "weights: names frame -7, but the clip has 6"),
         ({"motion_positions": {"stretch": 4.5, "offset": 1}},
-         r"reach 23.5 with 6 frames .* positions 0 to 15; lower stretch to 2.8 or less$"),
+         r"motion_positions: reaches 23.5 with 6 frames .* 0 to 15; lower stretch to 2.8 or less$"),
         ({"motion_positions": {"stretch": 2, "offset": 6}},
          "lower stretch to 1.8 or less, or offset to 5 or less"),
         ({"motion_positions": 4, "window": {"length": 5}, "frames": 9},
-         "reach 16 with 5 frames together, .* lower stretch to 3.75 or less$"),
+         "motion_positions: reaches 16 with 5 frames together, .* lower stretch to 3.75 or less$"),
     ],
 )  # fmt: skip
 def test_planning_refuses_what_cannot_lead_the_clip(things, job, message):

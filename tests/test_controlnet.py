@@ -14,11 +14,12 @@ from diffusers.pipelines.animatediff import AnimateDiffControlNetPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
-from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.adapters.control_models import ControlContent, control_families
+from animatediff_core import Conditions, denoise, inflate, make_scheduler
 from animatediff_core.adapters.controlnet import load_controlnet
+from animatediff_core.checkpoints.families import families_of
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
-from animatediff_core.diffusion.residuals import Control, Moment, add_residuals
+from animatediff_core.diffusion.residuals import Control, add_residuals
+from animatediff_core.diffusion.step_info import StepInfo
 from animatediff_core.errors import CheckpointError
 
 FRAMES, STEPS = 3, 4
@@ -68,7 +69,7 @@ def original_list() -> list[str]:
 
 
 def pictures(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (FRAMES, 16, 16, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (FRAMES, 16, 24, 3), dtype=np.uint8)
 
 
 def condition(seed: int = 0) -> torch.Tensor:
@@ -78,7 +79,7 @@ def condition(seed: int = 0) -> torch.Tensor:
 def texts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return (
-        torch.randn(1, 4, FRAMES, 8, 8, generator=generator),
+        torch.randn(1, 4, FRAMES, 8, 12, generator=generator),
         torch.randn(1, 5, 16, generator=generator),
         torch.randn(1, 5, 16, generator=generator),
     )
@@ -100,7 +101,7 @@ def theirs(**settings: object) -> torch.Tensor:
     noise, text, negative = texts()
     videos = [[Image.fromarray(p) for p in pictures(seed)] for seed in (0, 1)]
     return pipeline(
-        prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, height=16, width=16,
+        prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, height=16, width=24,
         num_frames=FRAMES, num_inference_steps=STEPS, guidance_scale=7.5, output_type="latent",
         conditioning_frames=videos, **settings,
     ).frames  # fmt: skip
@@ -152,7 +153,7 @@ def test_every_single_file_layout_loads_whole(tmp_path, layout):
 def test_weights_by_frame_scale_what_each_frame_gets():
     sample, text, _ = texts()
     control = Control(model=diffusers_model(), condition=condition())
-    given = (Moment(step=0, steps=1, frames=None), sample, 5, text, None)
+    given = (sample, 5, text, Conditions())
     with torch.no_grad():
         plain = add_residuals([control], *given)
         weighted = add_residuals([replace(control, weights=(0.0, 0.5, 1.0))], *given)
@@ -168,17 +169,28 @@ def test_weights_by_frame_scale_what_each_frame_gets():
         assert torch.allclose(2 * full, double)
 
 
-def test_one_that_pools_leads_towards_the_prompt_alone():
+def test_a_pooling_controlnet_applies_to_the_conditional_branch_only():
     sample, text, _ = texts()
     model = diffusers_model()
     model.register_to_config(global_pool_conditions=True)
     control = Control(model=model, condition=condition())
-    moment = Moment(step=0, steps=1, frames=None)
     with torch.no_grad():
-        towards = add_residuals([control], moment, sample, 5, text, None)
-        away = add_residuals([control], replace(moment, away=True), sample, 5, text, None)
-    assert towards.mid_residual.shape[2:] == (1, 1)
-    assert away is None
+        cond = add_residuals([control], sample, 5, text, Conditions())
+    assert cond.mid_residual.shape[2:] == (1, 1)
+    info = StepInfo(step=0, steps=1)
+    assert control.acts(info, uncond=False)
+    assert not control.acts(info, uncond=True)
+    assert Control(model=diffusers_model(), condition=condition()).acts(info, uncond=True)
+
+
+def test_a_control_acts_between_its_first_and_last_share_of_the_whole_schedule():
+    control = Control(model=diffusers_model(), condition=condition(), start=0.25, end=0.75)
+    infos = [StepInfo(step=i, steps=8) for i in range(8)]
+    assert [i.step for i in infos if control.acts(i, uncond=False)] == [2, 3, 4, 5]
+    late = [StepInfo(step=i, steps=4, skipped=4) for i in range(4)]
+    assert [i.step for i in late if control.acts(i, uncond=False)] == [0, 1]
+    off = replace(control, strength=0.0)
+    assert not any(off.acts(i, uncond=False) for i in infos)
 
 
 def test_a_window_gets_its_own_frames_pictures():
@@ -186,12 +198,8 @@ def test_a_window_gets_its_own_frames_pictures():
     frames = torch.tensor([2, 0])
     control = Control(model=diffusers_model(), condition=condition(), weights=(1.0, 2.0, 3.0))
     with torch.no_grad():
-        whole = add_residuals(
-            [control], Moment(step=0, steps=1, frames=None), sample, 5, text, None
-        )
-        window = add_residuals(
-            [control], Moment(step=0, steps=1, frames=frames), sample[:, :, frames], 5, text, None
-        )
+        whole = add_residuals([control], sample, 5, text, Conditions())
+        window = add_residuals([control], sample[:, :, frames], 5, text, Conditions(), frames)
     assert torch.allclose(whole.mid_residual[frames], window.mid_residual, rtol=1e-4, atol=1e-4)
 
 
@@ -199,7 +207,10 @@ def test_a_window_gets_its_own_frames_pictures():
     ("edit", "message"),
     [
         (lambda names: names.pop("control_model.zero_convs.1.0.bias"), "lacks 1 of"),
-        (lambda names: names.update({"control_model.extra": torch.zeros(1)}), "has unknown 1 of"),
+        (
+            lambda names: names.update({"control_model.extra": torch.zeros(1)}),
+            "has 1 unknown tensors",
+        ),
         (
             lambda names: names.pop("control_model.middle_block_out.0.weight"),
             "lacks 1 of",
@@ -234,10 +245,9 @@ def test_a_small_one_without_transformers_loads_from_file_and_folder(tmp_path):
             load_controlnet(path, new_unet((32, 32)))
 
 
-def test_levels_tell_the_family_of_one_that_reads_no_text(tmp_path):
+def test_levels_tell_the_family_of_one_that_reads_no_text():
     shapes = {f"down_blocks.{i}.resnets.0.conv1.weight": (c, c, 3, 3)
               for i, c in enumerate((320, 640, 1280, 1280))}  # fmt: skip
-    content = ControlContent("ControlNet", shapes, None)
-    assert control_families(content, tmp_path) == ["SD1.5", "SD2"]
+    assert families_of(shapes) == ("SD1.5", "SD2")
     shapes |= {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight": (1280, 1024)}
-    assert control_families(content, tmp_path) == ["SD2"]
+    assert families_of(shapes) == ("SD2",)

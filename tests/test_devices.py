@@ -23,12 +23,12 @@ from animatediff_core.diffusion.decoding import decode
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.diffusion.noise import seeded
 from animatediff_core.diffusion.schedules import training_scheduler
+from animatediff_core.diffusion.step_info import StepInfo
 from animatediff_core.jobs import Job, load_prompt_file
 from animatediff_core.planning.jobs import plan
-from animatediff_core.sampling.conditions import ConditionModels
 from animatediff_core.sampling.loading import load_model
 from animatediff_core.sampling.placement import PlacedModel, Placement
-from animatediff_core.sampling.sample import Step, sample
+from animatediff_core.sampling.sample import sample
 from animatediff_core.speed.checkpointing import recompute_blocks
 from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.clips import Sample, collate
@@ -58,12 +58,11 @@ def job_of(folder: Path, **changes: object) -> Job:
     return job
 
 
-def made(job: Job, dtype: torch.dtype, device: torch.device) -> Iterator[Step | np.ndarray]:
+def made(job: Job, dtype: torch.dtype, device: torch.device) -> Iterator[StepInfo | np.ndarray]:
     """A job's steps and frames."""
     (planned,) = plan([job], offline=True)
-    placed = PlacedModel(*load_model(planned.found, offline=True), Placement(device, dtype))
-    models = ConditionModels(base=placed.base, device=device, dtype=dtype, offline=True)
-    yield from sample(job, placed.base, placed.animated, models=models)
+    parts = load_model(planned.found, offline=True)
+    yield from sample(job, PlacedModel(*parts, Placement(device, dtype), offline=True))
 
 
 TRAVELS = {"prompt": {0: "a red circle", 2: "a blue star"}}

@@ -6,7 +6,11 @@ from conftest import TINY
 from safetensors.torch import save_file
 
 from animatediff_core.adapters.identify import identify
-from animatediff_core.adapters.textual_inversion import apply_embedding, read_embedding, spelled_out
+from animatediff_core.adapters.textual_inversion import (
+    apply_embedding,
+    expand_placeholders,
+    read_embedding,
+)
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.write import write_base_folder
 from animatediff_core.diffusion.chunks import chunks_of
@@ -37,11 +41,11 @@ def test_a_word_puts_its_vectors_where_it_stands(tmp_path, form, word, count):
     path = written(tmp_path, form, vectors)
     report = identify(path)
     assert (report.kind, report.goes_in) == ("embedding", "embeddings")
-    assert report.details == {"word": word, "vectors": str(count)}
+    assert report.details == {"token": word, "vectors": str(count)}
     base = load_base("bundled:tiny")
     assert apply_embedding(base, path) == word
     tokenizer, encoder = base.tokenizers[0], base.text_encoders[0]
-    ids = tokenizer(spelled_out(tokenizer, [f"a {word} circle"])[0]).input_ids
+    ids = tokenizer(expand_placeholders(tokenizer, [f"a {word} circle"])[0]).input_ids
     assert len(ids) == 4 + count
     learned = encoder.get_input_embeddings().weight[ids[2 : 2 + count]]
     assert torch.equal(learned, vectors)
@@ -60,7 +64,7 @@ def test_a_saved_model_still_knows_the_word(tmp_path):
 
 def test_what_cannot_be_taught_is_refused(tmp_path):
     base = load_base(str(TINY / "base"))
-    with pytest.raises(CheckpointError, match="768 values a word but this model's text encoder"):
+    with pytest.raises(CheckpointError, match="768 values a vector but this model's text encoder"):
         apply_embedding(base, written(tmp_path, "diffusers", torch.randn(2, 768)))
     path = written(tmp_path, "diffusers", torch.randn(1, WIDTH))
     apply_embedding(base, path)
@@ -96,7 +100,7 @@ def test_every_form_of_file_gives_word_and_vectors(tmp_path):
         found, (rows,) = read_embedding(path)
         assert (found, rows.shape) == (word, vectors.shape), form
         assert torch.equal(rows, vectors), form
-        assert identify(path).details == {"word": word, "vectors": "2"}, form
+        assert identify(path).details == {"token": word, "vectors": "2"}, form
     save_file({"emb_params": half}, tmp_path / "half.safetensors")
     assert identify(tmp_path / "half.safetensors").dtype == "fp16"
     assert torch.equal(read_embedding(tmp_path / "half.safetensors")[1][0], half.float())
@@ -132,7 +136,7 @@ def test_case_does_not_matter_and_the_word_is_told(tmp_path, caplog):
     [
         ("<look>", torch.randn(31, WIDTH), "has 31 vectors but a prompt holds 30 at most"),
         ("<look>", torch.randn(2, WIDTH) / 0, "values that are no numbers"),
-        ("my look", torch.randn(1, WIDTH), "word 'my look' has spaces"),
+        ("my look", torch.randn(1, WIDTH), "token 'my look' has spaces"),
         ("x" * 400, torch.randn(1, WIDTH), "has 400 characters, more than 64"),
         ("!?", torch.randn(1, WIDTH), "has no letter or digit"),
         ("a", torch.randn(1, WIDTH), "'a' exists already"),
@@ -163,5 +167,5 @@ def test_a_word_that_begins_as_another_is_spelled_by_its_own_vectors(tmp_path):
     for word in ("look", "lookout", "lookouts"):
         save_file({word: torch.randn(2, WIDTH)}, tmp_path / f"{word}.safetensors")
         apply_embedding(base, tmp_path / f"{word}.safetensors")
-    texts = spelled_out(base.tokenizers[0], ["a lookout, look at LOOKOUTS"])
+    texts = expand_placeholders(base.tokenizers[0], ["a lookout, look at LOOKOUTS"])
     assert texts == ["a lookout lookout_1, look look_1 at lookouts lookouts_1"]

@@ -318,6 +318,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     assert "has compressed members" in refusal(open_weights, tmp_path / "m.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
 def test_scripted_models_and_tar_archives_are_named(tmp_path):
     scripted = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
     scripted.save(tmp_path / "m.pt")

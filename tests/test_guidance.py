@@ -27,7 +27,7 @@ def test_outside_its_interval_guidance_is_off():
 
 def test_rescaling_brings_each_clips_spread_back():
     torch.manual_seed(0)
-    predicted, without = torch.randn(2, 4, 3, 8, 8), torch.randn(2, 4, 3, 8, 8)
+    predicted, without = torch.randn(2, 4, 3, 8, 6), torch.randn(2, 4, 3, 8, 6)
     plain = guide(predicted, without, 7.5)
     assert torch.equal(plain, without + 7.5 * (predicted - without))
     full = guide(predicted, without, 7.5, 1.0)
@@ -48,7 +48,7 @@ def sampled(animated, **settings):
     calls = []
     handle = animated.unet.register_forward_hook(lambda *_: calls.append(1))
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, 4, 3, 8, 8, generator=generator)
+    latents = torch.randn(1, 4, 3, 8, 6, generator=generator)
     text, negative = torch.randn(2, 1, 5, 16, generator=generator)
     scheduler = make_scheduler("ddim", animated.motion.config)
     try:

@@ -76,6 +76,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     yield hub
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture
@@ -271,7 +272,7 @@ def test_gated_and_private_repositories_say_how_to_log_in(hub, model, monkeypatc
         assert (local_path(name, "base", offline=False) / "unet" / "config.json").is_file()
     with pytest.raises(CheckpointError, match="org/nothing: the hub has no such model"):
         local_path("org/nothing", "base", offline=False)
-    with pytest.raises(CheckpointError, match="x.ckpt: no such file is here, and the hub has no"):
+    with pytest.raises(CheckpointError, match="x.ckpt: no such local file exists, and the hub"):
         local_path("models/loras/deep/x.ckpt")
 
 
@@ -288,7 +289,7 @@ def test_an_unreachable_hub_is_told_at_once_and_the_cache_goes_on(hub, model, mo
     assert time.perf_counter() - start < 3
     with caplog.at_level(logging.WARNING, logger="animatediff_core"):
         assert local_path("org/model", "base", offline=False) == place
-    assert "what was fetched before is used" in caplog.text
+    assert "the files that were fetched before are used" in caplog.text
 
 
 def test_a_hub_that_fails_is_the_surroundings_fault(hub):

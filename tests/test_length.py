@@ -13,8 +13,7 @@ from animatediff_core import generate, load_prompt_file
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import FreeInit, Job, Noise, Upscale, Window
 from animatediff_core.planning.jobs import plan
-from animatediff_core.runs.generate import run
-from animatediff_core.sampling.sample import Step
+from animatediff_core.runs.generate import JobStep, run
 
 MOTION = "bundled:tiny/motion_module.safetensors"
 SMALL = Job(
@@ -31,7 +30,7 @@ SMALL = Job(
         ({"window": Window(length=24), "frames": 8}, "lower it to 16"),
         (
             {"window": Window(schedule="standard_uniform", stride=3)},
-            r"window.stride 3 \(-S 2\) spreads a window over more than the 20 frames; lower",
+            r"window.stride: 3 \(-S 2\) spreads a window over more than the 20 frames; lower",
         ),
         ({"frames": 8, "noise": Noise(type="freenoise")}, "freenoise repeats a window's noise"),
         ({"upscale": Upscale(scale=1.3), "frames": 4}, "makes width 16 to 20.8.*use 1.25 or 1.5"),
@@ -60,8 +59,8 @@ def made(tmp_path_factory):
     jobs = [SMALL.replace(name=name, **changes) for name, changes in JOBS.items()]
     results, steps = {}, {name: [] for name in JOBS}
     for event in run(jobs, output_dir=folder, device="cpu"):
-        if isinstance(event, Step):
-            steps[event.job.name].append(event)
+        if isinstance(event, JobStep):
+            steps[event.job.name].append(event.info)
         elif hasattr(event, "error"):
             assert event.error is None, event.error
             results[event.job.name] = event

@@ -110,11 +110,13 @@ def test_what_is_no_lora_is_told_where_it_goes(tmp_path):
     save_file(motion_lora(motion), tmp_path / "motion_lora.safetensors")
     save_motion_module(motion, tmp_path / "module.safetensors")
     save_file(dialect("kohya")[0], tmp_path / "lora.safetensors")
-    with pytest.raises(CheckpointError, match=r"MotionLoRA, which goes into motion_loras"):
+    goes = r"MotionLoRA, which goes into motion_loras \(--motion-lora\), not into loras"
+    with pytest.raises(CheckpointError, match=goes):
         apply_lora(new_unet(), tmp_path / "motion_lora.safetensors", 1.0)
-    with pytest.raises(CheckpointError, match=r"motion module, which goes into motion \("):
+    with pytest.raises(CheckpointError, match="is no LoRA for the image model"):
         apply_lora(new_unet(), tmp_path / "module.safetensors", 1.0)
-    with pytest.raises(CheckpointError, match=r"LoRA for the image model, which goes into loras"):
+    goes = r"is a LoRA, which goes into loras \(--lora\), not into motion_loras"
+    with pytest.raises(CheckpointError, match=goes):
         apply_motion_lora(motion, tmp_path / "lora.safetensors", 1.0)
 
 
@@ -178,7 +180,7 @@ def test_scale_zero_checks_the_file_and_leaves_every_bit(tmp_path):
         (lambda t: {**t, "lora_unet_mid_block_attentions_0_proj_in.oft_blocks": torch.ones(2)},
          "1 of 4 tensors are of no LoRA kind that is known, first lora_unet_mid_block"),
         (lambda t: {**t, **{k.replace("attn1", "attn7"): v for k, v in t.items()}},
-         "1 of its 2 layers fit nothing in this model, first down_blocks_0_attentions_0_"),
+         "1 of its 2 layers match nothing in this model, first down_blocks_0_attentions_0_"),
         (lambda t: {**t, **{f"unet.{LAYER}.to_q.lora_{x}.weight": torch.ones(2, 32) for x in "AB"}},
          "down twice"),
         (lambda t: {**t, **{k.replace("lora_unet_", "lora_te_"): v for k, v in t.items()}},
@@ -214,7 +216,8 @@ def test_a_lora_of_another_family_is_refused_with_both_names(tmp_path, width, fa
     save_file(reads_text(width, form), tmp_path / "l.safetensors")
     report = identify(tmp_path / "l.safetensors")
     assert (report.kind, report.family) == ("LoRA", family)
-    with pytest.raises(CheckpointError, match=f"made for {family} but this model is levels 32, 64"):
+    families = f"is a LoRA for {family} but the base model is levels 32, 64"
+    with pytest.raises(CheckpointError, match=families):
         apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
 
 
@@ -233,7 +236,7 @@ def test_the_trainers_word_for_the_family_counts_where_shapes_do_not_tell(
 ):
     save_file(dialect("kohya")[0], tmp_path / "l.safetensors", metadata=metadata)
     assert identify(tmp_path / "l.safetensors").family == family
-    with pytest.raises(CheckpointError, match=f"made for {family} but this model is"):
+    with pytest.raises(CheckpointError, match=f"for {family} but the base model is"):
         apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
 
 

@@ -12,7 +12,7 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.models import UNet2DConditionModel
 from test_single_file import unet_key
 
-from animatediff_core.adapters.lora_names import plain_name
+from animatediff_core.adapters.lora.names import plain_name
 from animatediff_core.checkpoints.sd_names import original_layers
 
 CONFIGS = ROOT / "animatediff_core" / "models" / "configs"

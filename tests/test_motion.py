@@ -52,7 +52,7 @@ def test_training_step_is_the_official_one(golden):
 def sample(frames: int = 4):
     generator = torch.Generator().manual_seed(1)
     return (
-        torch.randn(2, 4, frames, 8, 8, generator=generator),
+        torch.randn(2, 4, frames, 8, 6, generator=generator),
         torch.tensor([10, 900]),
         torch.randn(2, 5, 16, generator=generator),
     )

@@ -1,11 +1,13 @@
 """The first noise: unit variance whatever the frames share, and the same from every seed."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from animatediff_core.diffusion.noise import draw_noise, seeded
+from animatediff_core.diffusion.noise import draw_noise, seeded, step_noise
 from animatediff_core.jobs.sampling import Noise
 
 SHAPE = (1, 4, 6, 40, 40)
@@ -95,3 +97,23 @@ def test_a_seed_above_32_bits_is_seeded_by_both_halves():
     """Expected: every second word of `numpy.random.RandomState([5, 1])`, 32 bits each."""
     words = torch.randint(0, UPPER, (3,), generator=seeded(UPPER + 5))
     assert words.tolist() == [2085189291, 3822202474, 3587694693]
+
+
+def test_dpmpp_sdes_brownian_tree_grows_from_the_whole_seed(monkeypatch):
+    trees = []
+
+    def planted(*arguments):
+        trees.append(arguments)
+        return lambda level, following: torch.full((2,), float(following - level))
+
+    module = SimpleNamespace(BrownianTreeNoiseSampler=planted)  # the real one needs torchsde
+    monkeypatch.setitem(sys.modules, "diffusers.schedulers.scheduling_dpmsolver_sde", module)
+    scheduler = SimpleNamespace(
+        sigmas=torch.tensor([9.0, 0.5, 0.0]), noise_sampler=None, step=lambda answer, step, x: x
+    )
+    latents = torch.zeros(1, 4, 2, 3, 5, dtype=torch.float64)
+    assert step_noise(scheduler, latents, seeded(3 * UPPER + 1)) == {}
+    ((model, low, high, seed),) = trees
+    assert (model.shape, low, high, seed) == (latents.shape, 0.5, 9.0, 3 * UPPER + 1)
+    drawn = scheduler.noise_sampler(torch.tensor(1.0), torch.tensor(3.0))
+    assert (drawn.dtype, drawn.tolist()) == (torch.float64, [2, 2])

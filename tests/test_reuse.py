@@ -5,7 +5,7 @@ import torch
 from conftest import new_motion, new_unet
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.diffusion.x0_cache import LEVELS, Reuse, runs
+from animatediff_core.diffusion.x0_cache import LEVELS, X0Cache, runs
 
 
 class Counted:
@@ -27,7 +27,7 @@ def animated():
 def clip(animated, fast, scheduler="ddim", kind="epsilon", steps=16):
     model = Counted(animated)
     torch.manual_seed(4)
-    noise, text, away = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 5, 16), torch.randn(1, 5, 16)
+    noise, text, away = torch.randn(1, 4, 3, 8, 6), torch.randn(1, 5, 16), torch.randn(1, 5, 16)
     sampler = make_scheduler(scheduler, animated.motion.config, prediction_type=kind)
     out = denoise(
         model, sampler, noise, text, away, steps=steps, fast=fast, guidance_scale=3.0,
@@ -63,20 +63,20 @@ def test_exact_is_the_default_and_a_level_saves_the_calls_that_it_says(animated)
 def test_what_was_said_of_a_clip_is_found_again_at_every_noise(animated, kind):
     scheduler = make_scheduler("ddim", animated.motion.config, prediction_type=kind)
     scheduler.set_timesteps(10)
-    clean, noise = torch.randn(1, 4, 2, 8, 8), torch.randn(1, 4, 2, 8, 8)
+    clean, noise = torch.randn(1, 4, 2, 8, 6), torch.randn(1, 4, 2, 8, 6)
     says = {
         "epsilon": lambda a, s: noise, "v_prediction": lambda a, s: a * noise - s * clean,
         "sample": lambda a, s: clean,
     }[kind]  # fmt: skip
-    reuse = Reuse(3, scheduler)
+    cache = X0Cache(3, scheduler)
     for step, timestep in enumerate(scheduler.timesteps):
         kept = scheduler.alphas_cumprod[timestep]
         shares = (kept.sqrt(), (1 - kept).sqrt())
         given = shares[0] * clean + shares[1] * noise
-        said = reuse.predict(given, timestep, step, 10)
+        said = cache.predict(given, timestep, step, 10)
         assert (said is None) == runs(3, step, 10)
         if said is None:
-            reuse.keep(given, says(*shares), timestep)
+            cache.store(given, says(*shares), timestep)
         else:
             assert torch.allclose(said, says(*shares), atol=2e-4)
 
@@ -95,4 +95,4 @@ def test_the_command_takes_it_and_the_sidecar_says_it(asked, tmp_path):
     assert "fast: 2" in next((tmp_path / "out").glob("*.yaml")).read_text()
     wrong = asked("generate", *small, "--set", "fast=4", "-o", "out")
     assert wrong.exit_code == 2
-    assert "fast must be 0 (exact) to 3 (quickest), got 4" in wrong.stderr
+    assert "fast: must be a whole number from 0 to 3, got 4" in wrong.stderr

@@ -594,7 +594,7 @@ def test_sd2_takes_sd15s_motion_modules_but_not_its_loras_and_words(tmp_path, sm
     parts = write_parts(tmp_path, small_families, "sd21")
     found = find_model(parts, offline=True)
     assert (found.family, found.motion_config.block_out_channels) == ("SD2", (32, 64, 64, 64))
-    assert identify(found.motion).details["base models"] == "SD1.5 and SD2"
+    assert identify(found.motion_path).details["base models"] == "SD1.5 and SD2"
     with pytest.raises(CheckpointError, match="no motion module is known for its family .SD2"):
         find_model(replace(parts, motion=None), offline=True)
     xl = new_motion((32, 64, 64), layers_per_block=2)

@@ -31,7 +31,7 @@ def pair(channels=(32, 64), dtype=torch.float32, **changes):
     return sides[0], ad.optimize(sides[1])
 
 
-def inputs(frames=3, batch=2, height=8, width=8, travel=False, dtype=torch.float32):
+def inputs(frames=3, batch=2, height=8, width=6, travel=False, dtype=torch.float32):
     generator = torch.Generator().manual_seed(3)
     shape = (batch, frames, 5, 16) if travel else (batch, 5, 16)
     return (

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
 from animatediff_core.adapters.identify import identify
 from animatediff_core.adapters.t2i_adapter import load_t2i_adapter
-from animatediff_core.diffusion.residuals import Control, Moment, add_residuals
+from animatediff_core.diffusion.residuals import Control, add_residuals
 from animatediff_core.errors import CheckpointError
 
-FRAMES, SIZE, FACTOR = 3, 64, 8
+FRAMES, HEIGHT, WIDTH, FACTOR = 3, 64, 48, 8
 LEVELS = {"full_adapter": (32, 64), "light_adapter": (32, 32), "full_adapter_xl": (32, 64)}
 """Of the UNets that they fit: a light one's last two levels have as many channels."""
 
@@ -43,13 +43,13 @@ def released(adapter: T2IAdapter) -> dict[str, torch.Tensor]:
 
 
 def made(model: torch.nn.Module, **changes: object) -> Control:
-    pictures = torch.rand(1, 3, FRAMES, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    pictures = torch.rand(1, 3, FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(2))
     return Control(model=model, condition=pictures, **changes)
 
 
 def given() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return (torch.randn(1, 4, FRAMES, 8, 8, generator=generator),
+    return (torch.randn(1, 4, FRAMES, 8, 6, generator=generator),
             torch.randn(1, 5, 16, generator=generator))  # fmt: skip
 
 
@@ -69,16 +69,14 @@ def test_each_frame_is_the_plain_unets_with_its_residuals(kind, fast):
         animated = inflate(unet, new_motion(LEVELS[kind]))
         if fast:
             optimize(animated)
-        moment = Moment(step=0, steps=1, frames=None)
         still = Conditions(motion_strength=0)
-        led = add_residuals([control], moment, sample, 500, text, still)
+        led = add_residuals([control], sample, 500, text, still)
         found = animated(sample, 500, text, led)
         free = animated(sample, 500, text, still)
     assert (found - torch.stack(wanted, 2)).abs().max() < 1e-4
     assert (found - free)[:, :, 0].abs().max() > 1e-2
     picked = torch.tensor([2, 0])
-    window = add_residuals([control], Moment(step=0, steps=1, frames=picked), sample[:, :, picked],
-                        500, text, still)  # fmt: skip
+    window = add_residuals([control], sample[:, :, picked], 500, text, still, picked)
     for part, whole in zip(window.adapter_residuals, led.adapter_residuals, strict=True):
         assert torch.allclose(part, whole[picked], atol=1e-6)
     cut = led.at(picked, FRAMES).adapter_residuals[0]
@@ -108,7 +106,7 @@ def test_folders_and_files_of_every_layout_hold_the_same_adapter(tmp_path, kind,
     adapter.save_pretrained(tmp_path / "folder")
     save_file(released(adapter), tmp_path / "released.safetensors")
     torch.save(adapter.state_dict(), tmp_path / "file.bin")
-    pictures = torch.rand(2, in_channels, SIZE, SIZE)
+    pictures = torch.rand(2, in_channels, HEIGHT, WIDTH)
     with torch.no_grad():
         wanted = adapter(pictures)
         for name in ("folder", "released.safetensors", "file.bin"):
@@ -122,7 +120,7 @@ def test_greys_are_read_from_colours():
     control = made(new_adapter(in_channels=1))
     sample, text = given()
     grey = (control.condition * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)).sum(1)
-    led = add_residuals([control], Moment(step=0, steps=1, frames=None), sample, 1, text, None)
+    led = add_residuals([control], sample, 1, text, Conditions())
     with torch.no_grad():
         wanted = control.model(grey[0].unsqueeze(1))
     assert torch.allclose(led.adapter_residuals[0], wanted[0], atol=1e-5)
@@ -131,8 +129,8 @@ def test_greys_are_read_from_colours():
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t.pop("body.3.block2.bias"), "lacks 1 of .* tensors of a T2I-Adapter"),
-        (lambda t: t.update({"skep.weight": torch.zeros(1)}), "has unknown 1 of"),
+        (lambda t: t.pop("body.3.block2.bias"), "T2I-Adapter: it lacks 1 of"),
+        (lambda t: t.update({"skep.weight": torch.zeros(1)}), "has 1 unknown tensors"),
         (lambda t: t.update({"conv_in.weight": torch.zeros(32, 7, 3, 3)}), "another base model"),
         (lambda t: t.clear() or t.update({"conv_in.weight": torch.zeros(1)}), "is no T2I-Adapter"),
     ],

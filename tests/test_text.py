@@ -12,17 +12,17 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from safetensors.torch import save_file
 from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from animatediff_core.adapters.textual_inversion import apply_embedding, teach_word
+from animatediff_core.adapters.textual_inversion import add_placeholder_token, apply_embedding
 from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.chunks import chunks_of
+from animatediff_core.diffusion.interpolation import interpolate, slerp
 from animatediff_core.diffusion.prompt_syntax import check_prompt, parse_prompt
-from animatediff_core.diffusion.prompt_travel import slerp, travelled
 from animatediff_core.diffusion.size_conditions import size_conditions
 from animatediff_core.diffusion.text import embed_pair, embed_prompt
 from animatediff_core.errors import AnimateDiffError, CheckpointError, PromptFileError
 from animatediff_core.jobs import Job
-from animatediff_core.motion.conditions import added_conditions
+from animatediff_core.motion.conditions import Conditions, added_conditions
 from animatediff_core.planning.jobs import plan
 from animatediff_core.runs.generate import generate
 
@@ -166,8 +166,11 @@ def test_clip_skip_counts_layers_from_the_end_and_keeps_the_final_norm(base):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clip_skip": 3}, "ball: clip_skip 3, but the text encoder of bundled:tiny knows 1 to 2"),
-        ({"negative_prompt": {0: "", 4: "[a|b]"}}, "ball: negative_prompt of frame 4: .*by frame"),
+        (
+            {"clip_skip": 3},
+            "ball: clip_skip: must be 1 to 2, as many layers as the text encoder of bundled",
+        ),
+        ({"negative_prompt": {0: "", 4: "[a|b]"}}, "ball: negative_prompt.4.: .*by frame"),
     ],
 )
 def test_text_that_cannot_work_is_refused_before_anything_is_loaded(changes, message):
@@ -215,7 +218,7 @@ def test_sdxl_reads_both_encoders_before_their_last_layer(base):
         embed_pair(pair, {0: CIRCLE}, {0: ""}, 4, clip_skip=3)
     short, _ = embed_pair(pair, {0: CIRCLE}, {0: ""}, 4)
     for tokenizer, encoder in zip(pair.tokenizers, pair.text_encoders, strict=True):
-        teach_word(tokenizer, encoder, "<look>", torch.randn(2, 16))
+        add_placeholder_token(tokenizer, encoder, "<look>", torch.randn(2, 16))
     assert torch.allclose(embed_prompt(pair, {0: CIRCLE}, 4).pooled, short.pooled, atol=1e-6)
     seen, other = (embed_prompt(pair, {0: f"a <look> {end}"}, 4).pooled for end in ("dog", "cat"))
     assert not torch.allclose(seen, other, atol=1e-3)  # pooled where the text ends, not at <look>
@@ -274,7 +277,7 @@ def test_slerp_turns_evenly_and_has_a_way_where_there_is_no_arc():
 
 def test_travel_holds_before_the_first_and_after_the_last_prompt():
     embeddings = torch.eye(2).unsqueeze(1)  # k 1 d
-    path = travelled(embeddings, [2, 4], range(6), "linear")[:, 0]
+    path = interpolate(embeddings, [2, 4], range(6), "linear")[:, 0]
     expected = [[1, 0], [1, 0], [1, 0], [0.5, 0.5], [0, 1], [0, 1]]
     assert torch.equal(path, torch.tensor(expected))
 
@@ -299,7 +302,7 @@ def test_sdxls_sizes_are_height_before_width():
     conditions = size_conditions(pooled, 64, 32)
     assert conditions.size_ids.tolist() == [[64, 32, 0, 0, 64, 32]] * 2
     assert conditions.pooled_text is pooled
-    assert size_conditions(None, 64, 32) is None
+    assert size_conditions(None, 64, 32) == Conditions()
     unet = UNet2DConditionModel(
         block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
         norm_num_groups=8, addition_embed_type="text_time", addition_time_embed_dim=8,

@@ -7,7 +7,8 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers import DDIMScheduler
 from transformers.models.clip import CLIPTextModel, CLIPTokenizer
 
-from animatediff_core.diffusion.denoise import Guided, denoise_steps
+from animatediff_core.diffusion.conditioning import Conditioning
+from animatediff_core.diffusion.denoise import denoise_steps
 from animatediff_core.diffusion.guidance import Guidance
 from animatediff_core.diffusion.image_unet import ImageUNet
 from animatediff_core.diffusion.text2video_zero import (
@@ -81,10 +82,10 @@ def test_the_latents_are_those_of_diffusers_pipeline():
         output_type="latent",
     ).images
     text, negative = pipeline.encode_prompt(prompt, "cpu", 1, True)
-    guided = Guided(text=text, negative_text=negative, guidance=Guidance(scale=5.0))
+    guided = Conditioning(text=text, negative_text=negative, guidance=Guidance(scale=5.0))
     scheduler, still = DDIMScheduler.from_config(schedule.config), ImageUNet(unet)
     steps = denoise_steps(still, scheduler, noise[:, :, None], guided, steps=10)
-    reached = {at.step: at.latents for at, _ in zip(steps, range(4), strict=False)}
+    reached = {info.step: x for (info, x), _ in zip(steps, range(4), strict=False)}
     timesteps = [int(t) for t in scheduler.timesteps]
     moved = moved_frames(reached[4], frames, (90, -40))[:, :, 1:]
     fresh = torch.randn(frames - 1, 4, 8, 16, generator=torch.Generator().manual_seed(9))
@@ -92,6 +93,6 @@ def test_the_latents_are_those_of_diffusers_pipeline():
     noised = noised_again(moved, scheduler, timesteps[4], timesteps[2], fresh)
     together = torch.cat([reached[2], noised], dim=2)
     with cross_frame_attention(unet, frames):
-        *_, last = denoise_steps(still, scheduler, together, guided, steps=10, start=2)
-    assert (last.latents[0].transpose(0, 1) - wanted).abs().max() < 1e-4
+        *_, (_, last) = denoise_steps(still, scheduler, together, guided, steps=10, start=2)
+    assert (last[0].transpose(0, 1) - wanted).abs().max() < 1e-4
     assert not any(module._forward_pre_hooks for module in unet.modules())

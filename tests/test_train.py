@@ -220,9 +220,9 @@ def test_textual_inversion_moves_only_the_words_own_vectors(drawn, tmp_path):
 
 
 def test_settings_of_another_stage_are_refused(drawn, tmp_path):
-    with pytest.raises(TrainingError, match="max_frames belongs to stage motion, this is stage im"):
+    with pytest.raises(TrainingError, match="max_frames: belongs to stage motion, this is st"):
         config(drawn, tmp_path, stage="image", max_frames=8)
-    with pytest.raises(TrainingError, match="lora_rank belongs to stage lora"):
+    with pytest.raises(TrainingError, match="lora_rank: belongs to stage lora"):
         config(drawn, tmp_path, lora_rank=8)
 
 
@@ -254,9 +254,9 @@ def test_cached_latents_train_like_decoded_videos(drawn, tmp_path):
 
 
 def test_the_loss_falls(drawn, tmp_path):
-    made = config(drawn, tmp_path, max_train_steps=30, caption_dropout=0.0, learning_rate=2e-3)
+    made = config(drawn, tmp_path, max_train_steps=20, caption_dropout=0.0, learning_rate=3e-3)
     losses = [s.loss for s in steps_of(run(made, tmp_path / "o"))]
-    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+    assert sum(losses[-7:]) < 0.95 * sum(losses[:7])
 
 
 def held_out_loss(motion_file, videos) -> float:
@@ -278,8 +278,8 @@ def held_out_loss(motion_file, videos) -> float:
 
 
 def test_training_on_real_videos_lowers_the_loss_on_held_out_windows(tmp_path, videos):
-    captions = ["a rabbit in a meadow", "people on bicycles", "a street"]
-    rows = [f"{v.stem},{c},real" for v, c in zip(videos, captions, strict=False)]
+    captions = ["people on bicycles", "a man in a car"]
+    rows = [f"{v.stem},{c},real" for v, c in zip(videos[1:3], captions, strict=True)]
     (tmp_path / "list.csv").write_text("\n".join(["videoid,name,page_dir", *rows]) + "\n")
     real = {
         "video_folder": str(videos[0].parent),

@@ -24,7 +24,7 @@ def animated_model():
 def inputs(per_frame=False):
     generator = torch.Generator().manual_seed(3)
     shape = (2, 3, 5, 16) if per_frame else (2, 5, 16)
-    sample = torch.randn(2, 4, 3, 8, 8, generator=generator)
+    sample = torch.randn(2, 4, 3, 8, 6, generator=generator)
     return sample, torch.tensor([10, 900]), torch.randn(shape, generator=generator)
 
 

@@ -8,10 +8,16 @@ import torch
 from conftest import new_motion, new_unet
 
 from animatediff_core import denoise, inflate, make_scheduler
-from animatediff_core.diffusion.denoise import Guided, denoise_steps
+from animatediff_core.diffusion.conditioning import Conditioning
+from animatediff_core.diffusion.denoise import denoise_steps
 from animatediff_core.diffusion.guidance import Guidance
 from animatediff_core.diffusion.noise import draw_noise
-from animatediff_core.diffusion.windows import context_windows, divides, max_stride, window_frames
+from animatediff_core.diffusion.windows import (
+    context_windows,
+    is_divided,
+    max_stride,
+    window_frames,
+)
 from animatediff_core.jobs import Window
 from animatediff_core.motion import Conditions, Positions
 
@@ -110,8 +116,8 @@ def test_windows_of_every_scale_hop_by_their_own_length_and_shift_with_the_step(
 
 
 def test_fuse_weights():
-    def shares(fuse: str, frames: int = 6) -> list[list[float]]:
-        window = Window(length=4, overlap=2, fuse=fuse)
+    def shares(fuse: str, frames: int = 6, overlap: int = 2) -> list[list[float]]:
+        window = Window(length=4, overlap=overlap, fuse=fuse)
         return [part.weights.tolist() for part in context_windows(window, frames, 0)]
 
     assert shares("flat") == [[1, 1, 0.5, 0.5], [0.5, 0.5, 1, 1]]
@@ -119,13 +125,18 @@ def test_fuse_weights():
     assert first == pytest.approx([1, 1, 2 / 3, 1 / 3])
     assert second == pytest.approx([1 / 3, 2 / 3, 1, 1])
     assert shares("overlap_linear")[0] == pytest.approx([1, 1, 2 / 3, 1 / 3])
+    # the last windows share more frames than asked for: 1 1 1 1/2 and 1/2 1 1 1
+    assert shares("overlap_linear", overlap=1)[0] == pytest.approx([1, 1, 2 / 3, 1 / 3])
+    first, second = shares("overlap_linear", frames=5, overlap=1)
+    assert first == pytest.approx([1, 2 / 3, 1 / 2, 1 / 3])
+    assert second == pytest.approx([1 / 3, 1 / 2, 2 / 3, 1])
 
 
 def test_what_fits_is_not_divided_unless_it_must_loop():
-    assert not divides(None, 99)
-    assert not divides(Window(length=16), 16)
-    assert divides(Window(length=16), 17)
-    assert divides(Window(length=16, schedule="looped_uniform"), 16)
+    assert not is_divided(None, 99)
+    assert not is_divided(Window(length=16), 16)
+    assert is_divided(Window(length=16), 17)
+    assert is_divided(Window(length=16, schedule="looped_uniform"), 16)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +145,7 @@ def animated():
 
 
 def sampled(animated, frames: int, **given):
-    noise = draw_noise(1, (1, 4, frames, 8, 8))
+    noise = draw_noise(1, (1, 4, frames, 8, 6))
     torch.manual_seed(2)
     text = given.pop("text", torch.randn(1, 5, 16))
     scheduler = make_scheduler(given.pop("scheduler", "ddim"), animated.motion.config)
@@ -168,9 +179,22 @@ def test_longer_than_the_module_and_each_window_reads_its_own_text(animated):
 
     window = Window(length=8, overlap=2, schedule="standard_uniform")
     full = sampled(animated, 20, steps=2, windows=window, text=text)
-    assert full.shape == (1, 4, 20, 8, 8)
+    assert full.shape == (1, 4, 20, 8, 6)
     assert torch.equal(sampled(animated, 20, steps=2, windows=window, text=lazily), full)
     assert set(asked) == {8}
+
+
+def test_the_loop_takes_the_windows_of_each_step(animated):
+    text, seen = torch.randn(1, 5, 16), []
+
+    def noted(frames):
+        seen.append(frames.tolist())
+        return text.unsqueeze(1).expand(-1, len(frames), -1, -1)
+
+    window = Window(length=8, overlap=2)
+    sampled(animated, 14, steps=3, windows=window, text=noted, guidance_scale=1)
+    assert seen == [frames for step in range(3) for frames in window_frames(window, 14, step)]
+    assert window_frames(window, 14, 0) != window_frames(window, 14, 1)
 
 
 FOLDED = torch.arange(10.0).view(10, 1, 1, 1)  # b 2, f 5
@@ -220,19 +244,19 @@ def test_pooled_text_of_all_frames_is_not_cut():
 def test_progress_counts_steps_and_windows(animated):
     scheduler = make_scheduler("ddim", animated.motion.config)
     text = torch.zeros(1, 5, 16)
-    guided = Guided(text=text, negative_text=text, guidance=Guidance(scale=1))
-    noise = draw_noise(1, (1, 4, 12, 8, 8))
+    guided = Conditioning(text=text, negative_text=text, guidance=Guidance(scale=1))
+    noise = draw_noise(1, (1, 4, 12, 8, 6))
     window = Window(length=8, overlap=2, schedule="standard_static")
     seen = [
         (p.step, p.steps, p.window, p.windows)
-        for p in denoise_steps(animated, scheduler, noise, guided, steps=2, windows=window)
+        for p, _ in denoise_steps(animated, scheduler, noise, guided, steps=2, windows=window)
     ]
     assert seen == [(0, 2, 1, 2), (1, 2, 0, 2), (1, 2, 1, 2), (2, 2, 0, 2)]
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpmpp_2m_karras", "pndm", "unipc", "lcm"])
 def test_steps_begin_from_a_clip_with_noise_upon_it(animated, scheduler):
-    clean = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(5)) * 0.5
+    clean = torch.randn(1, 4, 4, 8, 6, generator=torch.Generator().manual_seed(5)) * 0.5
     seen = []
     given = {"scheduler": scheduler, "steps": 8, "guidance_scale": 1, "source": clean}
     late = sampled(animated, 4, start=7, on_step=lambda *at: seen.append(at), **given)

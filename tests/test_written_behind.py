@@ -8,8 +8,7 @@ import pytest
 from animatediff_core.errors import ClipError
 from animatediff_core.jobs import Job, job_from_options
 from animatediff_core.runs import generate as generating
-from animatediff_core.runs.generate import Loading, Result, run
-from animatediff_core.sampling.sample import Step
+from animatediff_core.runs.generate import JobStep, Loading, Result, run
 
 written = generating.write
 
@@ -31,11 +30,11 @@ def test_the_next_clip_is_begun_while_one_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(generating, "write", patient)
     order = []
     for event in run(_jobs(2), output_dir=tmp_path):
-        if isinstance(event, Step) and event.job.seed == 2:
+        if isinstance(event, JobStep) and event.job.seed == 2:
             begun.set()
         if not isinstance(event, Loading):
             order.append((type(event), event.job.seed))
-    assert order.index((Step, 2)) < order.index((Result, 1)) < order.index((Result, 2))
+    assert order.index((JobStep, 2)) < order.index((Result, 1)) < order.index((Result, 2))
     assert len(set(where)) == 1
     assert where[0] is not threading.main_thread()
     assert not where[0].is_alive()
@@ -105,7 +104,7 @@ def test_who_stops_listening_leaves_a_whole_clip(tmp_path, monkeypatch):
     monkeypatch.setattr(generating, "write", patient)
     events = run(_jobs(2), output_dir=tmp_path)
     for event in events:
-        if isinstance(event, Step) and event.job.seed == 2:
+        if isinstance(event, JobStep) and event.job.seed == 2:
             break
     stopped.set()
     events.close()

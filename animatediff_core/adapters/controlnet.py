@@ -1,5 +1,5 @@
-"""ControlNets out of diffusers' folders and single files, in the first release's names or
-diffusers'. A file has no configuration: its structure is that of the UNet it controls."""
+"""ControlNets (arXiv 2302.05543) out of diffusers' folders and single files, in the first
+release's names or diffusers'. A file has no configuration: its structure is that of its UNet."""
 
 from pathlib import Path
 
@@ -7,23 +7,28 @@ import torch
 from diffusers.models import ControlNetModel, UNet2DConditionModel
 
 from ..checkpoints.diffusers_folder import open_part
-from ..errors import CheckpointError
+from ..checkpoints.empty_model import emptied, fill, without_weights
+from ..checkpoints.file_report import ADVICE
 from ..weights.folder import weight_files
 from ..weights.match import check_tensors, shapes_of
-from .control_models import ControlContent, check_family, read_control
+from .control_files import EMBEDDING, ControlInfo, open_control
 
 
-def load_controlnet(path: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
-    """Read a ControlNet for this UNet in fp32; every tensor must find its place.
+def load_controlnet(
+    path: str | Path, unet: UNet2DConditionModel, dtype: torch.dtype | None = torch.float32
+) -> ControlNetModel:
+    """Read a ControlNet for this UNet; every tensor must match a layer.
 
-    Raises CheckpointError where the file is something else or of another family.
+    With the dtype None each weight is as its file has it. Raises CheckpointError if the file is
+    something else or of another family.
     """
     path = Path(path)
-    content = read_control(path, shapes_only=path.is_dir())
-    if content.kind != "ControlNet":
-        raise CheckpointError(f"{path}: is a SparseCtrl encoder, which goes into sparse_controls")
-    check_family(content, unet, path)
-    control = _from_folder(path) if path.is_dir() else _from_file(content, unet, path)
+    info = open_control(path, "controlnets", unet)
+    control: ControlNetModel
+    if path.is_dir():
+        control = open_part(ControlNetModel, path, weight_files(path), dtype)
+    else:
+        control = _from_file(info, unet, dtype)
     return control.requires_grad_(False).eval()
 
 
@@ -38,10 +43,13 @@ def controlnet_for(
 
     A small one has ResNets alone and reads no text, as those that diffusers trained for SDXL.
     """
-    settings = dict(ControlNetModel.from_unet(
-        unet, conditioning_embedding_out_channels=embedding_channels,
-        conditioning_channels=condition_channels, load_weights_from_unet=False,
-    ).config)  # fmt: skip
+    structure = ControlNetModel.from_unet(
+        unet,
+        conditioning_embedding_out_channels=embedding_channels,
+        conditioning_channels=condition_channels,
+        load_weights_from_unet=False,
+    )
+    settings = dict(structure.config)
     if small:
         settings["down_block_types"] = ("DownBlock2D",) * len(unet.config.block_out_channels)
         settings["mid_block_type"] = "UNetMidBlock2D"
@@ -49,19 +57,16 @@ def controlnet_for(
     return control
 
 
-def _from_folder(path: Path) -> ControlNetModel:
-    control: ControlNetModel = open_part(ControlNetModel, path, weight_files(path), torch.float32)
-    return control
+def _from_file(
+    info: ControlInfo, unet: UNet2DConditionModel, dtype: torch.dtype | None
+) -> ControlNetModel:
+    first = info.shapes.get(f"{EMBEDDING}conv_in.weight", (0, 3))
+    small = not any(".attentions." in name for name in info.names)
 
+    def build(channels: int) -> ControlNetModel:
+        return controlnet_for(unet, channels, info.embedding_channels, small=small)
 
-def _from_file(content: ControlContent, unet: UNet2DConditionModel, path: Path) -> ControlNetModel:
-    first = content.shapes.get("controlnet_cond_embedding.conv_in.weight", (0, 3))
-    with torch.device("meta"):
-        control = controlnet_for(
-            unet, first[1], content.embedding_channels,
-            small=not any(".attentions." in key for key in content.shapes),
-        )  # fmt: skip
-    advice = "download it again, or use one of the base model's family"
-    check_tensors(shapes_of(control), content.shapes, path, "ControlNet", advice)
-    control.load_state_dict({k: t.float() for k, t in content.tensors.items()}, assign=True)
+    control: ControlNetModel = without_weights(build, first[1])
+    check_tensors(shapes_of(control), info.shapes, info.path, "ControlNet", ADVICE)
+    fill(control, emptied(info.tensors()), dtype, info.path)
     return control

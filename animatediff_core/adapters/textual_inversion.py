@@ -1,7 +1,8 @@
-"""Textual inversion (arXiv 2208.01618): new words for the text encoder, one or more vectors each.
+"""Textual inversion (arXiv 2208.01618): placeholder tokens for the text encoder, one or more
+vectors each.
 
-A word of several vectors becomes several tokens, WORD, WORD_1, WORD_2 …, as in diffusers, so that
-a saved model needs nothing but its tokenizer to spell them out (`spelled_out`).
+A placeholder token of several vectors becomes several tokens, TOKEN, TOKEN_1, TOKEN_2 …, as in
+diffusers, so a saved model needs nothing but its tokenizer to expand it (`expand_placeholders`).
 
 Legend: v vectors, d features.
 """
@@ -9,6 +10,7 @@ Legend: v vectors, d features.
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,59 +18,159 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base_model import BaseModel
+from ..checkpoints.file_report import FileReport, require
 from ..errors import CheckpointError
 from ..weights.weight_file import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
 
+_WEB_UI = "string_to_param."
 _SDXL = ("clip_l", "clip_g")
 _NAMELESS = ("emb_params", "*")
-"""Names that stand for any word; the file's own name is the word then."""
-_LONGEST_WORD = 64
+"""Names that stand for any token; the file's own name is the token then."""
+_LONGEST_TOKEN = 64
+_FAMILIES = {(768,): "SD1.5", (1024,): "SD2", (768, 1280): "SDXL"}
+"""By the features that the text encoders have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingInfo(FileReport):
+    """A textual inversion."""
+
+    file: WeightFile = field(repr=False)
+    token: str
+    names: tuple[str, ...]
+    """The tensor of each text encoder."""
+
+
+def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
+    """A textual inversion.
+
+    Forms: one named tensor (diffusers), `emb_params` (its token is the file's name), the web UI's
+    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair
+    clip_l and clip_g.
+    """
+    shapes, stem = file.shapes, file.path.stem
+    names = tuple(name for name in shapes if name.startswith(_WEB_UI))[:1]
+    if names:
+        token = file.metadata.get("name") or stem
+    elif set(shapes) == set(_SDXL):
+        names, token = _SDXL, stem
+    elif len(shapes) == 1:
+        names = tuple(shapes)
+        token = stem if names[0] in _NAMELESS else names[0]
+    if not names or not all(len(shapes[n]) in (1, 2) and shapes[n][-1] for n in names):
+        return None
+    widths = tuple(shapes[name][-1] for name in names)
+    first = shapes[names[0]]
+    return EmbeddingInfo(
+        path=file.path,
+        kind="embedding",
+        family=_FAMILIES.get(widths, f"width {' and '.join(map(str, widths))}"),
+        goes_in="embeddings",
+        details={"token": token, "vectors": str(first[0] if len(first) == 2 else 1)},
+        file=file,
+        token=token,
+        names=names,
+    )
+
+
+def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
+    """The placeholder token, and for each text encoder its vectors, v d."""
+    info = require(recognise_embedding(open_weights(path)), "embeddings", path)
+    tensors = info.file.tensors(*info.names)
+    vectors = [
+        tensors[name].detach().float().reshape(-1, tensors[name].shape[-1]) for name in info.names
+    ]
+    if len(vectors[0]) != len(vectors[-1]):
+        raise CheckpointError(
+            f"{path}: has {len(vectors[0])} vectors for one text encoder and {len(vectors[-1])} "
+            "for the other; download it again"
+        )
+    return info.token, vectors
 
 
 def apply_embedding(base: BaseModel, path: Path) -> str:
-    """Teach the text encoders the word of a file; returns that word."""
-    word, vectors = read_embedding(path)
+    """Add the placeholder token of a file to the text encoders; returns that token."""
+    token, vectors = read_embedding(path)
     if len(vectors) != len(base.text_encoders):
         raise CheckpointError(
             f"{path}: is made for {len(vectors)} text encoders but this model has "
             f"{len(base.text_encoders)}; use an embedding of the base model's family"
         )
-    _check_word(word, path)
+    _check_token(token, path)
     parts = list(zip(base.tokenizers, base.text_encoders, vectors, strict=True))
-    for tokenizer, encoder, one in parts:
-        _check_vectors(one, encoder.config.hidden_size, tokenizer.model_max_length - 2, path)
+    for tokenizer, encoder, rows in parts:
+        _check_vectors(rows, encoder.config.hidden_size, tokenizer.model_max_length - 2, path)
         vocabulary = tokenizer.get_vocab()
-        for name in _names(word, len(one)):
+        for name in _numbered(token, len(rows)):
             if name in vocabulary or name.lower() in vocabulary:
-                raise CheckpointError(f"{path}: the word {name!r} exists already; rename the file")
-    for tokenizer, encoder, one in parts:
-        teach_word(tokenizer, encoder, word, one)
-    base.placeholder_tokens.append(word)
-    log.info("%s: write %r in a prompt for its %d vectors", path, word, len(vectors[0]))
-    return word
+                raise CheckpointError(f"{path}: the token {name!r} exists already; rename the file")
+    for tokenizer, encoder, rows in parts:
+        add_placeholder_token(tokenizer, encoder, token, rows)
+    base.placeholder_tokens.append(token)
+    log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
+    return token
 
 
-def _check_word(word: str, path: Path) -> None:
-    """A word is one piece of text that a prompt can hold."""
-    why = None
-    if len(word) > _LONGEST_WORD:
-        why = f"has {len(word)} characters, more than {_LONGEST_WORD}"
-    elif not word.isprintable() or any(c.isspace() for c in word):
-        why = "has spaces or characters that cannot be typed"
-    elif not any(c.isalnum() for c in word):
-        why = "has no letter or digit"
-    if why:
+def add_placeholder_token(tokenizer: Any, encoder: Any, token: str, vectors: Tensor) -> list[int]:
+    """Give a new token its vectors, v d; returns their ids."""
+    names = _numbered(token, len(vectors))
+    tokenizer.add_tokens(names)
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    ids: list[int] = tokenizer.convert_tokens_to_ids(names)
+    with torch.no_grad():
+        table[ids] = vectors.to(table)
+    return ids
+
+
+def expand_placeholders(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Texts with every placeholder token of several vectors written as all of its tokens.
+
+    Case does not matter, as it does not for the tokenizer.
+    """
+    added = tokenizer.get_added_vocab()
+    tokens = [token for token in added if f"{token}_1" in added]
+    if not tokens:
+        return list(texts)
+    expanded = {token.lower(): _expanded(token, added) for token in tokens}
+    longest_first = sorted(tokens, key=len, reverse=True)
+    pattern = re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})(?!_\\d)", re.I)
+    return [pattern.sub(lambda found: expanded[found.group().lower()], text) for text in texts]
+
+
+def _expanded(token: str, added: dict[str, int]) -> str:
+    count = 1
+    while f"{token}_{count}" in added:
+        count += 1
+    return " ".join(_numbered(token, count))
+
+
+def _numbered(token: str, count: int) -> list[str]:
+    """The tokens of a placeholder token of several vectors."""
+    return [token, *(f"{token}_{number}" for number in range(1, count))]
+
+
+def _check_token(token: str, path: Path) -> None:
+    """A placeholder token is one piece of text that a prompt can hold."""
+    problem = None
+    if len(token) > _LONGEST_TOKEN:
+        problem = f"has {len(token)} characters, more than {_LONGEST_TOKEN}"
+    elif not token.isprintable() or any(c.isspace() for c in token):
+        problem = "has spaces or characters that cannot be typed"
+    elif not any(c.isalnum() for c in token):
+        problem = "has no letter or digit"
+    if problem:
         raise CheckpointError(
-            f"{path}: its word {word[:_LONGEST_WORD]!r} {why}; save it under a plain word"
+            f"{path}: its token {token[:_LONGEST_TOKEN]!r} {problem}; save it under a plain word"
         )
 
 
 def _check_vectors(vectors: Tensor, width: int, most: int, path: Path) -> None:
     if vectors.shape[1] != width:
         raise CheckpointError(
-            f"{path}: has {vectors.shape[1]} values a word but this model's text encoder has "
+            f"{path}: has {vectors.shape[1]} values a vector but this model's text encoder has "
             f"{width}; use an embedding of the base model's family"
         )
     if not 1 <= len(vectors) <= most:
@@ -78,81 +180,3 @@ def _check_vectors(vectors: Tensor, width: int, most: int, path: Path) -> None:
         )
     if not bool(vectors.isfinite().all()):
         raise CheckpointError(f"{path}: holds values that are no numbers; use another file")
-
-
-def teach_word(tokenizer: Any, encoder: Any, word: str, vectors: Tensor) -> list[int]:
-    """Give a new word its vectors, v d; returns its tokens."""
-    names = _names(word, len(vectors))
-    tokenizer.add_tokens(names)
-    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    table = encoder.get_input_embeddings().weight
-    tokens: list[int] = tokenizer.convert_tokens_to_ids(names)
-    with torch.no_grad():
-        table[tokens] = vectors.to(table)
-    return tokens
-
-
-def _names(word: str, count: int) -> list[str]:
-    """The tokens of a word of several vectors."""
-    return [word, *(f"{word}_{number}" for number in range(1, count))]
-
-
-def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
-    """The word, and for each text encoder its vectors, v d.
-
-    Forms: one named tensor (diffusers), `emb_params` (its word is the file's name), the web UI's
-    `string_to_param`, SDXL's pair clip_l and clip_g.
-    """
-    file = open_weights(path)
-    if (found := _web_ui(file)) is not None:
-        return found
-    tensors = file.tensors()
-    if set(tensors) == set(_SDXL) and all(t.ndim in (1, 2) for t in tensors.values()):
-        pair = [_rows(tensors[name]) for name in _SDXL]
-        if len(pair[0]) != len(pair[1]):
-            raise CheckpointError(
-                f"{path}: has {len(pair[0])} vectors for one text encoder and {len(pair[1])} for "
-                "the other; download it again"
-            )
-        return path.stem, pair
-    if len(tensors) != 1 or next(iter(tensors.values())).ndim not in (1, 2):
-        raise CheckpointError(
-            f"{path}: is no textual inversion; `animatediff inspect` says what it is"
-        )
-    word, vectors = next(iter(tensors.items()))
-    return (path.stem if word in _NAMELESS else word), [_rows(vectors)]
-
-
-def _web_ui(file: WeightFile) -> tuple[str, list[Tensor]] | None:
-    """The web UI's form, and that of the first textual inversions, which names no word."""
-    vectors = next(iter(file.tensors("string_to_param.").values()), None)
-    if vectors is None or vectors.ndim not in (1, 2):
-        return None
-    return file.metadata.get("name") or file.path.stem, [_rows(vectors)]
-
-
-def _rows(vectors: Tensor) -> Tensor:
-    return vectors.detach().float().reshape(-1, vectors.shape[-1])
-
-
-def spelled_out(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Texts with every learned word of several vectors written as all of its tokens.
-
-    Case does not matter, as it does not for the tokenizer.
-    """
-    learned = tokenizer.get_added_vocab()
-    words = [word for word in learned if f"{word}_1" in learned]
-    if not words:
-        return list(texts)
-    whole = {word.lower(): _tokens(word, learned) for word in words}
-    longest_first = sorted(words, key=len, reverse=True)
-    pattern = re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})(?!_\\d)", re.I)
-    return [pattern.sub(lambda found: whole[found.group().lower()], text) for text in texts]
-
-
-def _tokens(word: str, learned: dict[str, int]) -> str:
-    tokens, number = [word], 1
-    while (token := f"{word}_{number}") in learned:
-        tokens.append(token)
-        number += 1
-    return " ".join(tokens)

@@ -30,7 +30,7 @@ class BaseModel:
 
     @property
     def prediction_type(self) -> str:
-        """What the UNet predicts: epsilon, v_prediction or sample."""
+        """The prediction of the UNet: epsilon, v_prediction or sample."""
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
 
     @property

@@ -48,8 +48,12 @@ _MOST = 1 << 20
 _MOST_BLOCKS = 1000
 """Levels x layers x transformer blocks, or layers of a text encoder; SDXL has 60 and 32."""
 _MAX_TOKENIZER = 16 << 20
-_SCHEDULE = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
-             "prediction_type": "epsilon"}  # fmt: skip
+_SCHEDULE = {
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+}
 """diffusers' own defaults."""
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _CLASSES: dict[str, type] = {

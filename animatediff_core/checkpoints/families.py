@@ -5,11 +5,14 @@ The configurations in the package are those of the families that can be animated
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
+from ..weights.weight_file import Shapes
 
 CONFIGS = Path(__file__).parent.parent / "models" / "configs"
 FOLDERS = {"SD1.5": "sd15", "SD2": "sd21", "SDXL": "sdxl"}
@@ -25,12 +28,12 @@ _TRANSFORMERS = {
     "cap_embedder.": "Lumina", "head.modulation": "Wan", "patchify_proj.": "LTX-Video",
     "adaln_single.": "PixArt",
 }  # fmt: skip
-Shapes = Mapping[str, tuple[int, ...]]
+_READS_TEXT = re.compile(r"attn2\.?to_k\.?weight$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleFile:
-    """What a single-file checkpoint is."""
+    """The kind of a single-file checkpoint."""
 
     family: str
     """A key of FOLDERS, or the name of a family that cannot be animated."""
@@ -57,6 +60,37 @@ def families_with(levels: Sequence[int]) -> list[str]:
     return [family for family in FOLDERS if unet_shape(family)[0] == tuple(levels)]
 
 
+def families_of(shapes: Shapes) -> tuple[str, ...]:
+    """The families that the down blocks of a UNet or ControlNet fit, in diffusers' names.
+
+    There are several if it reads no text; none if it has no down blocks.
+    """
+    channels: list[int] = []
+    while shape := shapes.get(f"down_blocks.{len(channels)}.resnets.0.conv1.weight"):
+        channels.append(shape[0])
+    width = text_width(shapes)
+    if not width and (families := families_with(channels)):
+        return tuple(families)
+    return (family_of(channels, width),) if channels else ()
+
+
+def family_of_unet(unet: Any) -> str:
+    """The family of a loaded UNet."""
+    width = unet.config.cross_attention_dim
+    return family_of(unet.config.block_out_channels, width if isinstance(width, int) else width[0])
+
+
+def text_width(shapes: Shapes) -> int:
+    """Features of the text that a UNet's cross-attention reads; 0 if it reads none."""
+    widths = (s[1] for name, s in shapes.items() if len(s) == 2 and _READS_TEXT.search(name))
+    return max(widths, default=0)
+
+
+def family_reading(width: int) -> str | None:
+    """The family whose cross-attention reads text of a width."""
+    return next((family for family in FOLDERS if unet_shape(family)[1] == width), None)
+
+
 def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
     """Levels and text width of a family in the package."""
     config = json.loads((CONFIGS / FOLDERS[family] / "unet" / "config.json").read_text("utf-8"))
@@ -64,7 +98,7 @@ def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
 
 
 def single_file_of(shapes: Shapes) -> SingleFile | None:
-    """What kind of single-file checkpoint this is; None where it is none at all."""
+    """The kind of a single-file checkpoint; None if the file is none at all."""
     averaged = not any(key.startswith(UNET) for key in shapes)
     prefix = EMA if averaged else UNET
     unet = {
@@ -75,12 +109,10 @@ def single_file_of(shapes: Shapes) -> SingleFile | None:
     first = unet.get("input_blocks00weight")
     if first is None or len(first) != 4:
         return _other(shapes, bool(unet))
-    width = max(
-        (s[1] for k, s in unet.items() if k.endswith("attn2to_kweight") and len(s) == 2), default=0
-    )
-    widths = {unet_shape(family)[1]: family for family in FOLDERS}
-    family = widths.get(width, f"text width {width}")
-    why_not = None if width in widths else "which is no known family"
+    width = text_width(unet)
+    known = family_reading(width)
+    family = known or f"text width {width}"
+    why_not = None if known else "which is no known family"
     if first[1] != 4:
         use = _INPUTS.get(first[1], f"{first[1]}-channel")
         family, why_not = f"{family} {use}", f"whose UNet reads {first[1]} channels instead of 4"
@@ -110,7 +142,7 @@ def _other(shapes: Shapes, whole: bool) -> SingleFile | None:
 
 
 def check_single_file(shapes: Shapes, source: str, *, vae_given: bool) -> SingleFile:
-    """What the file is; CheckpointError where it cannot be a base model here."""
+    """The kind of a file that can be a base model here; CheckpointError if it cannot."""
     kind = single_file_of(shapes)
     if kind is None:
         raise CheckpointError(

@@ -13,9 +13,13 @@ from .single_file import load_single_file, load_single_vae
 
 
 def load_base(
-    source: str, *, vae: str | None = None, variant: str | None = None,
-    dtype: torch.dtype | None = torch.float32, offline: bool = False,
-) -> BaseModel:  # fmt: skip
+    source: str,
+    *,
+    vae: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    offline: bool = False,
+) -> BaseModel:
     """Load a base model from `bundled:…`, a diffusers folder, a single file or a hub id.
 
     `variant` names which weights of a folder: fp16, for instance. With the dtype None each weight

@@ -1,16 +1,20 @@
-"""What the names and shapes of a motion module say about it, checked before anything is built.
+"""The configuration of a motion module by its names and shapes, checked before it is built.
 
 A file's own words (our metadata, diffusers' config.json) count only where its tensors agree.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from ..errors import CheckpointError
 from ..motion import VERSIONS, MotionConfig
+from ..weights.files import printable
 from ..weights.weight_file import Shapes
 from .motion_files import MotionContent
 from .motion_names import SITE, is_position
@@ -21,9 +25,42 @@ _MOST_LEVELS = 8
 _MOST_LAYERS = 8
 _MOST_CHANNELS = 8192
 _MOST_FRAMES = 100_000
-_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _SD15 = (320, 640, 1280, 1280)
 _SDXL = (320, 640, 1280)
+
+
+_DIFFUSERS_NAMES = {
+    "layers_per_block": "motion_layers_per_block",
+    "num_attention_heads": "motion_num_attention_heads",
+    "norm_num_groups": "motion_norm_num_groups", "max_frames": "motion_max_seq_length",
+    "block_out_channels": "block_out_channels", "mid_block": "use_motion_mid_block",
+    "conv_in_channels": "conv_in_channels",
+}  # fmt: skip
+_Channels = Annotated[int, Field(gt=0, le=_MOST_CHANNELS)]
+_Beta = Annotated[float, Field(gt=0, lt=1)]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Settings(TypedDict, total=False):
+    """The fields of a MotionConfig within reason, before they are compared with the tensors."""
+
+    block_out_channels: Annotated[
+        tuple[_Channels, ...], Field(min_length=1, max_length=_MOST_LEVELS)
+    ]
+    layers_per_block: Annotated[int, Field(gt=0, le=_MOST_LAYERS)]
+    max_frames: Annotated[int, Field(gt=0, le=_MOST_FRAMES)]
+    mid_block: bool
+    frame_norm: str
+    resnet_norm: str
+    version: str
+    num_attention_heads: _Channels
+    norm_num_groups: _Channels
+    betas: tuple[_Beta, _Beta, Literal["linear", "scaled_linear", "squaredcos_cap_v2"]]
+    timestep_spacing: str
+    conv_in_channels: Annotated[int, Field(gt=0, le=999)] | None
+
+
+_READER = TypeAdapter(_Settings)
 
 
 class UnclearVersionError(CheckpointError):
@@ -49,13 +86,13 @@ def read_config(content: MotionContent, *, version: str | None, path: Path) -> M
                 "leave the version out"
             )
         return config
-    said = _settings(content.settings or {}, path)
-    _check_agrees(said, shape, "its config.json", path)
-    frames = said.pop("max_frames", None) or shape.pop("max_frames", None)
+    settings = _from_diffusers(content.settings or {}, path)
+    _check_agrees(settings, shape, "its config.json", path)
+    frames = settings.pop("max_frames", None) or shape.pop("max_frames", None)
     name = version or _sniffed(shape, frames, content, path)
     _check_version(name, shape, path)
     shape["max_frames"] = frames or VERSIONS[name].max_frames
-    return _built(VERSIONS[name], {**said, **shape}, path)
+    return _built(VERSIONS[name], {**settings, **shape}, path)
 
 
 def look_alikes(config: MotionConfig, content: MotionContent) -> str | None:
@@ -78,11 +115,13 @@ def _structure(shapes: Shapes, path: Path) -> dict[str, Any]:
                 f"{path}: names a place {match[0][:60].rstrip('.')}, which no UNet has; "
                 "use a motion module from its author's own page"
             )
-    channels = _channels(shapes, path)
+    channels = _block_out_channels(shapes, path)
     layers = sum(f"down_blocks.0.motion_modules.{j}{_NORM}" in shapes for j in range(100))
-    for count, most, what in ((len(channels), _MOST_LEVELS, "levels"),
-                              (layers, _MOST_LAYERS, "layers a block"),
-                              (max(channels), _MOST_CHANNELS, "channels")):  # fmt: skip
+    for count, most, what in (
+        (len(channels), _MOST_LEVELS, "levels"),
+        (layers, _MOST_LAYERS, "layers a block"),
+        (max(channels), _MOST_CHANNELS, "channels"),
+    ):
         if count > most:
             raise CheckpointError(f"{path}: has {count} {what}, but no UNet has more than {most}")
     lengths = {shape[1] for key, shape in shapes.items() if is_position(key) and len(shape) == 3}
@@ -103,15 +142,15 @@ def _structure(shapes: Shapes, path: Path) -> dict[str, Any]:
 _NORM = ".temporal_transformer.norm.weight"
 
 
-def _channels(shapes: Shapes, path: Path) -> tuple[int, ...]:
-    levels: list[int] = []
-    while (shape := shapes.get(f"down_blocks.{len(levels)}.motion_modules.0{_NORM}")) is not None:
-        levels.append(shape[0] if len(shape) == 1 else 0)
-    if not levels or 0 in levels:
+def _block_out_channels(shapes: Shapes, path: Path) -> tuple[int, ...]:
+    channels: list[int] = []
+    while (shape := shapes.get(f"down_blocks.{len(channels)}.motion_modules.0{_NORM}")) is not None:
+        channels.append(shape[0] if len(shape) == 1 else 0)
+    if not channels or 0 in channels:
         raise CheckpointError(
             f"{path}: lacks the first levels of a motion module; download it again"
         )
-    return tuple(levels)
+    return tuple(channels)
 
 
 def _sniffed(
@@ -139,7 +178,7 @@ def _sniffed(
 
 
 def _check_version(name: str, shape: Mapping[str, Any], path: Path) -> None:
-    """What is certain: mid block, levels, conv_in."""
+    """Raise CheckpointError if a version has another mid block, channels or conv_in."""
     kind = VERSIONS[name]
     wrong = None
     channels = shape["block_out_channels"]
@@ -159,87 +198,50 @@ def _check_version(name: str, shape: Mapping[str, Any], path: Path) -> None:
 
 
 def _from_metadata(text: str, path: Path) -> MotionConfig:
-    known = {field.name for field in fields(MotionConfig)}
     try:
-        given = json.loads(text)
-        if not isinstance(given, dict):
-            raise ValueError("it is no mapping")
-        if strange := sorted(given.keys() - known):
-            raise ValueError(f"it has the unknown entry {strange[0][:40]}")
-        for name, value in given.items():
-            _check_kind(name, value)
-        for name in ("block_out_channels", "betas"):
-            if name in given:
-                given[name] = tuple(given[name])
-    except (ValueError, RecursionError) as error:
+        settings = _READER.validate_json(text)
+    except ValidationError as error:
         raise CheckpointError(
-            f"{path}: its metadata {CONFIG_KEY} cannot be read ({error}); save the module again, "
-            "or take the entry out and give the version by hand"
+            f"{path}: its metadata {CONFIG_KEY} cannot be read ({_first(error, {})}); save the "
+            "module again, or take the entry out and give the version by hand"
         ) from error
-    return _built(MotionConfig(), given, path)
+    return _built(MotionConfig(), settings, path)
 
 
-def _check_kind(name: str, value: Any) -> None:
-    """ValueError unless a field's value is of its kind and within reason."""
-    whole = {"layers_per_block": _MOST_LAYERS, "max_frames": _MOST_FRAMES, "conv_in_channels": 999,
-             "num_attention_heads": _MOST_CHANNELS, "norm_num_groups": _MOST_CHANNELS}  # fmt: skip
-    if name in whole:
-        good = (name == "conv_in_channels" and value is None) or _is_count(value, whole[name])
-    elif name == "block_out_channels":
-        good = isinstance(value, list) and 0 < len(value) <= _MOST_LEVELS
-        good = good and all(_is_count(v, _MOST_CHANNELS) for v in value)
-    elif name == "mid_block":
-        good = isinstance(value, bool)
-    elif name == "betas":
-        good = isinstance(value, list) and len(value) == 3 and value[2] in _SCHEDULES
-        good = good and all(isinstance(b, float) and 0 < b < 1 for b in value[:2])
-    else:
-        good = isinstance(value, str) and len(value) < 100
-    if not good:
-        raise ValueError(f"its {name} is {str(value)[:40]}")
-
-
-def _is_count(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
-
-
-_SETTINGS = {
-    "motion_layers_per_block": "layers_per_block",
-    "motion_num_attention_heads": "num_attention_heads",
-    "motion_norm_num_groups": "norm_num_groups",
-    "motion_max_seq_length": "max_frames",
-    "block_out_channels": "block_out_channels",
-    "use_motion_mid_block": "mid_block",
-    "conv_in_channels": "conv_in_channels",
-}
-
-
-def _settings(given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """diffusers' config.json by our names; one number for every level where it gives a list."""
-    said = {}
-    for theirs, ours in _SETTINGS.items():
-        if theirs not in given:
-            continue
-        value = given[theirs]
-        several = isinstance(value, list) and ours != "block_out_channels"
-        if several and len(set(map(str, value))) == 1:
+def _from_diffusers(config: Mapping[str, Any], path: Path) -> _Settings:
+    """diffusers' config.json in our names; one number if it has a list of equal ones by level."""
+    settings = {}
+    for key, name in _DIFFUSERS_NAMES.items():
+        value = config.get(name)
+        if isinstance(value, list) and key != "block_out_channels" and len({*map(str, value)}) == 1:
             value = value[0]
-        try:
-            _check_kind(ours, value)
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path}: its config.json cannot be used ({str(error).replace(ours, theirs)}); "
-                "use a MotionAdapter as its author published it"
-            ) from error
-        said[ours] = tuple(value) if isinstance(value, list) else value
-    return said
+        if name in config:
+            settings[key] = value
+    try:
+        return _READER.validate_json(json.dumps(settings))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: its config.json cannot be used ({_first(error, _DIFFUSERS_NAMES)}); "
+            "use a MotionAdapter as its author published it"
+        ) from error
 
 
-def _check_agrees(said: Mapping[str, Any], shape: Mapping[str, Any], who: str, path: Path) -> None:
-    for name, has in shape.items():
-        if name in said and said[name] != has:
+def _first(error: ValidationError, names: Mapping[str, str]) -> str:
+    """The first of pydantic's errors, in words; `names` are the file's own by ours."""
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return str(first["msg"])
+    name = str(first["loc"][0])
+    return f"its {names.get(name, printable(name))} is {printable(first['input'])}: {first['msg']}"
+
+
+def _check_agrees(
+    settings: Mapping[str, Any], shape: Mapping[str, Any], who: str, path: Path
+) -> None:
+    for name, value in shape.items():
+        if name in settings and settings[name] != value:
             raise CheckpointError(
-                f"{path}: {who} says {name} {said[name]} but its tensors have {has}; "
+                f"{path}: {who} says {name} {settings[name]} but its tensors have {value}; "
                 "download it again"
             )
 

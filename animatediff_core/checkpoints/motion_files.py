@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..weights.files import read_config_json
-from ..weights.folder import weight_files
-from ..weights.weight_file import Shapes, WeightFile, open_weights
+from ..weights.weight_file import Shapes, WeightFile, open_model
 from .motion_names import Dialect, dialect_of, official_keys
 
 MOTION_FILE = "motion_module.safetensors"
@@ -19,7 +18,7 @@ MOTION_FILE = "motion_module.safetensors"
 
 @dataclass(frozen=True)
 class MotionContent:
-    """What a file or folder holds of a motion module; nothing, if it is something else."""
+    """The motion module in a file or folder; nothing, if it is something else."""
 
     shapes: Shapes
     """By official name."""
@@ -27,36 +26,33 @@ class MotionContent:
     settings: Mapping[str, Any] | None
     """diffusers' config.json, if there is one."""
     dialect: Dialect
-    files: tuple[WeightFile, ...] = ()
+    file: WeightFile
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them by official name, as the files' own pages."""
-        return official_keys({k: t for file in self.files for k, t in file.tensors().items()})
+        """All of them by official name, as the file's own pages."""
+        return official_keys(self.file.tensors())
 
 
 def read_motion(path: Path) -> MotionContent:
     """The names and shapes of all motion tensors of a file or folder."""
-    paths, settings = _motion_files(path)
-    files = tuple(open_weights(file) for file in paths)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        if twice := sorted(shapes.keys() & file.shapes.keys()):
-            raise CheckpointError(f"{path}: two files hold {twice[0]}; download the folder again")
-        shapes |= file.shapes
-    return MotionContent(
-        official_keys(shapes), files[0].metadata, settings, dialect_of(shapes), files
-    )
+    found = motion_path(path) if path.is_dir() else path
+    if found is None:
+        raise CheckpointError(
+            f"{path}: holds no motion module; name a MotionAdapter folder or a file"
+        )
+    return motion_content(open_model(found))
 
 
-def _motion_files(path: Path) -> tuple[list[Path], dict[str, Any] | None]:
-    """The weight files, and diffusers' settings if `path` is a MotionAdapter folder."""
-    if not path.is_dir():
-        return [path], None
-    for folder in (path, path / "motion_adapter"):
-        if (folder / "config.json").is_file():
-            settings = read_config_json(folder / "config.json")
-            if settings.get("_class_name") == "MotionAdapter":
-                return weight_files(folder), settings
-    if (path / MOTION_FILE).is_file():
-        return [path / MOTION_FILE], None
-    raise CheckpointError(f"{path}: holds no motion module; name a MotionAdapter folder or a file")
+def motion_content(file: WeightFile) -> MotionContent:
+    """The names and shapes of all motion tensors of an opened file or folder."""
+    names = official_keys(file.shapes)
+    return MotionContent(names, file.metadata, file.config, dialect_of(file.shapes), file)
+
+
+def motion_path(folder: Path) -> Path | None:
+    """The MotionAdapter folder or our own file in a model's folder; None if it has neither."""
+    for inner in (folder, folder / "motion_adapter"):
+        config = inner / "config.json"
+        if config.is_file() and read_config_json(config).get("_class_name") == "MotionAdapter":
+            return inner
+    return folder / MOTION_FILE if (folder / MOTION_FILE).is_file() else None

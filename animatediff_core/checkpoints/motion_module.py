@@ -117,5 +117,8 @@ def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> N
                 "its author first published it"
             )
     if stored:
-        log.info("%s: its %d stored positions are the standard sinusoids, so they are computed",
-                 path, len(stored))  # fmt: skip
+        log.info(
+            "%s: its %d stored positions are the standard sinusoids, so they are computed",
+            path,
+            len(stored),
+        )

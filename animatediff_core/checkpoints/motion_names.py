@@ -1,4 +1,4 @@
-"""Names of a motion module's tensors: every dialect to the official one.
+"""Names of a motion module's tensors, brought from every dialect to the official one.
 
 Dialects: official (`….temporal_transformer.transformer_blocks.0.attention_blocks.0.to_q.weight`),
 diffusers' (`….transformer_blocks.0.attn1.to_q.weight`, whose six renames are undone here) and
@@ -37,9 +37,9 @@ def official_keys(tensors: Mapping[str, Value]) -> dict[str, Value]:
     for name, value in plain.items():
         name = _HOTSHOT.sub(r".motion_modules.\1.temporal_transformer.", name)
         name = name.replace(".pos_encoder.positional_encoding", ".pos_encoder.pe")
-        ours = site_name(name)
-        if ours is not None and "lora" not in name:
-            found[ours] = value
+        official = site_name(name)
+        if official is not None and "lora" not in name:
+            found[official] = value
     if found:
         found |= _own_conv_in(plain)
     return found
@@ -57,9 +57,9 @@ def site_name(name: str) -> str | None:
 
 
 def official_rest(rest: str) -> str:
-    """What follows a site in diffusers' dialect, in the official one."""
-    for theirs, ours in FROM_DIFFUSERS:
-        rest = rest.replace(theirs, ours)
+    """The official form of the rest of a name, after its site, from diffusers' dialect."""
+    for name, official in FROM_DIFFUSERS:
+        rest = rest.replace(name, official)
     return rest
 
 
@@ -81,7 +81,7 @@ def _bare(key: str) -> str:
 
 
 def _own_conv_in(plain: Mapping[str, Value]) -> dict[str, Value]:
-    """PIA's first convolution, of latents, one mask and a picture's latents: an odd count.
+    """PIA's first convolution, of latents, one mask and an image's latents: an odd count.
 
     A whole UNet's own one, of latents alone, is the base model's.
     """

@@ -25,8 +25,13 @@ _RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
 }  # fmt: skip
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
-                  "to_out.0": "proj_out"}  # fmt: skip
+_VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """diffusers' own names before its version 0.18, in VAEs."""
 OPEN_CLIP = {
@@ -80,8 +85,9 @@ def single_file_tensors(base: BaseModel) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for prefix, part, entries in (
-        (UNET, base.unet, unet_entries(base.unet)), (VAE, base.vae, vae_entries(base.vae)),
-    ):  # fmt: skip
+        (UNET, base.unet, unet_entries(base.unet)),
+        (VAE, base.vae, vae_entries(base.vae)),
+    ):
         state = part.state_dict()
         tensors |= {prefix + entry.name: entry.written(state) for entry in entries}
     for number, encoder in enumerate(base.text_encoders):

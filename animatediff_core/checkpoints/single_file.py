@@ -131,16 +131,29 @@ def _text_encoder(
     encoder = without_weights(kind, config)
     prefix = text_prefix(number, len(_TEXT_ENCODERS[family]))
     _fill(
-        encoder, text_entries(encoder), prefix, "text encoder", file, source, dtype,
+        encoder,
+        text_entries(encoder),
+        prefix,
+        "text encoder",
+        file,
+        source,
+        dtype,
         spelled=lambda name: name.replace(".text_model.", "."),
-    )  # fmt: skip
+    )
     return encoder.eval()
 
 
 def _fill(
-    model: nn.Module, entries: Sequence[Original], prefix: str, part: str, file: WeightFile,
-    source: str, dtype: torch.dtype | None, *, spelled: Callable[[str], str] = str,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    entries: Sequence[Original],
+    prefix: str,
+    part: str,
+    file: WeightFile,
+    source: str,
+    dtype: torch.dtype | None,
+    *,
+    spelled: Callable[[str], str] = str,
+) -> None:
     """Give a model without weights the tensors of a prefix; `spelled` gives names one spelling.
 
     Others under the prefix are not used.
@@ -157,7 +170,7 @@ def _fill(
 
 
 def _prediction(file: WeightFile, kind: SingleFile, source: str) -> dict[str, Any]:
-    """What the UNet predicts, as a scheduler's settings: by marks, metadata or training step."""
+    """The UNet's prediction, as a scheduler's settings: by marks, metadata or training step."""
     if "v_pred" in file.shapes:
         rescaled = {"rescale_betas_zero_snr": True} if "ztsnr" in file.shapes else {}
         return {"prediction_type": "v_prediction", **rescaled}
@@ -170,9 +183,12 @@ def _prediction(file: WeightFile, kind: SingleFile, source: str) -> dict[str, An
     if step is None and "global_step" in file.shapes:
         step = str(int(file.tensors("global_step")["global_step"]))
     if step is None:
-        log.warning("%s: does not say what its UNet predicts, so v_prediction is assumed, as in "
-                    "SD2's 768-pixel models; for its 512-pixel ones give --prediction-type "
-                    "epsilon (prediction_type: in a prompt file)", source)  # fmt: skip
+        log.warning(
+            "%s: does not say what its UNet predicts, so v_prediction is assumed, as in "
+            "SD2's 768-pixel models; for its 512-pixel ones give --prediction-type "
+            "epsilon (prediction_type: in a prompt file)",
+            source,
+        )
         return {"prediction_type": "v_prediction"}
     return {"prediction_type": "epsilon" if step == str(_BASE_512_STEP) else "v_prediction"}
 
@@ -183,8 +199,13 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     lines = file.read_text("utf-8").splitlines()
     merges = [(left, right) for left, right in (line.split(" ") for line in lines)]
     alphabet = _byte_characters()
-    pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in merges),
-              "<|startoftext|>", "<|endoftext|>"]  # fmt: skip
+    pieces = [
+        *alphabet,
+        *(c + "</w>" for c in alphabet),
+        *(a + b for a, b in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token)
 

@@ -1,4 +1,4 @@
-"""What a model is written as: a diffusers folder, one motion file, one single-file checkpoint.
+"""Models as files: a diffusers folder, one motion file, one single-file checkpoint.
 
 The folder is what we and stock diffusers both open; the files are in the layouts that every other
 program knows.
@@ -35,11 +35,11 @@ def write_pipeline_folder(
     motion: MotionModule,
     folder: Path,
     record: Mapping[str, object],
-    kept: Sequence[tuple[str, Adapter]] = (),
+    adapters: Sequence[tuple[str, Adapter]] = (),
 ) -> None:
     """Write the parts, the motion module in both forms, and `record`, what they came from.
 
-    `kept` are adapters by role that stay files of their own, which only we apply. The folder
+    `adapters`, by role, stay files of their own, which only we apply. The folder
     appears whole or not at all; one that exists is not touched (CheckpointError).
     """
     with together([folder]) as (staged,):
@@ -57,9 +57,9 @@ def write_pipeline_folder(
         nn.Module.to(adapter, dtype=base.unet.dtype)  # diffusers' own warns of nothing here
         adapter.save_pretrained(staged / "motion_adapter")
         save_motion_module(motion, staged / MOTION_FILE)
-        adapters = list(_copied(kept, staged / KEPT_FOLDER))
-        noted = {"motion": asdict(motion.config), **record, "adapters": adapters}
-        (staged / RECORD_FILE).write_text(json.dumps(noted, indent=1), "utf-8")
+        copied = list(_copied(adapters, staged / KEPT_FOLDER))
+        content = {"motion": asdict(motion.config), **record, "adapters": copied}
+        (staged / RECORD_FILE).write_text(json.dumps(content, indent=1), "utf-8")
         (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
 
 
@@ -100,22 +100,22 @@ def write_single_file(base: BaseModel, path: Path) -> None:
 
 @contextmanager
 def together(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """A place beside each target to write it in; all take their names only if all went well.
+    """A path beside each target to write it at; all take their names only if all went well.
 
-    Nothing that exists is overwritten (CheckpointError); an empty folder may be there.
+    Nothing that exists is overwritten (CheckpointError), except an empty folder.
     """
     placed: list[Path] = []
-    with ExitStack() as places:
-        staged = [places.enter_context(_beside(target)) for target in targets]
+    with ExitStack() as stack:
+        staged = [stack.enter_context(_beside(target)) for target in targets]
         yield staged
         try:
-            for here, target in zip(staged, targets, strict=True):
+            for path, target in zip(staged, targets, strict=True):
                 with disk_errors(target):
                     check_free(target)
-                    here.chmod(0o755 if here.is_dir() else 0o644)
+                    path.chmod(0o755 if path.is_dir() else 0o644)
                     if target.exists():
                         target.rmdir()
-                    os.replace(here, target)
+                    os.replace(path, target)
                 placed.append(target)
         except BaseException:
             for target in placed:
@@ -136,19 +136,19 @@ def _beside(target: Path) -> Iterator[Path]:
     with disk_errors(target):
         check_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         with disk_errors(target):
-            yield place / target.name
+            yield folder / target.name
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copied(kept: Sequence[tuple[str, Adapter]], folder: Path) -> Iterator[dict[str, object]]:
+def _copied(adapters: Sequence[tuple[str, Adapter]], folder: Path) -> Iterator[dict[str, object]]:
     """Copy adapter files under names of their own; yields how the record lists them."""
-    if kept:
+    if adapters:
         folder.mkdir()
-    for role, adapter in kept:
+    for role, adapter in adapters:
         file = Path(adapter.path)
         name, number = file.name, 2
         while (folder / name).exists():
@@ -181,7 +181,12 @@ def _write_scheduler(config: MotionConfig, base: BaseModel, folder: Path) -> Non
     start, end, schedule = config.betas
     spacing = "trailing" if base.zero_snr else config.timestep_spacing
     DDIMScheduler(
-        beta_start=start, beta_end=end, beta_schedule=schedule, steps_offset=1, clip_sample=False,
-        timestep_spacing=spacing, prediction_type=base.prediction_type,
+        beta_start=start,
+        beta_end=end,
+        beta_schedule=schedule,
+        steps_offset=1,
+        clip_sample=False,
+        timestep_spacing=spacing,
+        prediction_type=base.prediction_type,
         rescale_betas_zero_snr=base.zero_snr,
-    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    ).save_pretrained(folder / "scheduler")

@@ -1,4 +1,4 @@
-"""From latents to frames.
+"""The VAE's decoder: latents to frames.
 
 Legend: f frames, c channels, h w size.
 """
@@ -23,35 +23,35 @@ def decode(
 ) -> np.ndarray:
     """One clip's latents, 1 c f h w, to f h w 3 uint8, `chunk` frames at a time.
 
-    What overflows a VAE in half precision is decoded again in fp32, and `on_overflow` is told.
-    ClipError where the VAE gives no numbers in fp32 either. A GPU decodes one chunk while the one
-    before is copied; it is waited for once, when all are on their way.
+    Chunks that overflow a VAE in half precision are decoded again in fp32, and `on_overflow` is
+    called. Raises ClipError if the VAE gives no numbers in fp32 either. A GPU decodes one chunk
+    while the one before is copied; the program waits for it once, at the end.
     """
     frames = latents[0].transpose(0, 1) / vae.config.scaling_factor  # f c h w
     parts = frames.split(chunk)
-    pictures, sound = map(list, zip(*[_shown(_pixels(vae, part)) for part in parts], strict=True))
-    for number, good in enumerate(torch.stack(sound).tolist()):
+    images, finite = map(list, zip(*[_to_uint8(_pixels(vae, p)) for p in parts], strict=True))
+    for number, good in enumerate(torch.stack(finite).tolist()):
         if good:
             continue
         if vae.dtype != torch.float32:
             if on_overflow is not None:
                 on_overflow()
-            pictures[number], again = _shown(_pixels_in_fp32(vae, parts[number]))
+            images[number], again = _to_uint8(_pixels_in_fp32(vae, parts[number]))
             good = bool(again)
         if not good:
             raise ClipError("the VAE gives values that are no numbers; use another one (vae)")
-    return torch.cat(pictures).permute(0, 2, 3, 1).contiguous().numpy()
+    return torch.cat(images).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _shown(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """f c h w uint8 on the CPU, or on their way there until the device is next waited for; and
-    whether all were numbers, a scalar where the pixels are."""
-    sound = torch.isfinite(pixels).all()
-    levels = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+def _to_uint8(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """f c h w uint8 on the CPU, or on the way there until the device is synchronised; and whether
+    all pixels were finite, a scalar on the device."""
+    finite = torch.isfinite(pixels).all()
+    values = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()
     if pixels.device.type != "cuda":
-        return levels.cpu(), sound
-    pinned = torch.empty(levels.shape, dtype=torch.uint8, pin_memory=True)
-    return pinned.copy_(levels, non_blocking=True), sound
+        return values.cpu(), finite
+    pinned = torch.empty(values.shape, dtype=torch.uint8, pin_memory=True)
+    return pinned.copy_(values, non_blocking=True), finite
 
 
 def _pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def _pixels(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def _pixels_in_fp32(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The same, the VAE in fp32 for this once: its weights are then what they were before."""
+    """Decode with the VAE in fp32; afterwards its weights are what they were before."""
     half = vae.dtype
     nn.Module.to(vae, dtype=torch.float32)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapters.textual_inversion import spelled_out
+from ..adapters.textual_inversion import expand_placeholders
 from ..checkpoints.base_model import BaseModel
 from ..errors import CheckpointError
 from .chunks import Chunk
@@ -22,7 +22,7 @@ def encode(base: BaseModel, texts: Sequence[str]) -> Encoded:
     """Plain texts as a training reads its captions: no weights, cut to one chunk; k n d, k d."""
     rows = [
         tokenizer(
-            spelled_out(tokenizer, texts),
+            expand_placeholders(tokenizer, texts),
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
@@ -82,7 +82,7 @@ def _weighted(states: Tensor, chunks: Sequence[Chunk]) -> Tensor:
 def _states(
     base: BaseModel, rows: Sequence[Tensor], clip_skip: int
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Of tokens k n for each tokenizer: hidden states k n d each and, of SDXL, pooled text k d."""
+    """Hidden states k n d of each encoder and SDXL's pooled text k d, from tokens k n."""
     _check_skip(base, clip_skip)
     if len(base.text_encoders) == 1:
         encoder = base.text_encoders[0]

@@ -1,4 +1,4 @@
-"""FreeInit: a clip is sampled again from noise that keeps the slow parts of the last result.
+"""FreeInit: a clip is sampled again from noise with the low frequencies of the last result.
 
 The first noise of a clip is as lively in time as in space, and a model follows it. Its low
 frequencies are replaced by those of a clip already sampled, brought back to the noisiest step; the
@@ -18,11 +18,11 @@ _CLIP = (-3, -2, -1)
 """f h w."""
 
 
-def steps_of(given: FreeInit, steps: int) -> list[int]:
-    """Denoising steps of each time that the clip is sampled; `fast` begins with few."""
-    if not given.fast:
-        return [steps] * given.iterations
-    return [max(1, steps * (i + 1) // given.iterations) for i in range(given.iterations)]
+def steps_of(settings: FreeInit, steps: int) -> list[int]:
+    """Denoising steps of each iteration; `fast` begins with few."""
+    if not settings.fast:
+        return [steps] * settings.iterations
+    return [max(1, steps * (i + 1) // settings.iterations) for i in range(settings.iterations)]
 
 
 def renewed_noise(
@@ -40,22 +40,22 @@ def renewed_noise(
     return mixed
 
 
-def low_pass(given: FreeInit, frames: int, height: int, width: int) -> Tensor:
-    """How much of each frequency of a clip is kept, f h w in the order of torch.fft."""
-    in_time = given.spatial_stop / given.temporal_stop * _frequencies(frames)
+def low_pass(settings: FreeInit, frames: int, height: int, width: int) -> Tensor:
+    """The filter: the share of each frequency that passes, f h w in the order of torch.fft."""
+    in_time = settings.spatial_stop / settings.temporal_stop * _frequencies(frames)
     square = (
         in_time[:, None, None] ** 2 + _frequencies(height)[:, None] ** 2 + _frequencies(width) ** 2
     )  # f h w
-    stop = given.spatial_stop
+    stop = settings.spatial_stop
     filters: dict[str, Callable[[Tensor], Tensor]] = {
-        "butterworth": lambda square: 1 / (1 + (square / stop**2) ** given.order),
+        "butterworth": lambda square: 1 / (1 + (square / stop**2) ** settings.order),
         "gaussian": lambda square: torch.exp(-square / (2 * stop**2)),
         "ideal": lambda square: (square <= 2 * stop).float(),  # the authors' bound
     }
-    return filters[given.filter](square)
+    return filters[settings.filter](square)
 
 
 def _frequencies(count: int) -> Tensor:
-    """As shares of the highest, -1..1, zero exactly where torch.fft has it, odd counts too."""
+    """Frequencies in the order of torch.fft as fractions of the highest, -1..1."""
     shares: Tensor = 2 * torch.fft.fftfreq(count)
     return shares

@@ -1,4 +1,4 @@
-"""The plain image model with a clip's shapes: every frame for itself, no motion.
+"""The plain image model over clips: every frame for itself, no motion.
 
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
@@ -7,10 +7,11 @@ from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..motion import Conditions, added_conditions
+from ..motion.conditions import fold_frames, text_by_frame, unfold_frames
 
 
 class ImageUNet(nn.Module):
-    """Called like an AnimatedUNet, but its frames do not know of each other."""
+    """An image UNet with the call of an AnimatedUNet; its frames do not see each other."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
@@ -24,10 +25,10 @@ class ImageUNet(nn.Module):
         conditions: Conditions | None = None,
     ) -> Tensor:
         """sample: b c f h w; text: b n d or b f n d -> b c f h w."""
-        batch, _, frames = sample.shape[:3]
-        states = text.flatten(0, 1) if text.ndim == 4 else text.repeat_interleave(frames, 0)
-        folded = sample.transpose(1, 2).flatten(0, 1)  # (b f) c h w
+        frames = sample.shape[2]
+        states = text_by_frame(text, frames)
         added = added_conditions(conditions or Conditions(), frames)
-        out = self.unet(folded, timestep, states, added_cond_kwargs=added, return_dict=False)[0]
-        clips: Tensor = out.unflatten(0, (batch, frames)).transpose(1, 2)
-        return clips
+        out = self.unet(
+            fold_frames(sample), timestep, states, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return unfold_frames(out, frames)

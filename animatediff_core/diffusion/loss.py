@@ -22,8 +22,8 @@ def motion_loss(
 ) -> Tensor:
     """The paper's equation 3: one timestep a clip, noise independent for each frame.
 
-    latents, noise: b c f h w, latents scaled; timesteps: b; text: b n d; `conditions`: what SDXL
-    reads besides. Returns a scalar, fp32.
+    latents, noise: b c f h w, latents scaled; timesteps: b; text: b n d; `conditions`: SDXL's
+    pooled text and sizes. Returns a scalar, fp32.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     predicted = animated(noisy, timesteps, text, conditions)
@@ -40,17 +40,21 @@ def image_loss(
     weights: Tensor | None = None,
     conditions: Conditions | None = None,
 ) -> Tensor:
-    """The same for pictures and the plain UNet: latents, noise b c h w. Returns a scalar, fp32.
+    """The loss of the plain image UNet: latents, noise b c h w. Returns a scalar, fp32.
 
-    `weights`, b, scale each picture's share in the mean; of `conditions` what pictures can take.
+    `weights`, b: the weight of each image in the mean. `conditions`: those of an image.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    given = conditions or Conditions()
+    conditions = conditions or Conditions()
     predicted = unet(
-        noisy, timesteps, text, added_cond_kwargs=added_conditions(given, 1),
-        down_block_additional_residuals=given.down_residuals or None,
-        mid_block_additional_residual=given.mid_residual, return_dict=False,
-    )[0]  # fmt: skip
+        noisy,
+        timesteps,
+        text,
+        added_cond_kwargs=added_conditions(conditions, 1),
+        down_block_additional_residuals=conditions.down_residuals or None,
+        mid_block_additional_residual=conditions.mid_residual,
+        return_dict=False,
+    )[0]
     wanted = target(scheduler, latents, noise, timesteps).float()
     if weights is None:
         return F.mse_loss(predicted.float(), wanted)
@@ -59,7 +63,7 @@ def image_loss(
 
 
 def target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the model is asked for: the noise for SD1.5, the velocity for v-prediction models."""
+    """The training target: the noise for SD1.5, the velocity for v-prediction models."""
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise

@@ -1,4 +1,4 @@
-"""Noise, drawn on the CPU: a clip's first, with what its frames have in common, and a sampler's.
+"""Noise, drawn on the CPU: the initial noise of a clip and the noise of a sampler's steps.
 
 Legend: b batch, f frames, c channels, h w latent size.
 """
@@ -43,21 +43,21 @@ def draw_noise(seed: int, shape: Shape, noise: Noise | None = None) -> Tensor:
     `seed` is 0..2**64-1. The same seed starts from the same noise on every device. Without
     `noise` the frames are independent of each other.
     """
-    given = noise or Noise()
+    settings = noise or Noise()
     generator = seeded(seed)
-    if given.type == "shared":
+    if settings.type == "shared":
         return _one_frame(shape, generator).expand(shape).contiguous()
-    if given.frame_seeds:
-        own = torch.cat([_one_frame(shape, seeded(one)) for one in given.frame_seeds], dim=2)
+    if settings.frame_seeds:
+        own = torch.cat([_one_frame(shape, seeded(one)) for one in settings.frame_seeds], dim=2)
     else:
         own = torch.randn(shape, generator=generator)
-    if given.type == "independent":
+    if settings.type == "independent":
         return own
-    if given.type == "mixed":
-        return _mixed(own, _one_frame(shape, generator), given.alpha)
-    if given.type == "progressive":
-        return _progressive(own, given.alpha)
-    raise ValueError(f"noise of type {given.type} is not drawn here")
+    if settings.type == "mixed":
+        return _mixed(own, _one_frame(shape, generator), settings.alpha)
+    if settings.type == "progressive":
+        return _progressive(own, settings.alpha)
+    raise ValueError(f"noise of type {settings.type} is not drawn here")
 
 
 def _one_frame(shape: Shape, generator: torch.Generator) -> Tensor:
@@ -65,35 +65,35 @@ def _one_frame(shape: Shape, generator: torch.Generator) -> Tensor:
     return torch.randn((batch, channels, 1, height, width), generator=generator)
 
 
-def _shares(alpha: float) -> tuple[float, float]:
-    """What the common and the own noise are scaled by, so that their sum has unit variance."""
+def _scales(alpha: float) -> tuple[float, float]:
+    """Scales of the common and of the own noise, so that their sum has unit variance."""
     length = math.sqrt(1 + alpha**2)
     return alpha / length, 1 / length
 
 
 def _mixed(own: Tensor, common: Tensor, alpha: float) -> Tensor:
     """arXiv 2305.10474, section 4.2: every frame has a part of one common noise."""
-    kept, new = _shares(alpha)
-    return kept * common + new * own
+    shared, new = _scales(alpha)
+    return shared * common + new * own
 
 
 def _progressive(own: Tensor, alpha: float) -> Tensor:
-    """The same paper: every frame has a part of the noise of the frame before it."""
-    kept, new = _shares(alpha)
+    """arXiv 2305.10474, section 4.2: every frame has a part of the noise of the frame before it."""
+    shared, new = _scales(alpha)
     frames = [own[:, :, 0]]
     for frame in own.unbind(dim=2)[1:]:
-        frames.append(kept * frames[-1] + new * frame)
+        frames.append(shared * frames[-1] + new * frame)
     return torch.stack(frames, dim=2)
 
 
 def step_noise(
     scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator | None
 ) -> dict[str, torch.Generator]:
-    """Where a sampler takes the noise of its steps from, as keywords for its `step`.
+    """Keywords of a sampler's `step`: the generator of the noise of its steps.
 
     diffusers draws on the generator's own device, which is the CPU for those of `seeded`. DPM++
-    SDE takes no generator, for it needs noise that fits between any two noise levels; it is given
-    a Brownian tree of the same seed, which is on the CPU too. latents: b c f h w.
+    SDE takes no generator, because it needs noise between any two noise levels; it gets a Brownian
+    tree of the same seed, which is on the CPU too. latents: b c f h w.
     """
     if "generator" in signature(scheduler.step).parameters:
         return {} if generator is None else {"generator": generator}

@@ -1,4 +1,4 @@
-"""How alike PIA's frames are to the picture that they animate (arXiv 2312.13964, section 3.2)."""
+"""The PIA mask: how similar each frame is to the animated image (arXiv 2312.13964, section 3.2)."""
 
 from typing import Literal
 
@@ -15,7 +15,8 @@ _CURVES: dict[str, tuple[float, ...]] = {
 
 
 def pia_mask(amount: Amount, frames: int) -> Tensor:
-    """1 in the first frame, less in the later ones: f. A loop goes small's way from both ends."""
+    """Coefficients by frame, f: 1 in the first frame, less later. A loop uses the curve of small
+    from both ends."""
     curve = _CURVES["small" if amount == "loop" else amount]
-    away = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]
-    return torch.tensor([curve[min(i, len(curve) - 1)] for i in away])
+    distances = [min(i, frames - 1 - i) if amount == "loop" else i for i in range(frames)]
+    return torch.tensor([curve[min(i, len(curve) - 1)] for i in distances])

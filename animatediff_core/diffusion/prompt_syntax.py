@@ -1,4 +1,4 @@
-r"""What brackets in a prompt mean: weights and BREAK, as the community's web UIs write them.
+r"""Prompt syntax of the community's web UIs: weights in brackets, and BREAK.
 
 `(text:1.3)` weighs its text 1.3, `(text)` 1.1 and `[text]` 1 / 1.1; brackets nest and multiply.
 A backslash makes a bracket plain: `\(`. BREAK, in capitals, begins a new chunk of tokens.
@@ -76,7 +76,7 @@ def _parts(texts: list[str], weights: list[float]) -> list[list[Piece]]:
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse by name what other tools write in a prompt and what would only be noise here."""
+    """Reject the syntax of other tools that would only be noise here."""
     if found := _LORA.search(prompt):
         raise PromptFileError(
             f"the prompt holds {found.group()!r}, which is no text; name LoRAs under loras"

@@ -1,4 +1,4 @@
-"""The samplers by name: which diffusers scheduler each is, and what it can do.
+"""Samplers by name: the diffusers scheduler of each, and its limits.
 
 Left out are diffusers' schedulers that step over other noise than a Stable Diffusion model was
 trained on: EDM, flow matching, consistency models, and those of single other pipelines.
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from ..errors import AnimateDiffError
 
 SPACINGS = ("karras", "exponential", "beta")
-"""Ways of spreading the steps over the noise levels: diffusers' use_..._sigmas."""
+"""Spacings of the steps over the noise levels: diffusers' use_..._sigmas."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +22,18 @@ class Sampler:
     scheduler: str
     """Class in diffusers.schedulers."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """What it is built with besides betas and prediction type."""
+    """Arguments besides betas and prediction type."""
     sigmas: bool = False
-    """Whether its steps can be spread by noise level (karras, exponential, beta)."""
+    """Whether its steps can be spaced by noise level (karras, exponential, beta)."""
     steps_chosen: bool = True
-    """Whether it takes timestep_spacing; without, its steps are spread evenly up to the last."""
+    """Whether it takes timestep_spacing; else its steps are spaced evenly up to the last."""
     zero_snr: bool = False
     """Whether it runs on noise that ends in zero SNR."""
     predicts_sample: bool = True
     """Whether it runs on a base model that predicts the sample."""
     most_steps: int = 1000
     reaches_zero: bool = True
-    """Whether its last step leaves no noise; without, it ends at the lowest level of training."""
+    """Whether its last step leaves no noise; else it ends at the lowest level of training."""
     package: str | None = None
     """Package that it needs besides diffusers."""
 
@@ -122,7 +122,7 @@ def scheduler_names() -> list[str]:
 def plain_name(name: str) -> str:
     """A sampler's own name: `k_lms`, as animatediff-cli writes it, is lms_karras.
 
-    Raises AnimateDiffError where there is none.
+    Raises AnimateDiffError for an unknown name.
     """
     bare = name.removeprefix("k_")
     stem, _, ending = bare.rpartition("_")
@@ -145,9 +145,9 @@ def plain_name(name: str) -> str:
 
 
 def find_sampler(name: str) -> Sampler:
-    """A sampler with its spacing among the settings; its packages are here.
+    """A sampler with its spacing among the settings.
 
-    Raises AnimateDiffError for a name that there is not, or a package that is missing.
+    Raises AnimateDiffError for an unknown name, or a package that is not installed.
     """
     whole = plain_name(name)
     stem, _, ending = whole.rpartition("_")

@@ -51,7 +51,7 @@ def check_scheduler(
     zero_snr: bool = False,
     steps: int | None = None,
 ) -> None:
-    """Everything that `make_scheduler` refuses, and so many steps, without building one."""
+    """Raise what `make_scheduler` would raise, and check the steps, without building one."""
     sampler = find_sampler(name)
     why = None
     if zero_snr and not sampler.zero_snr:
@@ -73,13 +73,15 @@ def training_scheduler(
 ) -> DDPMScheduler:
     """The forward process that adds noise in training, 1,000 steps; `zero_snr` as above."""
     return DDPMScheduler(
-        **betas_of(betas), prediction_type=prediction_type, clip_sample=False,
+        **betas_of(betas),
+        prediction_type=prediction_type,
+        clip_sample=False,
         rescale_betas_zero_snr=zero_snr,
-    )  # fmt: skip
+    )
 
 
 def betas_of(betas: Betas) -> dict[str, object]:
-    """Betas as diffusers' schedulers name them."""
+    """Arguments of diffusers' schedulers for these betas."""
     start, end, schedule = betas
     return {
         "num_train_timesteps": 1000,

@@ -1,9 +1,9 @@
-"""A job's prompts to what the UNet reads: chunks, weights, travel over the frames.
+"""Prompts to the UNet's text input: chunks, weights, interpolation between key frames.
 
 Legend: f frames, n tokens, d features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,46 +13,50 @@ from ..checkpoints.base_model import BaseModel
 from ..jobs.choices import Travel
 from .chunks import Chunk, chunks_of
 from .encoders import encode_chunks
-from .prompt_travel import travelled
+from .interpolation import interpolate
 
 Prompt = Mapping[int, str]
-"""Texts by the frame from which they hold."""
+"""Texts by key frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEmbedding:
-    """What the UNet reads of one prompt, or of prompts that travel into each other."""
+    """The text input of the UNet for one prompt, or for prompts at key frames."""
 
     states: Tensor
-    """k n d, one of each prompt."""
+    """k n d, one for each prompt."""
     pooled_states: Tensor | None = None
     """SDXL's pooled text, k d."""
     keys: tuple[int, ...] = (0,)
-    """From which frame each holds."""
+    """Key frame of each prompt, in order."""
     frames: int = 1
-    """Of the clip."""
+    """Frames of the clip."""
     travel: Travel = "linear"
 
     @property
     def tokens(self) -> Tensor:
-        """1 n d, or 1 f n d where the prompt travels."""
+        """1 n d, or 1 f n d for prompts at key frames."""
         return self.states if len(self.keys) == 1 else self.at(torch.arange(self.frames))
 
     @property
     def pooled(self) -> Tensor | None:
-        """1 d, or 1 f d where the prompt travels."""
+        """1 d, or 1 f d for prompts at key frames."""
         if self.pooled_states is None or len(self.keys) == 1:
             return self.pooled_states
         everywhere = range(self.frames)
-        return travelled(self.pooled_states, self.keys, everywhere, self.travel).unsqueeze(0)
+        return interpolate(self.pooled_states, self.keys, everywhere, self.travel).unsqueeze(0)
+
+    def for_unet(self, *, divided: bool) -> Tensor | Callable[[Tensor], Tensor]:
+        """The tokens; for prompts at key frames in a divided clip a function of the frames."""
+        return self.at if divided and len(self.keys) > 1 else self.tokens
 
     def at(self, frames: Tensor) -> Tensor:
-        """For some frames' numbers: 1 f n d, so that a long clip needs not hold all of them."""
-        return travelled(self.states, self.keys, frames.tolist(), self.travel).unsqueeze(0)
+        """Tokens of some frames by number, 1 f n d, so that a long clip need not hold all."""
+        return interpolate(self.states, self.keys, frames.tolist(), self.travel).unsqueeze(0)
 
 
 def embed_prompt(base: BaseModel, prompt: Prompt, frames: int) -> TextEmbedding:
-    """Embed a prompt alone, or prompts by frame with linear travel from each to the next."""
+    """Embed one prompt, or prompts at key frames with linear interpolation."""
     return _embed(base, [prompt], frames, "linear", 1)[0]
 
 
@@ -65,7 +69,7 @@ def embed_pair(
     travel: Travel = "linear",
     clip_skip: int = 1,
 ) -> tuple[TextEmbedding, TextEmbedding]:
-    """Embed a prompt and its negative, the shorter filled up with empty chunks."""
+    """Embed a positive and a negative prompt, the shorter filled up with empty chunks."""
     first, second = _embed(base, [prompt, negative], frames, travel, clip_skip)
     return first, second
 
@@ -89,10 +93,13 @@ def _embed(
         states, pooled = encode_chunks(base, filled, clip_skip=clip_skip)
         embedded.append(
             TextEmbedding(
-                states=states, pooled_states=pooled, keys=tuple(sorted(prompt)), frames=frames,
+                states=states,
+                pooled_states=pooled,
+                keys=tuple(sorted(prompt)),
+                frames=frames,
                 travel=travel,
             )
-        )  # fmt: skip
+        )
     return embedded
 
 

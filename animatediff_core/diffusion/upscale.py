@@ -1,4 +1,4 @@
-"""The second pass: a clip's latents made larger, then denoised from part of the way.
+"""The second pass: a clip's latents are enlarged, then denoised for the last steps.
 
 Legend: b batch, f frames, c channels, h w latent size.
 """
@@ -7,12 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..jobs import Upscale
+from ..motion.conditions import fold_frames, unfold_frames
 
 
 def enlarge(latents: Tensor, height: int, width: int, upscale: Upscale) -> Tensor:
     """b c f h w to b c f `height` `width`, frame by frame."""
     mode = "nearest-exact" if upscale.method == "nearest" else upscale.method
-    frames = latents.transpose(1, 2).flatten(0, 1)  # (b f) c h w
-    larger: Tensor = F.interpolate(frames, (height, width), mode=mode)
-    clips: Tensor = larger.unflatten(0, (len(latents), -1)).transpose(1, 2)
-    return clips
+    larger: Tensor = F.interpolate(fold_frames(latents), (height, width), mode=mode)
+    return unfold_frames(larger, latents.shape[2])

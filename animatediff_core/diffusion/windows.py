@@ -1,4 +1,4 @@
-"""Windows: the overlapping parts of a long clip that are denoised together, and their weights.
+"""Context windows: the overlapping parts of a long clip that are denoised together.
 
 A motion module knows a few frames at most. A longer clip is predicted window by window in every
 step; where windows overlap, their predictions are averaged by weights that sum to 1 in each frame.
@@ -15,13 +15,13 @@ from ..jobs import Window
 
 
 @dataclass(frozen=True)
-class Part:
-    """One window of one step."""
+class ContextWindow:
+    """One context window of one step."""
 
     frames: Tensor
     """Numbers of its frames in their order, k, on the CPU; a window around the clip's end wraps."""
     weights: Tensor
-    """Its share in the prediction of each of them, k, above 0 up to 1, on the CPU."""
+    """Weight of its prediction in each of these frames, k, above 0 up to 1, on the CPU."""
 
     def add_to(self, whole: Tensor, predicted: Tensor) -> None:
         """Add its weighted prediction, b c k h w, to the clip's, b c f h w, in place."""
@@ -30,16 +30,16 @@ class Part:
         whole[:, :, frames] += predicted * weights  # no frame is in a window twice
 
 
-def divides(window: Window | None, frames: int) -> bool:
-    """Whether a clip is denoised in windows; one that fits is not, unless it must loop."""
+def is_divided(window: Window | None, frames: int) -> bool:
+    """Whether a clip is denoised in context windows: if it is longer than one, or loops."""
     if window is None:
         return False
     return frames > window.length or window.schedule == "looped_uniform"
 
 
-def window_length(window: Window, frames: int) -> int:
+def window_length(window: Window | None, frames: int) -> int:
     """Frames that the model sees at once."""
-    return min(window.length, frames)
+    return frames if window is None else min(window.length, frames)
 
 
 def max_stride(window: Window, frames: int) -> int:
@@ -51,17 +51,17 @@ def max_stride(window: Window, frames: int) -> int:
     return scales
 
 
-def context_windows(window: Window, frames: int, step: int) -> list[Part]:
+def context_windows(window: Window, frames: int, step: int) -> list[ContextWindow]:
     """All windows of a step, counted from 0, with weights that sum to 1 in every frame."""
-    places = window_frames(window, frames, step)
-    raw = [_weights(window, frames, place) for place in places]
+    numbers = window_frames(window, frames, step)
+    raw = [_weights(window, frames, one) for one in numbers]
     total = torch.zeros(frames, dtype=torch.float64)
-    numbers = [torch.tensor(place) for place in places]
-    for number, weights in zip(numbers, raw, strict=True):
-        total[number] += weights
+    tensors = [torch.tensor(one) for one in numbers]
+    for own, weights in zip(tensors, raw, strict=True):
+        total[own] += weights
     return [
-        Part(number, (weights / total[number]).float())
-        for number, weights in zip(numbers, raw, strict=True)
+        ContextWindow(own, (weights / total[own]).float())
+        for own, weights in zip(tensors, raw, strict=True)
     ]
 
 
@@ -69,7 +69,7 @@ def window_frames(window: Window, frames: int, step: int) -> list[list[int]]:
     """The frames of each window of a step. Together they cover the clip, each frame once in each.
 
     Neighbours share at least `overlap` frames. Uniform windows are shifted from step to step, so
-    that their seams never lie in the same place for long; static ones lie where they lie.
+    that their seams move; static ones do not move.
     """
     length = window_length(window, frames)
     if window.schedule == "standard_static":
@@ -102,9 +102,9 @@ def reversed_bits(step: int) -> float:
     return value
 
 
-def _weights(window: Window, frames: int, place: list[int]) -> Tensor:
-    """How much a window counts in each of its frames before all are brought to sum 1."""
-    length = len(place)
+def _weights(window: Window, frames: int, numbers: list[int]) -> Tensor:
+    """Weight of a window in each of its frames, before they are scaled to sum 1."""
+    length = len(numbers)
     near = torch.arange(1, length + 1, dtype=torch.float64)
     if window.fuse == "flat":
         return torch.ones_like(near)
@@ -113,6 +113,6 @@ def _weights(window: Window, frames: int, place: list[int]) -> Tensor:
         return edge
     looped = window.schedule == "looped_uniform"
     ramp = (near / (window.overlap + 1)).clamp(max=1)
-    before = ramp if looped or place[0] > 0 else torch.ones_like(ramp)
-    after = ramp.flip(0) if looped or place[-1] < frames - 1 else torch.ones_like(ramp)
+    before = ramp if looped or numbers[0] > 0 else torch.ones_like(ramp)
+    after = ramp.flip(0) if looped or numbers[-1] < frames - 1 else torch.ones_like(ramp)
     return torch.minimum(before, after)

@@ -1,13 +1,11 @@
-"""Fewer calls of the UNet for a price: some steps take the clean clip of an earlier one.
+"""x0 caching: skipped steps reuse the last predicted x0 instead of a call of the UNet.
 
-From one step to the next the noisy clip changes much, the clean clip that the model sees in it
-little. So what is used again is that clip, turned into what the scheduler expects of this step. In
-the first steps, which decide what moves where, the model always runs, and in one of the last two.
+From one step to the next the noisy latents change much, the predicted x0 changes little. A skipped
+step turns the cached x0 into the prediction that the scheduler expects. The model always runs in
+the first steps, which decide the motion, and in one of the last two.
 
 Legend: b batch, f frames, c channels, h w latent size.
 """
-
-from collections.abc import Callable
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -18,13 +16,13 @@ _SPANS = {
     2: ((0.375, 0.8, 2),),
     3: ((0.25, 0.375, 2), (0.375, 1.0, 3)),
 }
-"""By level: from which share of the steps to which one only one of so many runs, the last of them.
-Chosen on the bundled model at 16 steps, by the distance from the exact clip."""
+"""By level: (first share of the steps, last share, n): between them the model runs in every n-th
+step. Chosen on the bundled model at 16 steps, by the distance from the exact clip."""
 LEVELS = tuple(_SPANS)
 _ALWAYS = 2
-"""First steps in which the model runs, however few there are."""
+"""First steps in which the model always runs."""
 _FEW = 8
-"""With more steps the last one may do without the model."""
+"""With more steps than this the last one may skip the model."""
 
 
 def runs(level: int, step: int, steps: int) -> bool:
@@ -40,58 +38,50 @@ def runs(level: int, step: int, steps: int) -> bool:
 
 
 def _can_end(level: int, steps: int) -> bool:
-    """Whether the last step can do with the clean clip of the one before."""
+    """Whether the last step can reuse the x0 of the step before."""
     return steps > _FEW and runs(level, steps - 2, steps)
 
 
-class Reuse:
-    """What the loop keeps from the last step in which the model ran."""
+class X0Cache:
+    """The x0 of the last step in which the model ran."""
 
     def __init__(self, level: int, scheduler: SchedulerMixin) -> None:
         self.level = level
         self.alphas: Tensor = scheduler.alphas_cumprod.cpu()
-        self.kind = str(scheduler.config.prediction_type)
-        self.clean: Tensor | None = None
+        self.prediction_type = str(scheduler.config.prediction_type)
+        self.x0: Tensor | None = None
         """b c f h w."""
 
-    def predict(self, given: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor | None:
-        """The prediction for what the model would be given, or None where it must run. The
-        timestep is on the CPU, here and below."""
-        if self.clean is None or runs(self.level, step, steps):
+    def predict(
+        self, model_input: Tensor, timestep: Tensor, step: int, steps: int
+    ) -> Tensor | None:
+        """The prediction from the cached x0, or None if the model must run. The timestep is on the
+        CPU, here and below."""
+        if self.x0 is None or runs(self.level, step, steps):
             return None
-        return _prediction(self.kind)(given, self.clean, *self._shares(timestep))
+        signal, noise = self._rates(timestep)
+        if self.prediction_type == "epsilon":
+            return (model_input - signal * self.x0) / noise
+        if self.prediction_type == "v_prediction":
+            return (signal * model_input - self.x0) / noise
+        return self.x0
 
-    def keep(self, given: Tensor, predicted: Tensor, timestep: Tensor) -> None:
-        """Note what the model said of what it was given."""
-        if self.level:
-            self.clean = _clean(self.kind)(given, predicted, *self._shares(timestep))
+    def store(self, model_input: Tensor, prediction: Tensor, timestep: Tensor) -> None:
+        """Cache the x0 of a prediction of the model."""
+        if not self.level:
+            return
+        signal, noise = self._rates(timestep)
+        self.x0 = prediction
+        if self.prediction_type == "epsilon":
+            self.x0 = (model_input - noise * prediction) / signal
+        elif self.prediction_type == "v_prediction":
+            self.x0 = signal * model_input - noise * prediction
 
-    def _shares(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the clean clip and of noise in the model's input; between two timesteps linear."""
+    def _rates(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal rate and noise rate of the model's input; linear between two timesteps."""
         last = len(self.alphas) - 1
         time = timestep.detach().float().clamp(0, last)
         below = int(time)
-        kept = torch.lerp(self.alphas[below], self.alphas[min(below + 1, last)], time - below)
-        kept = kept.clamp(1e-8, 1 - 1e-8)
-        return kept.sqrt(), (1 - kept).sqrt()
-
-
-_Change = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-def _clean(kind: str) -> _Change:
-    """From input, prediction and both shares to the clean clip."""
-    return {
-        "epsilon": lambda given, said, clean, noise: (given - noise * said) / clean,
-        "v_prediction": lambda given, said, clean, noise: clean * given - noise * said,
-        "sample": lambda given, said, clean, noise: said,
-    }[kind]
-
-
-def _prediction(kind: str) -> _Change:
-    """From input, clean clip and both shares to what the model would have said."""
-    return {
-        "epsilon": lambda given, clip, clean, noise: (given - clean * clip) / noise,
-        "v_prediction": lambda given, clip, clean, noise: (clean * given - clip) / noise,
-        "sample": lambda given, clip, clean, noise: clip,
-    }[kind]
+        alpha = torch.lerp(self.alphas[below], self.alphas[min(below + 1, last)], time - below)
+        alpha = alpha.clamp(1e-8, 1 - 1e-8)
+        return alpha.sqrt(), (1 - alpha).sqrt()

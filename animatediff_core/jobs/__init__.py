@@ -19,6 +19,7 @@ from .prompt_file import (
     valid_jobs,
 )
 from .records import Adapter, Job
+from .reference import Setting, reference, setting
 from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule, first_step
 from .schema import prompt_schema
 from .sidecar import dump_job, job_settings
@@ -35,6 +36,7 @@ __all__ = [
     "Move",
     "Noise",
     "Output",
+    "Setting",
     "Upscale",
     "Window",
     "WindowSchedule",
@@ -51,5 +53,7 @@ __all__ = [
     "parse_settings",
     "preset_names",
     "prompt_schema",
+    "reference",
+    "setting",
     "valid_jobs",
 ]

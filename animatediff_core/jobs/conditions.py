@@ -96,6 +96,9 @@ class IPAdapter(Record):
     """How strongly it acts beside the text."""
     weights: KeyFrames[Strength] | None = None
     """A further factor by frame, linear between key frames."""
+    mask: Images | None = None
+    """Where it acts: an image, or one for every frame; white is as strongly as `scale` says, black
+    not at all."""
 
 
 class Start(Record):

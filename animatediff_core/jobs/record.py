@@ -61,7 +61,7 @@ class Record(BaseModel):
         if not isinstance(value, Mapping):
             return value
         return {
-            key: expanded(kinds.get(key), item)
+            str(key): expanded(kinds.get(key), item)
             for key, item in value.items()
             if item is not None or key not in kinds or allows_none(kinds[key])
         }

@@ -1,4 +1,4 @@
-"""What a motion module is, as data: enough to build it, place it and feed it the right noise."""
+"""The structure of a motion module, as data: enough to build it and to choose its noise."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +15,7 @@ class MotionConfig:
     """Shape and arithmetic of one motion module."""
 
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    """Channels of the UNet's levels, outermost first."""
+    """Channels of the UNet's blocks, outermost first."""
     layers_per_block: int = 2
     """ResNets in each down block; up blocks have one more. A transformer follows each."""
     max_frames: int = 32
@@ -23,22 +23,22 @@ class MotionConfig:
     mid_block: bool = False
     """Whether a temporal transformer follows the mid block's attention."""
     frame_norm: Norm = "frame"
-    """The module's own GroupNorm takes its statistics of each frame alone, or of the whole clip."""
+    """Frames that the module's own GroupNorm pools over: each frame alone, or the whole clip."""
     resnet_norm: Norm = "frame"
-    """The same for the GroupNorms of the UNet's ResNets and its `conv_norm_out`."""
+    """Frames that the GroupNorms of the UNet's ResNets and its `conv_norm_out` pool over."""
     version: str = "v3"
-    """A key of VERSIONS, or another name for a module of one's own."""
+    """A key of VERSIONS, or another name."""
     num_attention_heads: int = 8
-    """Heads of each temporal self-attention; they divide every level's channels."""
+    """Heads of each temporal self-attention; they divide every block's channels."""
     norm_num_groups: int = 32
-    """Groups of the module's own GroupNorm; they divide every level's channels."""
+    """Groups of the module's own GroupNorm; they divide every block's channels."""
     betas: Betas = LINEAR_BETAS
     """Noise schedule that it was trained with: start, end, diffusers' schedule name."""
     timestep_spacing: Literal["leading", "trailing"] = "leading"
-    """How samplers choose their steps; trailing for modules distilled to a few steps."""
+    """How samplers space their steps; trailing for modules distilled to a few steps."""
     conv_in_channels: int | None = None
-    """Channels of the module's own first convolution, where it has one (PIA: 9, which are the
-    latents, a mask and the latents of a picture)."""
+    """Channels of the module's own first convolution, if it has one (PIA: 9, the latents, the PIA
+    mask and the latents of an image)."""
 
     def __post_init__(self) -> None:
         for name in ("frame_norm", "resnet_norm"):
@@ -93,5 +93,5 @@ VERSIONS: dict[str, MotionConfig] = {
 
 
 def for_unet(version: str, block_out_channels: tuple[int, ...], **sizes: int) -> MotionConfig:
-    """The arithmetic of a released version at another UNet's size."""
+    """A released version's configuration for a UNet of another size."""
     return replace(VERSIONS[version], block_out_channels=tuple(block_out_channels), **sizes)  # type: ignore[arg-type]

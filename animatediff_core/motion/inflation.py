@@ -88,7 +88,7 @@ class AnimatedUNet(nn.Module):
                 time.repeat_interleave(frames),
                 text_by_frame(text, frames),
                 added_cond_kwargs=added_conditions(conditions, frames),
-                cross_attention_kwargs=_attention_masks(conditions.image_masks, batch),
+                cross_attention_kwargs=_attention_masks(conditions.image_masks, sample),
                 down_block_additional_residuals=conditions.down_residuals or None,
                 mid_block_additional_residual=conditions.mid_residual,
                 down_intrablock_additional_residuals=list(conditions.adapter_residuals) or None,
@@ -148,11 +148,16 @@ class AnimatedUNet(nn.Module):
             )
 
 
-def _attention_masks(masks: tuple[Tensor, ...], batch: int) -> dict[str, Any] | None:
-    """The UNet's cross_attention_kwargs: IP-Adapter masks, f h w each -> (b f) 1 h w."""
+def _attention_masks(masks: tuple[Tensor, ...], sample: Tensor) -> dict[str, Any] | None:
+    """The UNet's cross_attention_kwargs: IP-Adapter masks, f h w (or f 1 1) each -> (b f) 1 h w.
+
+    diffusers 0.42 pads a mask with zeros if it has another aspect ratio than the latents.
+    """
     if not masks:
         return None
-    return {"ip_adapter_masks": [mask.repeat(batch, 1, 1).unsqueeze(1) for mask in masks]}
+    batch, size = len(sample), sample.shape[-2:]
+    full = [mask.expand(-1, *size) if mask[0].numel() == 1 else mask for mask in masks]
+    return {"ip_adapter_masks": [mask.repeat(batch, 1, 1).unsqueeze(1) for mask in full]}
 
 
 def _sites(

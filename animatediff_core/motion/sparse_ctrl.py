@@ -3,8 +3,8 @@
 It is a stock `diffusers.ControlNetModel` over the frames, with a temporal transformer of one
 attention after every site of its down blocks, by the same hooks that animate a UNet. As in the
 official `sparse_controlnet.py` it does not see the noisy clip (zeros stand for it), only the
-conditions: pictures or their latents at some frames, zeros at the others, and a last channel that
-says which is which.
+conditions: images or their latents at some frames, zeros at the others, and a last channel that is
+1 at the frames with an image.
 
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """
@@ -22,7 +22,7 @@ from .module import TemporalTransformer
 
 Reads = Literal["latents", "pictures"]
 Residuals = tuple[tuple[Tensor, ...], Tensor]
-"""What a ControlNet adds to the UNet's skip connections, each (b f) c h w, and its mid block."""
+"""Residuals of the UNet's skip connections, each (b f) c h w, and of its mid block."""
 
 
 class SparseControlNet(nn.Module):
@@ -37,24 +37,24 @@ class SparseControlNet(nn.Module):
     ) -> None:
         """A fresh encoder for a UNet's structure, as the official `from_unet`; no weight is taken.
 
-        `reads`: VAE latents of pictures, which one convolution takes in, or pictures themselves
-        (scribbles), which `embedding_channels` bring to latent size.
+        `reads`: VAE latents of images, which one convolution reads, or images in pixels
+        (scribbles), which the convolutions of `embedding_channels` reduce to latent size.
         """
         from diffusers.models import ControlNetModel  # slow to import, and few jobs use one
 
         super().__init__()
         self.reads: Reads = reads
         self.max_frames = config.max_frames
-        picture_channels = unet.config.in_channels if reads == "latents" else 3
+        image_channels = unet.config.in_channels if reads == "latents" else 3
         self.controlnet = ControlNetModel.from_unet(
             unet,
             conditioning_embedding_out_channels=embedding_channels,
             load_weights_from_unet=False,
-            conditioning_channels=picture_channels + 1,
+            conditioning_channels=image_channels + 1,
         )
         if reads == "latents":
             self.controlnet.controlnet_cond_embedding = nn.Conv2d(
-                picture_channels + 1, config.block_out_channels[0], 3, padding=1
+                image_channels + 1, config.block_out_channels[0], 3, padding=1
             )
         blocks = [_SparseBlock(channels, config) for channels in config.block_out_channels]
         self.down_blocks = nn.ModuleList(blocks)
@@ -65,8 +65,8 @@ class SparseControlNet(nn.Module):
                 layer.register_forward_hook(MotionHook(site.temporal_transformer, self._call))
 
     def forward(self, condition: Tensor, timestep: Tensor, text: Tensor) -> Residuals:
-        """condition: b c f h w in pixels or latents, its last channel 1 at the given frames and 0
-        elsewhere; timestep: (b,); text: (b f) n d. Gives the residuals at full strength.
+        """condition: b c f h w in pixels or latents, its last channel 1 at the frames with an image
+        and 0 elsewhere; timestep: (b,); text: (b f) n d. Returns residuals at full strength.
         """
         frames = condition.shape[2]
         folded = fold_frames(condition)
@@ -101,22 +101,22 @@ class _SparseBlock(nn.Module):
 
 
 class _SparseSite(nn.Module):
-    """Only a name, as in the motion module."""
+    """A layer of the official key names, as in the motion module."""
 
     def __init__(self, channels: int, config: MotionConfig) -> None:
         super().__init__()
         self.temporal_transformer = TemporalTransformer(channels, config, attentions=1)
 
 
-def sparse_condition(pictures: dict[int, Tensor], frames: int) -> Tensor:
-    """Pictures or latents, c h w each, at their frames of a clip: 1 c+1 f h w.
+def sparse_condition(images: dict[int, Tensor], frames: int) -> Tensor:
+    """Input of an encoder, 1 c+1 f h w: images or latents, c h w each, at their frames of a clip.
 
     The last channel is 1 at these frames; all else is 0.
     """
-    some = next(iter(pictures.values()))
+    some = next(iter(images.values()))
     channels, height, width = some.shape
     condition = torch.zeros(1, channels + 1, frames, height, width).to(some)
-    for frame, picture in pictures.items():
-        condition[0, :-1, frame] = picture
+    for frame, image in images.items():
+        condition[0, :-1, frame] = image
         condition[0, -1, frame] = 1
     return condition

@@ -1,4 +1,4 @@
-"""Moves of the camera as the MotionLoRAs that they stand for."""
+"""Moves of the camera: the MotionLoRA of each."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ _STEMS: dict[Move, str] = {
 
 
 def motion_loras_of(camera: Camera, config: MotionConfig, module: str) -> tuple[Adapter, ...]:
-    """What would stand under motion_loras instead.
+    """The moves as settings of motion_loras.
 
-    Raises CheckpointError where the motion module, named `module`, is none of v2, and where the
-    folder lacks a file.
+    Raises CheckpointError if the motion module, named `module`, is not v2, or if the folder lacks
+    a file.
     """
     if camera.moves and config.version != "v2":
         raise CheckpointError(

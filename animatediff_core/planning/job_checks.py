@@ -1,13 +1,15 @@
-"""What of a job's text, sampler and sizes can be refused before anything is loaded."""
+"""Checks of a job's text, sampler, sizes and length before anything is loaded."""
 
 import math
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.schedules import check_scheduler
-from ..diffusion.windows import divides, max_stride, window_length
-from ..errors import AnimateDiffError, CheckpointError, PromptFileError
+from ..diffusion.windows import is_divided, max_stride, window_length
+from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions
 from ..motion import Positions
@@ -15,112 +17,116 @@ from ..weights.files import printable, read_config_json, refused_json
 from .models import FoundModel
 
 _LAYERS = {"SD1.5": (12,), "SD2": (23,), "SDXL": (12, 32)}
-"""Of the text encoders in a single file, whose family says them."""
+"""Layers of the text encoders in a single file, by family."""
 _DEFAULT_LAYERS = 12
-"""transformers' own, where a configuration names none."""
+"""transformers' own, for a configuration that names none."""
 
 
-def check_text(job: Job, found: FoundModel) -> None:
-    """Prompts that only other tools understand, and a clip_skip beyond the text encoder."""
+def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
+    """Checks of everything but output and conditions, each with the key of its setting."""
     for key in ("prompt", "negative_prompt"):
         for frame, text in getattr(job, key).items():
-            try:
-                check_prompt(text)
-            except PromptFileError as error:
-                raise PromptFileError(f"{job.name}: {key} of frame {frame}: {error}") from error
-    layers = _text_layers(found)
+            yield f"{key}[{frame}]", partial(check_prompt, text)
+    yield "clip_skip", partial(_check_clip_skip, job, model)
+    yield "scheduler", partial(_check_scheduler, job, model)
+    for key, size in (("width", job.width), ("height", job.height)):
+        yield key, partial(_check_size, size, model.vae_scale_factor)
+        if job.upscale is not None:
+            check = partial(_check_scale, key, size, job.upscale.scale, model.vae_scale_factor)
+            yield "upscale.scale", check
+    yield "noise.type", partial(_check_noise, job)
+    if job.motion_positions != MotionPositions():
+        yield "motion_positions", partial(_check_positions, job, model)
+    else:
+        yield "", partial(_check_length, job, model)
+    yield "window.stride", partial(_check_stride, job)
+
+
+def _check_scheduler(job: Job, model: FoundModel) -> None:
+    prediction_type = job.prediction_type or "epsilon"
+    config = model.motion_config
+    check_scheduler(job.scheduler, config, prediction_type=prediction_type, steps=job.steps)
+
+
+def _check_clip_skip(job: Job, model: FoundModel) -> None:
+    layers = _text_layers(model)
     if layers and job.clip_skip > (most := most_clip_skip(layers)):
         raise CheckpointError(
-            f"{job.name}: clip_skip {job.clip_skip}, but the text encoder of {job.base} knows "
-            f"1 to {most}"
+            f"must be 1 to {most}, as many layers as the text encoder of {job.base} allows, "
+            f"got {job.clip_skip}"
         )
 
 
-def check_sampler(job: Job, found: FoundModel) -> None:
-    """A sampler's name, its packages, and what it cannot do with this model and so many steps."""
-    try:
-        check_scheduler(
-            job.scheduler, found.motion_config, steps=job.steps,
-            prediction_type=job.prediction_type or "epsilon",
-        )  # fmt: skip
-    except AnimateDiffError as error:
-        raise CheckpointError(f"{job.name}: {error}") from error
+def _check_size(size: int, factor: int) -> None:
+    """A side in pixels suits the VAE."""
+    if size % factor:
+        lower = max(size // factor, 1) * factor
+        raise CheckpointError(
+            f"{size} is no multiple of {factor}, as the VAE needs; use {lower} or {lower + factor}"
+        )
 
 
-def check_sizes(job: Job, factor: int) -> None:
-    """Width and height suit the VAE, made larger too."""
-    for side in ("width", "height"):
-        size = getattr(job, side)
-        if size % factor:
-            lower = max(size // factor, 1) * factor
-            raise CheckpointError(
-                f"{job.name}: {side} {size} is no multiple of {factor}, as the VAE needs; "
-                f"use {lower} or {lower + factor}"
-            )
-    if job.upscale is None:
+def _check_scale(side: str, size: int, scale: float, factor: int) -> None:
+    """The enlarged side suits the VAE."""
+    latents = size * scale / factor
+    if abs(latents - round(latents)) <= 1e-6:
         return
-    for side in ("width", "height"):
-        size, scale = getattr(job, side), job.upscale.scale
-        if abs(size * scale / factor - round(size * scale / factor)) > 1e-6:
-            lower = int(size * scale / factor)
-            near = " or ".join(
-                f"{n * factor / size:g}" for n in (lower, lower + 1) if n * factor > size
-            )
-            raise CheckpointError(
-                f"{job.name}: upscale.scale {scale:g} makes {side} {size} to {size * scale:g}, no "
-                f"multiple of {factor}, as the VAE needs; use {near}"
-            )
+    counts = (n for n in (int(latents), int(latents) + 1) if n * factor > size)
+    near = " or ".join(f"{n * factor / size:g}" for n in counts)
+    raise CheckpointError(
+        f"{scale:g} makes {side} {size} to {size * scale:g}, no multiple of {factor}, as the VAE "
+        f"needs; use {near}"
+    )
 
 
-def check_length(job: Job, found: FoundModel) -> None:
-    """What the motion module sees at once is no longer than it knows."""
-    longest, window = found.motion_config.max_frames, job.window
-    name = found.motion.name
-    if job.noise.type == "freenoise" and window is None:
+def _check_noise(job: Job) -> None:
+    if job.noise.type == "freenoise" and job.window is None:
         raise CheckpointError(
-            f"{job.name}: noise.type freenoise repeats a window's noise; set window.length (-C), "
-            "or use another type"
+            "freenoise repeats a window's noise; set window.length (-C), or use another type"
         )
-    moved = job.motion_positions != MotionPositions()
-    if moved:
-        _check_positions(job, found)
-    if window is not None and window.length > longest and not moved:
+
+
+def _check_length(job: Job, model: FoundModel) -> None:
+    """The frames that are denoised together are no more than the motion module knows."""
+    longest, window, name = model.motion_config.max_frames, job.window, model.motion_path.name
+    if window is not None and window.length > longest:
         raise CheckpointError(
-            f"{job.name}: window.length (-C) is {window.length}, but {name} knows {longest} "
-            f"frames at most; lower it to {longest}"
+            f"window.length (-C) is {window.length}, but {name} knows {longest} frames at most; "
+            f"lower it to {longest}"
         )
-    if window is None or not divides(window, job.frames):
-        if job.frames > longest and not moved:
-            raise CheckpointError(
-                f"{job.name}: {job.frames} frames, but {name} knows {longest} at most; set "
-                f"window.length (-C) to {longest} or less, or lower frames (-L) to {longest}"
-            )
+    if not is_divided(window, job.frames) and job.frames > longest:
+        raise CheckpointError(
+            f"{job.frames} frames, but {name} knows {longest} at most; set window.length (-C) to "
+            f"{longest} or less, or lower frames (-L) to {longest}"
+        )
+
+
+def _check_stride(job: Job) -> None:
+    window = job.window
+    if window is None or not is_divided(window, job.frames):
         return
     if window.stride > (most := max_stride(window, job.frames)):
         raise CheckpointError(
-            f"{job.name}: window.stride {window.stride} (-S {window.stride - 1}) spreads a window "
-            f"over more than the {job.frames} frames; lower it to {most} (-S {most - 1}), or lower "
-            "window.length (-C)"
+            f"{window.stride} (-S {window.stride - 1}) spreads a window over more than the "
+            f"{job.frames} frames; lower it to {most} (-S {most - 1}), or lower window.length (-C)"
         )
 
 
-def _check_positions(job: Job, found: FoundModel) -> None:
+def _check_positions(job: Job, model: FoundModel) -> None:
     """The frames that are denoised together stay within the module's positions."""
-    at, most = job.motion_positions, found.motion_config.max_frames - 1
-    seen = job.frames
-    if job.window is not None and divides(job.window, job.frames):
-        seen = window_length(job.window, job.frames)
+    at, most = job.motion_positions, model.motion_config.max_frames - 1
+    together = window_length(job.window, job.frames)
     positions = Positions(stretch=at.stretch, offset=at.offset)
-    if positions.fit(seen, most + 1):
+    if positions.fit(together, most + 1):
         return
     remedies = []
-    if at.offset < most and seen > 1:
-        remedies.append(f"stretch to {_rounded_down((most - at.offset) / (seen - 1))} or less")
-    if (room := most - at.stretch * (seen - 1)) >= 0:
-        remedies.append(f"offset to {_rounded_down(room)} or less")
+    if at.offset < most and together > 1:
+        remedies.append(f"stretch to {_rounded_down((most - at.offset) / (together - 1))} or less")
+    if (rest := most - at.stretch * (together - 1)) >= 0:
+        remedies.append(f"offset to {_rounded_down(rest)} or less")
     raise CheckpointError(
-        f"{job.name}: motion_positions reach {positions.last(seen):g} with {seen} frames together, "
-        f"but {found.motion.name} has positions 0 to {most}; lower {', or '.join(remedies)}"
+        f"reaches {positions.last(together):g} with {together} frames together, but "
+        f"{model.motion_path.name} has positions 0 to {most}; lower {', or '.join(remedies)}"
     )
 
 
@@ -128,11 +134,11 @@ def _rounded_down(value: float) -> str:
     return f"{math.floor(value * 1000 + 1e-6) / 1000:g}"
 
 
-def _text_layers(found: FoundModel) -> tuple[int, ...]:
-    """How many layers each text encoder has, as far as files and family say."""
-    if not found.base.is_dir():
-        return _LAYERS.get(found.family, ())
-    files = sorted(found.base.glob("text_encoder*/config.json"))
+def _text_layers(model: FoundModel) -> tuple[int, ...]:
+    """Layers of each text encoder, as far as files and family say."""
+    if not model.base_path.is_dir():
+        return _LAYERS.get(model.family, ())
+    files = sorted(model.base_path.glob("text_encoder*/config.json"))
     return tuple(_layers_of(file) for file in files)
 
 

@@ -1,13 +1,15 @@
 """Everything about jobs that can be checked and foreseen before a model is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from ..errors import AnimateDiffError
+from ..conditions import KINDS
+from ..errors import Check, Problems
 from ..jobs import Job
-from .conditions import check_control
-from .job_checks import check_length, check_sampler, check_sizes, check_text
-from .models import FoundModel, ModelSpec, find_model, raise_all
+from ..media.image_source import check_images
+from .job_checks import job_checks
+from .models import FoundModel, ModelSpec, find_model
 from .output import check_output
 
 
@@ -21,28 +23,30 @@ class Planned:
 
 def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     """Check everything that can be checked without loading; all problems in one error."""
-    found: dict[ModelSpec, FoundModel | AnimateDiffError] = {}
-    problems: list[AnimateDiffError] = []
-    planned = []
+    found: dict[ModelSpec, FoundModel | None] = {}
+    problems, planned = Problems(), []
     for job in jobs:
         spec = spec_of(job)
         if spec not in found:
-            try:
+            found[spec] = None
+            with problems.collecting(job.origin or job.name):
                 found[spec] = find_model(spec, offline=offline)
-            except AnimateDiffError as error:
-                found[spec] = error
-        there = found[spec]
-        if isinstance(there, AnimateDiffError):
-            problems.append(there)
-            continue
-        try:
-            _check_job(job, there)
-            check_control(job, there, offline=offline)
-        except AnimateDiffError as error:
-            problems.append(error)
-        planned.append(Planned(job, there))
-    raise_all(problems)
+        model = found[spec]
+        if model is not None:
+            problems.run(_checks(job, model, offline), job.origin or job.name)
+            planned.append(Planned(job, model))
+    problems.check()
     return planned
+
+
+def _checks(job: Job, model: FoundModel, offline: bool) -> Iterator[Check]:
+    """Every check of a job on a model that was found."""
+    yield from job_checks(job, model)
+    yield "output", partial(check_output, job)
+    for kind in KINDS:
+        yield from kind.checks(job, model, offline)
+        for key, source in kind.images(job):
+            yield key, partial(check_images, source)
 
 
 def spec_of(job: Job) -> ModelSpec:
@@ -59,11 +63,3 @@ def spec_of(job: Job) -> ModelSpec:
         camera=job.camera,
         embeddings=job.embeddings,
     )
-
-
-def _check_job(job: Job, found: FoundModel) -> None:
-    check_length(job, found)
-    check_sizes(job, found.vae_scale_factor)
-    check_text(job, found)
-    check_sampler(job, found)
-    check_output(job)

@@ -1,4 +1,4 @@
-"""What a planned job will need of memory."""
+"""An estimate of a planned job's memory."""
 
 from functools import cache
 
@@ -7,19 +7,19 @@ import torch
 from ..motion import MotionConfig, MotionModule
 from ..speed.memory import PLENTY, Need, Thrift, needed
 from .jobs import Planned
-from .model_size import ModelSize, weigh
+from .model_size import ModelSize, model_size
 from .models import FoundModel
 
 
 def need_of(planned: Planned, dtype: torch.dtype, thrift: Thrift = PLENTY) -> Need:
-    """An estimate without loading anything; models for control are not counted."""
+    """Estimate without loading anything; the models of conditions are not counted."""
     job, found = planned.job, planned.found
-    weighed = _weighed(found)
+    size = _size(found)
     scale = 1.0 if job.upscale is None else job.upscale.scale
     frames = job.frames if job.window is None else min(job.window.length, job.frames)
     return needed(
-        num_weights=weighed.num_weights + _num_motion_weights(found.motion_config),
-        channels=(found.motion_config.block_out_channels[0], weighed.vae_channels),
+        num_weights=size.num_weights + _num_motion_weights(found.motion_config),
+        channels=(found.motion_config.block_out_channels[0], size.vae_channels),
         shape=(frames, round(job.height * scale), round(job.width * scale)),
         factor=found.vae_scale_factor,
         itemsize=dtype.itemsize,
@@ -28,8 +28,8 @@ def need_of(planned: Planned, dtype: torch.dtype, thrift: Thrift = PLENTY) -> Ne
 
 
 @cache
-def _weighed(found: FoundModel) -> ModelSize:
-    return weigh(found.base, found.spec.base, found.spec.variant)
+def _size(found: FoundModel) -> ModelSize:
+    return model_size(found.base_path, found.spec.base, found.spec.variant)
 
 
 @cache

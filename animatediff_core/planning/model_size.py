@@ -1,4 +1,4 @@
-"""How large a base model is, by the headers of its files."""
+"""The size of a base model, from the headers of its files."""
 
 from dataclasses import dataclass
 from math import prod
@@ -12,20 +12,20 @@ _UNUSED = ("model_ema.", "optimizer_states", "first_stage_model.loss.")
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What loading it takes."""
+    """The size of a base model."""
 
     num_weights: int
-    """Of all parts: UNet, VAE, text encoders."""
+    """Weights of all parts: UNet, VAE, text encoders."""
     vae_channels: int
-    """Features of the VAE's decoder at the pictures' size."""
+    """Features of the VAE's decoder at the frames' full size."""
 
 
-def weigh(place: Path, source: str, variant: str | None) -> ModelSize:
-    """A folder or single file that planning has found to be a base model; nothing is loaded."""
-    files = [place]
-    if place.is_dir():
-        layout = base_layout(local_names(place), variant, source)
-        files = [f for part, w in layout.weights.items() for f in shards(place / part, w)]
+def model_size(path: Path, source: str, variant: str | None) -> ModelSize:
+    """Size of a base model's folder or single file; nothing is loaded."""
+    files = [path]
+    if path.is_dir():
+        layout = base_layout(local_names(path), variant, source)
+        files = [f for part, w in layout.weights.items() for f in shards(path / part, w)]
     shapes = [item for file in files for item in open_weights(file).shapes.items()]
     used = [(name, shape) for name, shape in shapes if not name.startswith(_UNUSED)]
     ends = [shape for name, shape in used if name.endswith("decoder.conv_out.weight")]

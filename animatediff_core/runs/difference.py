@@ -1,4 +1,4 @@
-"""How far stock diffusers' arithmetic is from a motion module's own, measured on one UNet call."""
+"""The difference between diffusers' arithmetic and a motion module's own, on one UNet call."""
 
 import math
 from dataclasses import replace
@@ -7,9 +7,10 @@ import torch
 
 from ..checkpoints.base_model import BaseModel
 from ..diffusion.noise import draw_noise
+from ..diffusion.size_conditions import size_conditions
 from ..diffusion.text import embed_prompt
 from ..errors import CheckpointError
-from ..motion import Conditions, MotionModule, inflate
+from ..motion import MotionModule, inflate
 
 _FRAMES = 4
 _SIDE = 8
@@ -24,14 +25,14 @@ def one_step_difference(base: BaseModel, motion: MotionModule) -> float:
     diffusers normalises motion features over all frames and ResNets over each: 0 where the
     module's own norms are these. Both must be on the CPU in one dtype.
     """
-    theirs = replace(motion.config, frame_norm="clip", resnet_norm="frame")
-    if theirs == motion.config:
+    converted = replace(motion.config, frame_norm="clip", resnet_norm="frame")
+    if converted == motion.config:
         return 0.0
     with torch.device("meta"):
-        stock = MotionModule(theirs)
+        stock = MotionModule(converted)
     stock.load_state_dict(motion.state_dict(), assign=True)  # the very same weights
-    ours = _predicted(base, motion)
-    difference = float((ours - _predicted(base, stock.eval())).norm() / ours.norm())
+    own = _predicted(base, motion)
+    difference = float((own - _predicted(base, stock.eval())).norm() / own.norm())
     if not math.isfinite(difference):
         raise CheckpointError(
             f"{base.source}: with these adapters the model predicts values that are no numbers; "
@@ -46,11 +47,8 @@ def _predicted(base: BaseModel, motion: MotionModule) -> torch.Tensor:
     text = embed_prompt(base, {0: ""}, frames)
     noise = draw_noise(0, (1, base.unet.config.in_channels, frames, _SIDE, _SIDE))
     noise = noise.to(base.unet.dtype)
-    conditions = Conditions()
-    if text.pooled is not None:
-        pixels = _SIDE * base.vae_scale_factor
-        sizes = torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]]).to(text.pooled)
-        conditions = replace(conditions, pooled_text=text.pooled, size_ids=sizes)
+    pixels = _SIDE * base.vae_scale_factor
+    conditions = size_conditions(text.pooled, pixels, pixels)
     if motion.conv_in is not None:
         further = motion.conv_in.in_channels - noise.shape[1]
         conditions = replace(

@@ -1,4 +1,4 @@
-"""The use case `download`: fetch once what later runs use offline."""
+"""The use case `download`: fetch the files of presets, which later runs use offline."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ..planning.models import find_model, model_files
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a preset needs, on this machine."""
+    """The local files of a preset."""
 
     preset: str
     files: tuple[tuple[str, Path], ...]
@@ -21,7 +21,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Missing:
-    """A preset that cannot be had, and why."""
+    """A preset that cannot be fetched, and the reason."""
 
     preset: str
     error: AnimateDiffError
@@ -30,9 +30,9 @@ class Missing:
 def run(
     presets: Sequence[str], *, variant: str | None = None, offline: bool = False
 ) -> Iterator[Fetched | Missing]:
-    """Fetch all that runs of each preset load; what is here already is not fetched again.
+    """Fetch every file that runs of each preset load, if it is not local already.
 
-    Raises PromptFileError where a preset does not exist, before anything is fetched.
+    Raises PromptFileError for an unknown preset, before anything is fetched.
     """
     options = {} if variant is None else {"variant": variant}
     jobs = {

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from ..errors import AnimateDiffError, SurroundingsError
+from ..diffusion.step_info import StepInfo
+from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
 from ..jobs import Job
 from ..media.frames import Frames
 from ..planning.jobs import Planned, plan
 from ..planning.models import ModelSpec
-from ..sampling.conditions import ConditionModels
 from ..sampling.device import choose, made_with
 from ..sampling.loading import load_model
 from ..sampling.output import write
 from ..sampling.placement import PlacedModel, Placement, check_compiling
 from ..sampling.provenance import condition_files
-from ..sampling.sample import Step, sample
+from ..sampling.sample import sample
 from ..speed.compiling import compiling_explained
 from ..speed.memory import PLENTY, Thrift, described, ladder
 
@@ -34,16 +34,24 @@ class Loading:
 
     source: str
     jobs: int
-    """How many jobs use it."""
+    """Number of jobs that use it."""
+
+
+@dataclass(frozen=True)
+class JobStep:
+    """A denoising step of a job is done, or one context window of a step."""
+
+    job: Job
+    info: StepInfo
 
 
 @dataclass(frozen=True)
 class Result:
-    """One job is over."""
+    """A job is over: the clip is written, or it failed."""
 
     job: Job
     path: Path | None
-    """The clip, where it was written."""
+    """The clip's file; None if it was not written."""
     frames: Frames | None
     """f h w 3 uint8."""
     error: AnimateDiffError | None
@@ -51,12 +59,16 @@ class Result:
 
 @dataclass(frozen=True)
 class _Finished:
-    """One job's frames are there, to be written."""
+    """A job's frames, which are not written yet."""
 
     job: Job
     frames: Frames
-    made: dict[str, Any]
-    """What the sidecar says that they were made with."""
+    made_with: dict[str, Any]
+    """Settings of the sidecar besides the job's."""
+
+
+Event = Loading | JobStep | Result
+_Unwritten = Loading | JobStep | Result | _Finished
 
 
 def generate(
@@ -68,8 +80,8 @@ def generate(
 ) -> Iterator[Result]:
     """Make the clips of all jobs; one failing job does not end the others.
 
-    While a clip is written the next one is begun; results come in the order of their clips.
-    Raises before anything runs where a job cannot work (see `plan`).
+    While a clip is written the next one is begun; results come in the order of the clips. Raises
+    before anything runs if a job cannot work (see `plan`).
     """
     for event in run(jobs, output_dir=output_dir, device=device, dtype=dtype):
         if isinstance(event, Result):
@@ -85,41 +97,38 @@ def run(
     offline: bool = False,
     low_vram: bool = False,
     compiled: bool = False,
-) -> Iterator[Loading | Step | Result]:
-    """As `generate`, with the progress in between; `low_vram` starts where memory is least,
-    `compiled` has torch.compile make the UNet's blocks."""
-    where, thrift = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
-    planned = plan(jobs, offline=offline)
+) -> Iterator[Event]:
+    """`generate` with its progress. `low_vram` starts with the least memory, `compiled` compiles
+    the UNet's blocks with torch.compile."""
+    on, thrift = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
     folder = Path(output_dir or "outputs")
     groups: dict[tuple[ModelSpec, torch.dtype], list[Planned]] = {}
-    for one in planned:
-        kind = choose(device, dtype, fast=one.job.fast > 0)[1]
-        groups.setdefault((one.found.spec, kind), []).append(one)
+    for planned in plan(jobs, offline=offline):
+        number = choose(device, dtype, fast=planned.job.fast > 0)[1]
+        groups.setdefault((planned.found.spec, number), []).append(planned)
     events = (
         event
-        for (_, kind), members in groups.items()
-        for event in _run_group(members, folder, Placement(where, kind, thrift, compiled), offline)
+        for (_, number), members in groups.items()
+        for event in _run_group(members, folder, Placement(on, number, thrift, compiled), offline)
     )
-    yield from _written_behind(events, folder)
+    yield from _write_behind(events, folder)
 
 
 def check_machine(
     device: str | None, dtype: str | None, *, low_vram: bool, compiled: bool
 ) -> tuple[torch.device, Thrift]:
-    """Where a run takes place and how lean it begins; raises where this machine cannot."""
-    where, _ = choose(device, dtype)
-    thrift = ladder(where)[-1] if low_vram else PLENTY
+    """The device of a run and its first offload level; raises if this machine lacks them."""
+    on, _ = choose(device, dtype)
+    thrift = ladder(on)[-1] if low_vram else PLENTY
     if compiled:
-        check_compiling(where, thrift)
-    return where, thrift
+        check_compiling(on, thrift)
+    return on, thrift
 
 
-def _written_behind(
-    events: Iterator[Loading | Step | _Finished | Result], folder: Path
-) -> Iterator[Loading | Step | Result]:
-    """Finished clips are written in a thread, one at a time, while the next one is made.
+def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]:
+    """Write finished clips in a thread, one at a time, while the next one is made.
 
-    An interruption lets the clip in work be written to its end, and told.
+    After an interruption the clip that is being written is written to its end, and reported.
     """
     writing: Future[Result] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="writing") as thread:
@@ -131,7 +140,7 @@ def _written_behind(
                     done, writing = writing.result(), None
                     yield done
                 if isinstance(event, _Finished):
-                    writing = thread.submit(_written, event, folder)
+                    writing = thread.submit(_write, event, folder)
                 else:
                     yield event
             if writing is not None:
@@ -143,22 +152,26 @@ def _written_behind(
             raise
 
 
-def _written(clip: _Finished, folder: Path) -> Result:
-    """Its result once it lies on the disk, or why it does not."""
+def _write(clip: _Finished, folder: Path) -> Result:
+    """The result of a job whose frames are made."""
     job = clip.job
     try:
-        return Result(job, write(job, clip.frames, clip.made, folder), clip.frames, None)
-    except AnimateDiffError as error:
-        return _failed(job, error)
-    except OSError as error:
-        return _failed(job, _unwritable(folder, error))
+        return Result(job, write(job, clip.frames, clip.made_with, folder), clip.frames, None)
     except MemoryError:
         message = f"{job.name}: not enough memory to write it; lower the size or the frames"
         return Result(job, None, None, SurroundingsError(message))
+    except Exception as error:  # the one place that makes any error of a job that job's failure
+        return _failed(job, error, folder)
 
 
-def _failed(job: Job, error: AnimateDiffError) -> Result:
-    """Its result, without the trace of what went wrong, which holds the model."""
+def _failed(job: Job, error: Exception, folder: Path) -> Result:
+    """The result of a job that failed: its error without the traceback, which holds the model."""
+    if isinstance(error, OSError):
+        error = SurroundingsError(
+            f"{folder}: cannot be written to ({error.strerror or error}); choose another folder"
+        )
+    elif not isinstance(error, AnimateDiffError):
+        error = UnexpectedError.of(error, job.name)
     cause: BaseException | None = error
     while cause is not None:
         cause.__traceback__ = None
@@ -166,76 +179,62 @@ def _failed(job: Job, error: AnimateDiffError) -> Result:
     return Result(job, None, None, error)
 
 
-def _unwritable(folder: Path, error: OSError) -> SurroundingsError:
-    return SurroundingsError(
-        f"{folder}: cannot be written to ({error.strerror or error}); choose another folder"
-    )
-
-
 def _run_group(
-    members: Sequence[Planned], folder: Path, placing: Placement, offline: bool
-) -> Iterator[Loading | Step | _Finished | Result]:
-    """All jobs of one model, which is loaded for them and gone before the next one comes."""
+    members: Sequence[Planned], folder: Path, placement: Placement, offline: bool
+) -> Iterator[_Unwritten]:
+    """All jobs of one model, which is loaded for them and freed before the next one is loaded."""
     found = members[0].found
     yield Loading(found.spec.base, len(members))
-    gc.collect()  # what is left of the last one, whole or not, is a cycle
+    gc.collect()  # what is left of the last model, whole or not, is a cycle
     try:
-        placed = PlacedModel(*load_model(found, dtype=placing.dtype, offline=offline), placing)
-    except AnimateDiffError as error:
-        yield from (_failed(one.job, error) for one in members)
-        return
+        parts = load_model(found, dtype=placement.dtype, offline=offline)
+        model = PlacedModel(*parts, placement, offline=offline)
     except (torch.OutOfMemoryError, MemoryError):
-        message = f"{found.spec.base}: not enough memory on {placing.device} to load it"
+        message = f"{found.spec.base}: not enough memory on {placement.device} to load it"
         full = SurroundingsError(message)
         yield from (Result(one.job, None, None, full) for one in members)
         return
-    models = ConditionModels(
-        base=placed.base, device=placing.device, dtype=placing.dtype, offline=offline
-    )
+    except Exception as error:  # as in _write
+        failed = error
+        yield from (_failed(one.job, failed, folder) for one in members)
+        return
     for one in members:
-        yield from _run_job(one.job, placed, folder, models)
+        yield from _run_job(one.job, model, folder)
 
 
-def _run_job(
-    job: Job, placed: PlacedModel, folder: Path, models: ConditionModels
-) -> Iterator[Step | _Finished | Result]:
-    """One job, again and again with less memory while there is a leaner way."""
+def _run_job(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
+    """One job, repeated with less memory as long as there is a fallback."""
     while True:
         try:
-            yield from _attempt(job, placed, folder, models)
+            yield from _attempt(job, model, folder)
             return
         except (torch.OutOfMemoryError, MemoryError):
-            pass  # what the error's frames hold must go before the next attempt
-        if not placed.go_leaner():
-            device = placed.placing.device
+            pass  # the frames of the error must go before the next attempt
+        device = model.placement.device
+        if not model.use_less_memory():
             message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
             yield Result(job, None, None, SurroundingsError(message))
             return
-        log.warning("%s: not enough memory on %s; again with %s", job.name,
-                    placed.placing.device, described(placed.placing.thrift))  # fmt: skip
+        plan = described(model.placement.thrift)
+        log.warning("%s: not enough memory on %s; again with %s", job.name, device, plan)
 
 
-def _attempt(
-    job: Job, placed: PlacedModel, folder: Path, models: ConditionModels
-) -> Iterator[Step | _Finished | Result]:
+def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
     try:
         notes = dict[str, Any]()
-        thrift = placed.placing.thrift
+        thrift = model.placement.thrift
         if thrift != PLENTY:
             notes["memory"] = asdict(thrift)
-        if led_by := condition_files(job, models):
-            notes["sources"] = led_by
-        events = sample(
-            job, placed.base, placed.animated, folder=folder, notes=notes, models=models,
-            decode_chunk=thrift.decode_chunk,
-        )  # fmt: skip
-        with compiling_explained(placed.placing.compiled):
+        if files := condition_files(job, model):
+            notes["sources"] = files
+        events = sample(job, model, folder=folder, notes=notes, decode_chunk=thrift.decode_chunk)
+        with compiling_explained(model.placement.compiled):
             for event in events:
-                if isinstance(event, Step):
-                    yield event
+                if isinstance(event, StepInfo):
+                    yield JobStep(job, event)
                 else:
-                    yield _Finished(job, event, {**made_with(placed.base.unet), **notes})
-    except AnimateDiffError as error:
-        yield _failed(job, error)
-    except OSError as error:
-        yield _failed(job, _unwritable(folder, error))
+                    yield _Finished(job, event, {**made_with(model.base.unet), **notes})
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # as in _write
+        yield _failed(job, error, folder)

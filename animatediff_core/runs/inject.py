@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InjectPlan:
-    """What will be joined, all found and fitting, and what it will be written as."""
+    """The parts of a model, all found and fitting, and the outputs to write."""
 
     found: FoundModel | FoundImageModel
-    """The image model alone, where nothing is written that moves."""
+    """The image model alone, if no output has a motion module."""
     output: Path | None
     """A folder for diffusers and for us."""
     motion_file: Path | None
@@ -58,18 +58,18 @@ class InjectPlan:
 
     @property
     def outputs(self) -> list[Path]:
-        """What will be there afterwards."""
+        """The files and folders to write."""
         return [path for path in (self.output, self.motion_file, self.single_file) if path]
 
 
 @dataclass(frozen=True)
 class Injected:
-    """What was written."""
+    """The outputs that were written."""
 
     outputs: list[Path]
     difference: float | None
-    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call; none
-    where nothing was written that moves."""
+    """Relative L2 difference between our arithmetic and stock diffusers' after one UNet call; None
+    if no output has a motion module."""
 
 
 def plan(
@@ -82,7 +82,7 @@ def plan(
     dtype: str = "fp32",
     offline: bool = False,
 ) -> InjectPlan:
-    """Find and check every part and place; nothing is loaded or written."""
+    """Find and check every part and output; nothing is loaded or written."""
     if dtype not in DTYPES:
         raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
     _check_places(output, motion_file, single_file)
@@ -171,7 +171,7 @@ def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
 
 
 def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return replace(adapter, path=str(local_path(adapter.path, offline=offline)))
+    return adapter.model_copy(update={"path": str(local_path(adapter.path, offline=offline))})
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..adapters.identify import FileReport, identify
+from ..adapters.identify import identify
+from ..checkpoints.file_report import FileReport
 from ..errors import AnimateDiffError
 
 
 def run(files: Sequence[Path]) -> Iterator[tuple[Path, FileReport | AnimateDiffError]]:
-    """What each file is, or why it cannot be told; one bad file does not end the others."""
+    """Identify each file; an error of one file does not end the others."""
     for file in files:
         try:
             yield file, identify(file)

@@ -54,7 +54,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a dry run found."""
+    """The result of a dry run."""
 
     clips: int
     decoded: int
@@ -67,7 +67,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Prior:
-    """The base's own pictures are being made."""
+    """Prior images of the base model are being made."""
 
     done: int
     total: int
@@ -84,9 +84,9 @@ def run(
     dry_run: bool = False,
     offline: bool = False,
 ) -> Iterator[Event]:
-    """Train one stage. `resume` goes on from the output folder's state, where there is one.
+    """Train one stage. `resume` continues from the output folder's state, if there is one.
 
-    Raises TrainingError before anything is loaded where data or folder cannot be used.
+    Raises TrainingError before anything is loaded if data or folder cannot be used.
     """
     files = list_clips(config)
     state = output / STATE_FILE

@@ -1,7 +1,7 @@
-"""Is what came out a clip? What is certainly broken fails its job, what may be meant is doubted.
+"""Checks of a finished clip: a broken clip fails its job, a doubtful one gives a warning.
 
-Frames are h w 3 uint8. The thresholds are in levels of 0..255 and lie far from what models paint:
-even "a black circle on a black background" of the bundled model spreads over 64 levels, and two
+Frames are h w 3 uint8. The thresholds are values of 0..255 and lie far from what models paint:
+even "a black circle on a black background" of the bundled model spreads over 64 values, and two
 frames of a real model never agree in every pixel, as each starts from noise of its own.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..media.frames import Frames
 
 FLAT = 2
-"""A clip whose levels differ by no more, over all pixels and frames, is one colour: broken."""
+"""If the values of all pixels and frames differ by no more, the clip is one colour: broken."""
 NEARLY_FLAT = 16
 """By no more than this: doubtful."""
 NEARLY_STILL = 1
@@ -21,12 +21,12 @@ NEARLY_STILL = 1
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with a clip; both None where nothing is."""
+    """The result of the checks; both None for a sound clip."""
 
     fault: str | None = None
     """Why its job has failed."""
     doubt: str | None = None
-    """What a person should look at."""
+    """Warning: a person should look at the clip."""
 
 
 def judge(frames: Frames, count: int) -> Verdict:
@@ -45,17 +45,17 @@ def judge(frames: Frames, count: int) -> Verdict:
     if spread <= FLAT:
         return Verdict(fault=f"every pixel of every frame is {_colour(low, high)}")
     if count > 1 and moved == 0:
-        return Verdict(fault=f"all {count} frames are the same picture")
+        return Verdict(fault=f"all {count} frames are the same image")
     if spread <= NEARLY_FLAT:
         return Verdict(doubt=f"nearly every pixel is {_colour(low, high)}")
     if count > 1 and moved <= NEARLY_STILL:
-        return Verdict(doubt=f"the {count} frames are nearly the same picture")
+        return Verdict(doubt=f"the {count} frames are nearly the same image")
     return Verdict()
 
 
 def _colour(low: np.ndarray, high: np.ndarray) -> str:
     middle = ((low + high) / 2).round().astype(int)
-    code = "#" + "".join(f"{level:02x}" for level in middle)
+    code = "#" + "".join(f"{value:02x}" for value in middle)
     if high.max() <= NEARLY_FLAT:
         return f"black ({code})"
     if low.min() >= 255 - NEARLY_FLAT:

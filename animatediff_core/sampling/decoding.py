@@ -1,4 +1,4 @@
-"""Latents to frames, with what went on told to the user and to the sidecar."""
+"""Decoding of a job's latents, with a note for the user and the sidecar."""
 
 import logging
 from typing import Any
@@ -18,15 +18,15 @@ _AGAIN = "decoded again in fp32"
 def decoded(
     job: Job, base: BaseModel, latents: Tensor, notes: dict[str, Any], chunk: int
 ) -> np.ndarray:
-    """Frames f h w 3 uint8 of latents 1 c f h w; `notes` gets what the sidecar should say.
+    """Frames f h w 3 uint8 of latents 1 c f h w; `notes` gets a line of the sidecar if needed.
 
-    ClipError where the VAE gives no numbers.
+    Raises ClipError if the VAE gives no numbers.
     """
 
     def overflowed() -> None:
         if "vae" not in notes:
-            log.warning("%s: the VAE overflows in %s; its frames are %s", job.name,
-                        base.vae.dtype, _AGAIN)  # fmt: skip
+            message = "%s: the VAE overflows in %s; its frames are %s"
+            log.warning(message, job.name, base.vae.dtype, _AGAIN)
         notes["vae"] = _AGAIN
 
     try:

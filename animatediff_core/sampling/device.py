@@ -1,4 +1,4 @@
-"""Where and how exactly a model runs."""
+"""The device and dtype of a run."""
 
 from importlib.metadata import version
 from typing import Any
@@ -14,9 +14,9 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def choose(
     device: str | None, dtype: str | None, *, fast: bool = False
 ) -> tuple[torch.device, torch.dtype]:
-    """CUDA in fp16, else MPS in fp16, else the CPU in fp32, unless told otherwise.
+    """Device and dtype: by default CUDA in fp16, else MPS in fp16, else the CPU in fp32.
 
-    `fast` jobs take bf16 on a CPU that multiplies in it.
+    `fast` jobs use bf16 on a CPU that multiplies in bf16.
     """
     if device is None:
         device = "cpu"
@@ -25,32 +25,32 @@ def choose(
         elif torch.backends.mps.is_available():
             device = "mps"
     try:
-        where = torch.device(device)
+        target = torch.device(device)
     except RuntimeError as error:
         raise AnimateDiffError(f"no device {device!r}; use cpu, cuda, cuda:1 or mps") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
+    if target.type == "cuda" and not torch.cuda.is_available():
         raise AnimateDiffError("no CUDA device on this machine; leave --device out, or use cpu")
-    if where.type == "cuda" and (where.index or 0) >= (count := torch.cuda.device_count()):
+    if target.type == "cuda" and (target.index or 0) >= (count := torch.cuda.device_count()):
         raise AnimateDiffError(f"no {device} on this machine, which has {count}; they start at 0")
-    if where.type == "mps" and not torch.backends.mps.is_available():
+    if target.type == "mps" and not torch.backends.mps.is_available():
         raise AnimateDiffError("no MPS device on this machine; leave --device out, or use cpu")
     if dtype is not None and dtype not in DTYPES:
         raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
-    kind = DTYPES[dtype] if dtype else _usual(where, fast)
-    if where.type == "cpu" and kind == torch.float16:
+    number = DTYPES[dtype] if dtype else _default_dtype(target, fast)
+    if target.type == "cpu" and number == torch.float16:
         raise AnimateDiffError("fp16 does not run on the CPU; use fp32 or bf16")
-    return where, kind
+    return target, number
 
 
-def _usual(where: torch.device, fast: bool) -> torch.dtype:
-    if where.type != "cpu":
+def _default_dtype(target: torch.device, fast: bool) -> torch.dtype:
+    if target.type != "cpu":
         return torch.float16
     halves = fast and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if halves else torch.float32
 
 
 def made_with(model: Any) -> dict[str, Any]:
-    """What a clip's bits depend on besides its job."""
+    """The settings of this machine that a clip's bits depend on."""
     names = {kind: name for name, kind in DTYPES.items()}
     return {
         "device": str(model.device),

@@ -8,7 +8,7 @@ once.
 
 import torch
 
-from ..adapters.lora import apply_loras, apply_motion_loras
+from ..adapters.lora.merge import apply_loras, apply_motion_loras
 from ..adapters.textual_inversion import apply_embedding
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
@@ -24,7 +24,7 @@ def load_model(
     """Load and merge everything; the VAE is in fp32."""
     spec = found.spec
     base = load_image_model(found, dtype=dtype, offline=offline)
-    motion = load_motion_module(found.motion, version=spec.motion_version, dtype=None)
+    motion = load_motion_module(found.motion_path, version=spec.motion_version, dtype=None)
     files = [(local_path(one.path, offline=offline), one.scale) for one in spec.motion_loras]
     apply_motion_loras(motion, files, dtype)
     return base, motion.to(dtype)

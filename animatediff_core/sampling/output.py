@@ -1,4 +1,4 @@
-"""One job's clip, sidecar and contact sheet onto the disk, all or none."""
+"""Writes a job's clip, sidecar and contact sheet, all or none."""
 
 import logging
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 def write(job: Job, frames: Frames, made: dict[str, Any], folder: Path) -> Path:
     """The clip and, beside it, the sidecar that makes it again; returns the clip's path.
 
-    `made` is what the sidecar says that the clip was made with. A clip that is certainly broken
-    raises ClipError; it is kept under a name that says so, to look at.
+    `made` are settings of the sidecar besides the job's. A broken clip raises ClipError; it is
+    written to a file named .failed, to look at.
     """
     verdict = judge(frames, job.frames)
     stem = output_name(job)
     if verdict.fault is not None:
-        kept = _write(job, frames, made, folder, f"{stem}.failed")
+        failed = _write(job, frames, made, folder, f"{stem}.failed")
         raise ClipError(
             f"{job.name}: {verdict.fault}; the model or its settings are broken; the clip is kept "
-            f"as {kept}"
+            f"as {failed}"
         )
     if verdict.doubt is not None:
         log.warning("%s: %s; is that what the prompt asks for?", job.name, verdict.doubt)
@@ -61,7 +61,7 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
 
 
 def _shown(output: Output, frames: Frames, folder: Path) -> Frames:
-    """The frames as they are played; what is made between them lies in `folder` meanwhile."""
+    """The frames as they are played; interpolated frames are in a file in `folder` meanwhile."""
     if output.ping_pong:
         frames = ping_pong(frames)
     if output.interpolate is None:

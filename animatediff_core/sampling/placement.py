@@ -1,4 +1,4 @@
-"""A loaded model where it runs, and brought there anew with less memory when it must."""
+"""A loaded model on its device, and its fallbacks to less memory."""
 
 import gc
 from dataclasses import dataclass, replace
@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checkpoints.base_model import BaseModel
+from ..conditions import LoadedModel
 from ..errors import AnimateDiffError
-from ..motion import AnimatedUNet, MotionModule, inflate
+from ..motion import MotionModule, inflate
 from ..speed import optimize, optimize_vae, restore
 from ..speed.compiling import prepare_compiling
 from ..speed.memory import PLENTY, Thrift, leaner, place
@@ -21,11 +22,11 @@ class Placement:
     dtype: torch.dtype
     thrift: Thrift = PLENTY
     compiled: bool = False
-    """Whether torch.compile makes the UNet's blocks, where their weights are on the device."""
+    """Whether torch.compile makes the UNet's blocks, if their weights are on the device."""
 
 
 def check_compiling(device: torch.device, thrift: Thrift) -> None:
-    """AnimateDiffError where blocks cannot be compiled for it."""
+    """AnimateDiffError if blocks cannot be compiled for it."""
     if thrift.offload:
         raise AnimateDiffError(
             "--compile keeps the weights on the GPU and --low-vram does not; leave one of them out"
@@ -33,24 +34,23 @@ def check_compiling(device: torch.device, thrift: Thrift) -> None:
     prepare_compiling(device)
 
 
-class PlacedModel:
-    """A model in its place: `base` and `animated` are ready to sample."""
+class PlacedModel(LoadedModel):
+    """A model on its device, ready to sample; OutOfMemoryError if it does not fit at all."""
 
-    animated: AnimatedUNet
-
-    def __init__(self, base: BaseModel, motion: MotionModule, placing: Placement) -> None:
-        self.base = base
-        self.motion = motion
-        self.placing = placing
+    def __init__(
+        self, base: BaseModel, motion: MotionModule, placement: Placement, *, offline: bool = False
+    ) -> None:
+        super().__init__(base, inflate(base.unet, motion), offline)
+        self.placement = placement
         self._settle()
 
-    def go_leaner(self) -> bool:
-        """Place it with less memory, slower; False where there is no leaner way."""
-        before = self.placing.thrift
-        if not self._next_rung():
+    def use_less_memory(self) -> bool:
+        """Fall back to the next, slower placement; False if there is none."""
+        before = self.placement.thrift
+        if not self._fall_back():
             return False
-        if self.placing.thrift.offload != before.offload:
-            self._bring_home()
+        if self.placement.thrift.offload != before.offload:
+            self._unplace()
         try:
             self._settle()
         except torch.OutOfMemoryError:
@@ -58,40 +58,37 @@ class PlacedModel:
         return True
 
     def _settle(self) -> None:
-        """Place it, as lean as it must be; OutOfMemoryError where it does not fit at all."""
+        """Place it, with as many fallbacks as it needs."""
         while True:
             try:
                 self._place()
                 return
             except (torch.OutOfMemoryError, MemoryError):
-                pass  # what the error's frames hold must go first
-            if not self._next_rung():
+                pass  # the frames of the error must go first
+            if not self._fall_back():
                 raise torch.OutOfMemoryError
-            self._bring_home()
+            self._unplace()
 
-    def _next_rung(self) -> bool:
-        rung = leaner(self.placing.thrift, self.placing.device)
-        if rung is None:
+    def _fall_back(self) -> bool:
+        thrift = leaner(self.placement.thrift, self.placement.device)
+        if thrift is None:
             return False
-        self.placing = replace(self.placing, thrift=rung)
+        self.placement = replace(self.placement, thrift=thrift)
         return True
 
     def _place(self) -> None:
-        placing = self.placing
-        place(self.base, self.motion, placing.device, placing.dtype, placing.thrift)
-        if not hasattr(self, "animated"):
-            self.animated = inflate(self.base.unet, self.motion)
-        if not placing.thrift.offload:
-            optimize(self.animated, backend="inductor" if placing.compiled else None)
+        to = self.placement
+        place(self.base, self.animated.motion, to.device, to.dtype, to.thrift)
+        if not to.thrift.offload:
+            optimize(self.animated, backend="inductor" if to.compiled else None)
             optimize_vae(self.base.vae)
 
-    def _bring_home(self) -> None:
-        """Everything plain and in main memory, and what the device held is free again."""
-        if hasattr(self, "animated"):
-            restore(self.animated)
+    def _unplace(self) -> None:
+        """Back to plain modules in main memory, and free the device's memory."""
+        restore(self.animated)
         restore(self.base.vae)
-        self.base.to("cpu", self.placing.dtype)
-        self.motion.to("cpu", self.placing.dtype)
+        self.base.to("cpu", self.placement.dtype)
+        self.animated.motion.to("cpu", self.placement.dtype)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -4,6 +4,6 @@
 `restore` (and the animated model's `deflate`) takes all of it back, bit for bit.
 """
 
-from .optimizer import kernels_of, optimize, optimize_vae, restore
+from .optimizer import kernels_of, optimize, optimize_vae, restore, suspend
 
-__all__ = ["kernels_of", "optimize", "optimize_vae", "restore"]
+__all__ = ["kernels_of", "optimize", "optimize_vae", "restore", "suspend"]

@@ -77,6 +77,19 @@ def restore(model: nn.Module) -> None:
         done.undo()
 
 
+def suspend(animated: AnimatedUNet) -> Callable[[], None]:
+    """Run the plain forwards, which call every hook, until the result is called."""
+    done = _applied(animated)
+    if done is None:
+        return lambda: None
+    restore(animated)
+
+    def resume() -> None:
+        optimize(animated, backend=done.backend)
+
+    return resume
+
+
 def kernels_of(model: nn.Module) -> str:
     """What computes a model, for its results' last bits depend on it: packed, compiled or plain."""
     if any(is_packed(module) for module in model.modules()):

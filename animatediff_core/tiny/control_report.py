@@ -21,7 +21,6 @@ from ..jobs import job_from_options
 from ..media.edges import canny
 from ..media.image import write_image
 from ..planning.jobs import plan
-from ..sampling.conditions import ConditionModels
 from ..sampling.loading import load_model
 from ..sampling.placement import PlacedModel, Placement
 from ..sampling.sample import sample
@@ -47,15 +46,14 @@ class Bench:
 
     def __init__(self) -> None:
         found = plan(job_from_options({"prompt": "a"}))[0].found
-        placing = Placement(torch.device("cpu"), torch.float32)
-        placed = PlacedModel(*load_model(found, dtype=placing.dtype, offline=True), placing)
-        self.base, self.animated = placed.base, placed.animated
-        self.models = ConditionModels(base=self.base, device=placing.device, dtype=placing.dtype)
+        placement = Placement(torch.device("cpu"), torch.float32)
+        parts = load_model(found, dtype=placement.dtype, offline=True)
+        self.model = PlacedModel(*parts, placement, offline=True)
 
     def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
         """One clip as `generate` makes it: f 3 h w in [0, 1]."""
         (job,) = job_from_options({"prompt": prompt, "seed": seed, **settings})
-        *_, frames = sample(job, self.base, self.animated, models=self.models)
+        *_, frames = sample(job, self.model)
         assert isinstance(frames, np.ndarray)
         return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
 

@@ -113,9 +113,10 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
     ]
     planned = plan(jobs)
     assert all(spec_of(job) == planned[0].found.spec for job in jobs)
-    placing = Placement(torch.device("cpu"), torch.float32)
-    placed = PlacedModel(*load_model(planned[0].found, dtype=placing.dtype, offline=True), placing)
-    clips = [_clip(job, placed.base, placed.animated) for job in jobs]
+    placement = Placement(torch.device("cpu"), torch.float32)
+    parts = load_model(planned[0].found, dtype=placement.dtype, offline=True)
+    placed = PlacedModel(*parts, placement)
+    clips = [_clip(job, placed) for job in jobs]
     verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()
     stills = [_stills(job, placed.base, placed.animated) for job in jobs]
@@ -219,8 +220,8 @@ def _still_latents(job: Job, base: BaseModel, still: ImageUNet, animated: Animat
     )
 
 
-def _clip(job: Job, base: BaseModel, animated: AnimatedUNet) -> np.ndarray:
-    *_, frames = sample(job, base, animated)
+def _clip(job: Job, model: PlacedModel) -> np.ndarray:
+    *_, frames = sample(job, model)
     assert isinstance(frames, np.ndarray)
     return frames
 

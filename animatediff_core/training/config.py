@@ -64,7 +64,7 @@ class DataConfig(Record):
 
 
 class ValidationConfig(Record):
-    """What is sampled from the model in training, so that a person can look at it."""
+    """Prompts that are sampled from the model during training, to look at."""
 
     prompts: tuple[str, ...] = ()
     """One clip each (one image each outside the motion stage)."""

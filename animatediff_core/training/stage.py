@@ -1,4 +1,4 @@
-"""What all training stages share: the record of a stage, and the loss on single frames.
+"""The parts that all training stages share: the record of a stage, the loss on single frames.
 
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """

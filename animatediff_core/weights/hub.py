@@ -44,7 +44,7 @@ class HubId:
 
 
 def hub_id(source: str) -> HubId | None:
-    """What a hub id names; None where the text has not its form."""
+    """The repository and file that a text names; None if it is no hub id."""
     match = _ID.fullmatch(source)
     if match is None or not source.isprintable():
         return None
@@ -90,7 +90,7 @@ def fetch(source: str, choose: Choose, *, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        with _told(source, wanted):
+        with _explained(source, wanted):
             return Path(
                 snapshot_download(
                     wanted.repository,
@@ -103,7 +103,7 @@ def fetch(source: str, choose: Choose, *, offline: bool) -> Path:
 
 
 def is_offline(offline: bool = False) -> str | None:
-    """Which setting forbids connections, or None where none does."""
+    """The setting that forbids connections; None if none does."""
     if offline:
         return "--offline is set"
     from huggingface_hub import constants
@@ -114,7 +114,7 @@ def is_offline(offline: bool = False) -> str | None:
 
 
 def unreachable(source: str, why: str) -> SurroundingsError:
-    """The error for what is on the hub and not here."""
+    """The error for a model that is on the hub and not on this machine."""
     return SurroundingsError(
         f"{source}: is not in the local cache and {why}; connect to the hub once to fetch it "
         "(animatediff download), or name a local file or folder"
@@ -132,13 +132,13 @@ def _listing(source: str, wanted: HubId, offline: bool) -> tuple[list[str] | Non
     from huggingface_hub import HfApi, constants
 
     try:
-        with _told(source, wanted):
+        with _explained(source, wanted):
             info = HfApi().model_info(
                 wanted.repository, revision=wanted.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
     except SurroundingsError as error:
         return None, str(error).removeprefix(f"{source}: ")
-    return [one.rfilename for one in info.siblings or []], ""
+    return [sibling.rfilename for sibling in info.siblings or []], ""
 
 
 def _cached(source: str, wanted: HubId, choose: Choose, why: str) -> Path:
@@ -166,13 +166,13 @@ def _cached(source: str, wanted: HubId, choose: Choose, why: str) -> Path:
             f"{error} (this is what the local cache holds, and {why})"
         ) from error
     if not why.endswith("is set"):
-        log.warning("%s: %s; what was fetched before is used", source, why)
+        log.warning("%s: %s; the files that were fetched before are used", source, why)
     return folder
 
 
 @contextmanager
-def _told(source: str, wanted: HubId) -> Iterator[None]:
-    """What huggingface_hub raises, as a sentence of ours; SurroundingsError is for no answer."""
+def _explained(source: str, wanted: HubId) -> Iterator[None]:
+    """Context manager: errors of huggingface_hub become ours; no answer is a SurroundingsError."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -192,10 +192,10 @@ def _told(source: str, wanted: HubId) -> Iterator[None]:
             f"then {log_in}"
         ) from error
     except RepositoryNotFoundError as error:
-        here = "" if wanted.path is None else "no such file is here, and "
+        local = "" if wanted.path is None else "no such local file exists, and "
         raise CheckpointError(
-            f"{source}: {here}the hub has no such model, or it is private; check the name, and for "
-            f"a private one {log_in}"
+            f"{source}: {local}the hub has no such model, or it is private; check the name, and "
+            f"for a private one {log_in}"
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
@@ -221,7 +221,7 @@ def _told(source: str, wanted: HubId) -> Iterator[None]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What began a chain of errors: the system's own words."""
+    """The error that began a chain of them: the system's own words."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     return error

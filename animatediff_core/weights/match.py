@@ -14,9 +14,14 @@ _SHOWN = 3
 
 
 def check_tensors(
-    expected: Shapes, found: Shapes, path: Path | str, part: str, advice: str,
-    *, others_allowed: bool = False,
-) -> None:  # fmt: skip
+    expected: Shapes,
+    found: Shapes,
+    path: Path | str,
+    part: str,
+    advice: str,
+    *,
+    others_allowed: bool = False,
+) -> None:
     """Raise CheckpointError unless every expected tensor is there, of its shape, and no other.
 
     `part` says whose tensors they are ("UNet", "v3 motion module"), `advice` what the user can

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .files import check_plain_file, printable, unreadable
+from .files import check_plain_file, printable, read_config_json, unreadable
+from .folder import CLIP, DIFFUSION, weight_files
 from .pickles import broken, is_archive, read_pickle, refused
 from .safetensors_file import Header, is_safetensors, map_tensors, read_header
 
@@ -36,7 +37,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class WeightFile:
-    """What a safetensors file or pickle holds."""
+    """The content of a safetensors file or pickle."""
 
     path: Path
     container: Literal["safetensors", "pickle"]
@@ -49,6 +50,8 @@ class WeightFile:
     metadata: dict[str, str]
     """The text entries of a safetensors file; the texts and numbers beside a pickle's tensors,
     outside the wrapper too (`name`, `global_step`)."""
+    config: Mapping[str, Any] | None = None
+    """The config.json of a model's folder; None for a file."""
     _header: Header = field(default_factory=dict, repr=False)
     _data: int = field(default=0, repr=False)
     """Where the values of a safetensors file begin."""
@@ -86,6 +89,36 @@ class WeightFile:
         return ", ".join(real or [d for d, _ in counts.most_common()])
 
 
+@dataclass(frozen=True, eq=False)
+class _Folder(WeightFile):
+    """A folder's weights, which may lie in several files."""
+
+    files: tuple[WeightFile, ...] = ()
+
+    def tensors(self, *prefixes: str) -> dict[str, Tensor]:
+        return {k: t for file in self.files for k, t in file.tensors(*prefixes).items()}
+
+
+def open_model(path: Path) -> WeightFile:
+    """A weight file, or the weights of a folder that holds one model and its config.json."""
+    if not path.is_dir():
+        return open_weights(path)
+    config = read_config_json(path / "config.json")
+    stem = DIFFUSION if "_class_name" in config else CLIP
+    files = tuple(open_weights(file) for file in weight_files(path, stem))
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    for file in files:
+        if twice := shapes.keys() & file.shapes.keys():
+            raise CheckpointError(
+                f"{path}: two files hold {printable(min(twice))}; download the folder again"
+            )
+        shapes |= file.shapes
+        dtypes |= file.dtypes
+    first = files[0]
+    return _Folder(path, first.container, shapes, dtypes, first.metadata, config, files=files)
+
+
 def open_weights(path: Path) -> WeightFile:
     """The weight file at a path, checked and listed once for as long as it does not change.
 
@@ -114,7 +147,9 @@ def _opened(path: Path, size: int, time: int, inode: int) -> WeightFile:
         header, metadata, data = read_header(path)
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         dtypes = {name: _dtype(entry["dtype"]) for name, entry in header.items()}
-        opened = WeightFile(path, "safetensors", shapes, dtypes, metadata, header, data)
+        opened = WeightFile(
+            path, "safetensors", shapes, dtypes, metadata, _header=header, _data=data
+        )
     else:
         tensors, metadata = read_pickle(path)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -48,6 +48,6 @@ MUTANTS: Table = {
         ("or not _reads(role, wanted.path)", ""),
     ],
     ("adapters/textual_inversion.py", "embeddings"): [
-        ("sorted(words, key=len, reverse=True)", "sorted(words, key=len)"),
+        ("sorted(tokens, key=len, reverse=True)", "sorted(tokens, key=len)"),
     ],
 }

@@ -6,7 +6,7 @@ MUTANTS: Table = {
     ("diffusion/size_conditions.py", "text::test_sdxls_sizes_are_height_before_width"): [
         ("[height, width, 0, 0, height, width]", "[width, height, 0, 0, width, height]"),
     ],
-    ("diffusion/noise.py", "noise schedules"): [
+    ("diffusion/noise.py", "noise"): [
         ("if seed >= 2**32:", "if seed >= 2**33:"),
         ("if seed >= 2**32:", "if False:"),
         ("[seed % 2**32, seed // 2**32]", "[seed // 2**32, seed % 2**32]"),
@@ -14,17 +14,17 @@ MUTANTS: Table = {
         ("slice(24, 24 + 624 * 8)", "slice(24, 24 + 312 * 8)"),
         ("return alpha / length, 1 / length", "return 1 / length, alpha / length"),
         ("length = math.sqrt(1 + alpha**2)", "length = 1 + alpha"),
-        ("return kept * common + new * own", "return kept * common - new * own + 0.1"),
+        ("return shared * common + new * own", "return shared * common - new * own + 0.1"),
         (
-            "frames.append(kept * frames[-1] + new * frame)",
-            "frames.append(kept * frames[0] + new * frame)",
+            "frames.append(shared * frames[-1] + new * frame)",
+            "frames.append(shared * frames[0] + new * frame)",
         ),
         (
-            "seeded(one)) for one in given.frame_seeds",
-            "seeded(given.frame_seeds[0])) for one in given.frame_seeds",
+            "seeded(one)) for one in settings.frame_seeds",
+            "seeded(settings.frame_seeds[0])) for one in settings.frame_seeds",
         ),
         (
-            "return _mixed(own, _one_frame(shape, generator), given.alpha)",
+            "return _mixed(own, _one_frame(shape, generator), settings.alpha)",
             "return _mixed(own, _one_frame(shape, seeded(0)), 1.0)",
         ),
         ("latents, generator.initial_seed())", "latents, 0)"),
@@ -40,13 +40,13 @@ MUTANTS: Table = {
         ("{min(int(scale * shift), last), last,", "{0, last,"),
         ("shift = reversed_bits(step)", "shift = 0.0"),
         ("value += half * (step & 1)", "value += half * (step & 1) / 2"),
-        ("(weights / total[number]).float()", "(weights / total[number] ** 2).float()"),
+        ("(weights / total[own]).float()", "(weights / total[own] ** 2).float()"),
         ('if window.fuse == "flat":', 'if window.fuse != "pyramid":'),
         ("edge = torch.minimum(near, near.flip(0))", "edge = near"),
         ("near / (window.overlap + 1)", "near / window.overlap"),
         (
-            "before = ramp if looped or place[0] > 0 else",
-            "before = ramp if looped or place[0] > 1 else",
+            "before = ramp if looped or numbers[0] > 0 else",
+            "before = ramp if looped or numbers[0] > 1 else",
         ),
         ("return frames > window.length or", "return frames >= window.length or"),
         (
@@ -55,31 +55,45 @@ MUTANTS: Table = {
         ),
         ("while (length - 1) * 2**scales < frames:", "while length * 2**scales < frames:"),
         ("predicted * weights", "predicted * weights.mean()"),
-        ("return min(window.length, frames)", "return window.length"),
+        ("else min(window.length, frames)", "else window.length"),
         ("for i in range(window.stride)", "for i in range(1)"),
     ],
-    ("diffusion/denoise.py", "kept windows guidance official_numbers"): [
+    (
+        "diffusion/denoise.py",
+        "kept::test_what_is_kept_is_as_noisy_as_the_next_step_expects "
+        "windows::test_the_loop_takes_the_windows_of_each_step "
+        "windows::test_frames_of_a_model_without_motion_do_not_feel_the_windows "
+        "windows::test_longer_than_the_module_and_each_window_reads_its_own_text "
+        "windows::test_steps_begin_from_a_clip_with_noise_upon_it guidance "
+        "controlnet::test_a_pooling_controlnet_applies_to_the_conditional_branch_only",
+    ): [
         (
-            "after = times[index + 1] if index + 1 < len(times) else None",
-            "after = times[index] if index + 1 < len(times) else None",
+            "next_timestep = on_device[index + 1] if index + 1 < count else None",
+            "next_timestep = on_device[index] if index + 1 < count else None",
         ),
-        ("context_windows(divided, x.shape[2], index)", "context_windows(divided, x.shape[2], 0)"),
-        ("x = kept.blend(x, latents, scheduler, times[0])", "pass"),
-        ("here = replace(moment, away=away)", "here = moment"),
-        ("first: Tensor = noise * scheduler.init_noise_sigma", "first: Tensor = noise"),
+        (
+            "context_windows(windows, noise.shape[2], index)",
+            "context_windows(windows, noise.shape[2], 0)",
+        ),
+        ("latents = known.blend(latents, noise, scheduler, on_device[0])", "pass"),
+        ("one.acts(info, uncond=uncond)", "one.acts(info, uncond=False)"),
+        ("latents: Tensor = noise * scheduler.init_noise_sigma", "latents: Tensor = noise"),
         ("first = start * scheduler.order", "first = start"),
         (
-            "first = scheduler.add_noise(source, noise, timesteps[:1])",
-            "first = scheduler.add_noise(source, noise, timesteps[-1:])",
+            "latents = scheduler.add_noise(source, noise, timesteps[:1])",
+            "latents = scheduler.add_noise(source, noise, timesteps[-1:])",
         ),
         ("conditions = conditions.at(frames, total)", "pass"),
-        ("if scale > 1:", "if scale > 2:"),
-        ("part.add_to(predicted, _predict", "parts[0].add_to(predicted, _predict"),
+        ("info.scheduled)) <= 1:", "info.scheduled)) <= 2:"),
+        ("StepInfo(step=index, steps=count, skipped=skipped,", "StepInfo(step=index, steps=count,"),
+        ("window.add_to(noise_pred, part)", "windows[0].add_to(noise_pred, part)"),
+        ("model_input.index_select(2, frames)", "model_input[:, :, : len(frames)]"),
+    ],
+    ("diffusion/conditioning.py", "windows"): [
         (
             "return text.index_select(1, frames",
             "return text[:, :len(frames)].index_select(1, 0 * frames",
         ),
-        ("given.index_select(2, frames)", "given[:, :, : len(frames)]"),
     ],
     ("diffusion/encoders.py", "text"): [
         ("pooled[::count]", "pooled[: len(prompts)]"),
@@ -95,7 +109,7 @@ MUTANTS: Table = {
         ),
         ("return min(layers) - (len(layers) > 1)", "return min(layers)"),
     ],
-    ("diffusion/schedules.py", "schedules presets"): [
+    ("diffusion/schedules.py", "presets schedules"): [
         ("steps > sampler.most_steps", "steps >= sampler.most_steps"),
         ("steps < 2 and", "steps < 3 and"),
         ('"steps_offset": 1}', '"steps_offset": 0}'),
@@ -127,15 +141,15 @@ MUTANTS: Table = {
         ),
     ],
     ("diffusion/known_region.py", "kept"): [
-        ("mask * x + (1 - mask) * kept", "(1 - mask) * x + mask * kept"),
+        ("mask * x + (1 - mask) * known", "(1 - mask) * x + mask * known"),
         (".mode().float())", ".sample(torch.Generator().manual_seed(0)).float())"),
         ("/ 127.5) - 1", "/ 255)"),
-        ("return F.max_pool2d(bright, factor)", "return F.avg_pool2d(bright, factor)"),
+        ("return F.max_pool2d(bright", "return F.avg_pool2d(bright"),
         ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
-        (
-            "return steps - max(1, min(int(steps * strength), steps))",
-            "return steps - min(int(steps * strength), steps)",
-        ),
+    ],
+    ("jobs/sampling.py", "second_pass"): [
+        ("steps - max(1, round(steps * strength))", "steps - round(steps * strength)"),
+        ("steps - max(1, round(steps * strength))", "steps - max(1, int(steps * strength))"),
     ],
     ("diffusion/known_region.py", "training_data"): [
         ("torch.cat(parts) * vae.config.scaling_factor", "torch.cat(parts)"),
@@ -144,24 +158,26 @@ MUTANTS: Table = {
         ("share = step / (steps - 1) if steps > 1 else 0.0", "share = step / steps"),
         ("if not start - _ROUNDING <= share <= end + _ROUNDING:", "if not start <= share <= end:"),
         ("return 1.0\n", "return self.scale\n"),
-        ("low + (high - low) * (share - left) / (right - left)", "low + (high - low) * share"),
-        ("points[0][1] if share < points[0][0] else points[-1][1]", "points[-1][1]"),
-        ("without + scale * (predicted - without)", "predicted + scale * (predicted - without)"),
+        ("interpolate_number(self.schedule, share)", "self.schedule[max(self.schedule)]"),
+        ("uncond + scale * (cond - uncond)", "cond + scale * (cond - uncond)"),
         ("axes = tuple(range(1, guided.ndim))", "axes = tuple(range(guided.ndim))"),
-        ("rescale * kept + (1 - rescale)", "(1 - rescale) * kept + rescale"),
+        ("rescale * ratio + (1 - rescale)", "(1 - rescale) * ratio + rescale"),
     ],
     ("diffusion/free_init.py", "free_init"): [
         ("(1 - alpha) ** 0.5 * first.float()", "(1 - alpha) * first.float()"),
         ("* (1 - low_pass)", "* low_pass"),
-        ("given.spatial_stop / given.temporal_stop", "given.temporal_stop / given.spatial_stop"),
+        (
+            "settings.spatial_stop / settings.temporal_stop",
+            "settings.temporal_stop / settings.spatial_stop",
+        ),
         (
             "_frequencies(height)[:, None] ** 2 + _frequencies(width) ** 2",
             "_frequencies(width)[:, None] ** 2 + _frequencies(height) ** 2",
         ),
-        ("square / stop**2) ** given.order", "square / stop**2) ** 2"),
+        ("square / stop**2) ** settings.order", "square / stop**2) ** 2"),
         ("torch.exp(-square / (2 * stop**2))", "torch.exp(-square / stop**2)"),
         ("(square <= 2 * stop)", "(square <= stop)"),
-        ("steps * (i + 1) // given.iterations", "steps * i // given.iterations"),
+        ("steps * (i + 1) // settings.iterations", "steps * i // settings.iterations"),
     ],
     ("diffusion/free_noise.py", "free_noise"): [
         ("hop = window.length - window.overlap", "hop = window.length"),
@@ -169,25 +185,27 @@ MUTANTS: Table = {
         ("generator = seeded(seed)", "generator = seeded(0)"),
         ("min(window.length, frames)", "1"),
     ],
-    ("diffusion/prompt_travel.py", "text"): [
+    ("diffusion/interpolation.py", "guidance text"): [
+        ("np.interp(at, keys", "np.interp(0.5, keys"),
+        ("keys = sorted(values)", "keys = list(values)"),
         ("(frame - keys[before]) / (keys[after] - keys[before])", "frame / keys[after]"),
         ("if key > frame)", "if key >= frame)"),
         (
-            "(1 - share) * start.float() + share * end.float()",
-            "share * start.float() + (1 - share) * end.float()",
+            "(1 - fraction) * start.float() + fraction * end.float()",
+            "fraction * start.float() + (1 - fraction) * end.float()",
         ),
-        ("(share * angle).sin() * b", "share * angle.sin() * b"),
+        ("(fraction * angle).sin() * b", "fraction * angle.sin() * b"),
         ("_NO_ARC = 1e-3", "_NO_ARC = 0.0"),
-        ('slerp if way == "slerp" else _straight', "slerp"),
+        ('slerp if way == "slerp" else _lerp', "slerp"),
     ],
     ("diffusion/chunks.py", "text"): [
-        ("room = tokenizer.model_max_length - 2", "room = tokenizer.model_max_length - 3"),
+        ("limit = tokenizer.model_max_length - 2", "limit = tokenizer.model_max_length - 3"),
         ("(piece.weight,) * len(word)", "(1.0,) * len(word)"),
         (
-            'ended = name.endswith("</w>") or following in learned or following == ""',
+            'ended = name.endswith("</w>") or following in added or following == ""',
             "ended = True",
         ),
-        ("ended = not (following in learned and _follows(following, name))", "ended = True"),
-        ("if ended or end - start == room:", "if ended:"),
+        ("ended = not (following in added and _follows(following, name))", "ended = True"),
+        ("if ended or end - start == limit:", "if ended:"),
     ],
 }

@@ -9,8 +9,19 @@ MUTANTS: Table = {
     ],
     ("jobs/prompt_travel.py", "other_programs"): [
         ("if frames > window else", "if frames >= window else"),
-        ("round((end - start) * ratio), end - 1", "round((end - start) * ratio), end"),
         ("seeds[index % len(seeds)]", "seeds[0]"),
+    ],
+    ("jobs/prompt_travel_control.py", "other_programs"): [
+        ("* self.prompt_fixed_ratio), end - 1)", "* self.prompt_fixed_ratio), end)"),
+        ("held[last] = texts[start]", "held[last] = texts[end]"),
+    ],
+    ("jobs/record.py", "jobs"): [
+        ("both[key] = inner.merged(below, above)", "pass"),
+        ("if value is False and allows_none(kind):", "if value is False:"),
+    ],
+    ("jobs/kinds.py", "jobs"): [
+        ("if key % frames in counted:", "if False:"),
+        ("if not -frames <= key < frames:", "if not -frames <= key <= frames:"),
     ],
     ("jobs/presets.py", "jobs"): [
         ("if all(s.get(k) == first[k] for s in others)", "if True"),

@@ -20,7 +20,7 @@ MUTANTS: Table = {
         ('"vp9": 18}', '"vp9": 30}'),
         ('"-pix_fmt", "yuv420p"', '"-pix_fmt", "yuv444p"'),
         ("out_color_matrix=bt709", "out_color_matrix=bt601"),
-        ('("-movflags", "+faststart") if encoding.format == "mp4" else ()', "()"),
+        ('["-movflags", "+faststart"]', "[]"),
         ('"-fflags", "+bitexact", "-flags:v", "+bitexact",', ""),
         ('["-tag:v", "hvc1"]', "[]"),
         ('lossless=1"]\n        return', '"]\n        return'),
@@ -49,7 +49,7 @@ MUTANTS: Table = {
             'struct.pack("<BHBB", 2 << 2 | 1, delay, transparent, 0)',
         ),
         ("np.where(frame == previous, unchanged, frame)", "frame"),
-        ("encoding.colours or 255", "16"),
+        ("make_palette(frames, colours)", "make_palette(frames, 16)"),
         (
             'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x00\\x00\\x00"',
             'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x01\\x00\\x00"',

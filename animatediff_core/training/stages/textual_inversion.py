@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...adapters.textual_inversion import teach_word
+from ...adapters.textual_inversion import add_placeholder_token
 from ...checkpoints.base_model import BaseModel
 from ...diffusion.encoders import encode
 from ...errors import TrainingError
@@ -30,7 +30,9 @@ def textual_inversion_stage(config: TrainConfig, base: BaseModel) -> Stage:
     if not {word, f"{word}</w>"}.isdisjoint(tokenizer.get_vocab()):
         raise TrainingError(f"word: the model knows {word!r} already; choose one such as <{word}>")
     start = _start_vector(config, tokenizer, encoder).repeat(config.num_vectors or 1, 1)
-    placeholder = PlaceholderToken(encoder, teach_word(tokenizer, encoder, word, start), start)
+    placeholder = PlaceholderToken(
+        encoder, add_placeholder_token(tokenizer, encoder, word, start), start
+    )
     encoder.requires_grad_(False)
     base.unet.requires_grad_(False).eval()
     return Stage(

@@ -7,8 +7,8 @@ diffusers' names of motion modules the official ones.
 
 import re
 
-from ..checkpoints.motion_names import official_rest
-from ..checkpoints.sd_names import OPEN_CLIP
+from ...checkpoints.motion_names import official_rest
+from ...checkpoints.sd_names import OPEN_CLIP
 
 _DIFFUSERS_SITE = re.compile(
     r"^((?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+)(\.transformer_blocks\..+)$"
@@ -16,7 +16,7 @@ _DIFFUSERS_SITE = re.compile(
 
 
 def plain_name(name: str) -> str:
-    """One spelling for every dialect of a LoRA: prefixes told apart, dots as underscores."""
+    """One spelling for every dialect of a LoRA: one prefix a model, dots as underscores."""
     name = name.removeprefix("module.").removeprefix("base_model.model.")
     name = re.sub(r"^((lora|lycoris)_unet_|unet\.|(model\.)?diffusion_model\.)", "", name)
     name = re.sub(r"^lycoris_(?=(down|mid|up|input|middle|output)_block)", "", name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 _BESIDE = ("diff_b", "dora_scale", "magnitude")
 """Roles that are no part of the weight's change."""
@@ -47,8 +47,8 @@ class Delta:
         elif any(role.startswith("lokr") for role in have):
             wanted = [
                 part
-                for one in ("lokr_w1", "lokr_w2")
-                for part in ([one] if one in have else [f"{one}_a", f"{one}_b"])
+                for role in ("lokr_w1", "lokr_w2")
+                for part in ([role] if role in have else [f"{role}_a", f"{role}_b"])
             ]
         elif "diff" in have or ("diff_b" in self.factors and not have):
             wanted = []
@@ -73,10 +73,10 @@ def product(delta: Delta) -> Tensor:
         change = _tucker(f, "hada_w1_a", "hada_w1_b", "hada_t1") * _tucker(
             f, "hada_w2_a", "hada_w2_b", "hada_t2"
         )
-        return change * _factor(delta, f["hada_w1_b"].shape[0])
+        return change * _alpha_scale(delta, f["hada_w1_b"].shape[0])
     if any(role.startswith("lokr") for role in f):
         return _kronecker(delta, f)
-    factor = _factor(delta, f["down"].shape[0])
+    scale = _alpha_scale(delta, f["down"].shape[0])
     up, down = f["up"], f["down"]
     if "mid" in f:
         change = torch.einsum("or,rskl,si->oikl", up.flatten(1), f["mid"], down.flatten(1))
@@ -84,14 +84,14 @@ def product(delta: Delta) -> Tensor:
         change = torch.einsum("or,rikl->oikl", up.flatten(1), down)
     else:
         change = up.flatten(1) @ down.flatten(1)
-    return change * factor
+    return change * scale
 
 
 def changed_weight(weight: Tensor, delta: Delta, scale: float) -> Tensor:
     """The weight with `scale` times the layer's change, in fp32.
 
-    With DoRA the way from the old weight to the new one is scaled, so that 0 is the old one and 1
-    the trained one.
+    With DoRA the difference between the old weight and the trained one is scaled: 0 gives the old
+    weight, 1 the trained one.
     """
     old = weight.float()
     change = product(delta).view(weight.shape).to(weight.device)
@@ -119,7 +119,8 @@ def _with_length(weight: Tensor, delta: Delta) -> Tensor:
     return weight * (length.view(norm.shape) / (norm + torch.finfo(torch.float32).eps))
 
 
-def _factor(delta: Delta, rank: int) -> float:
+def _alpha_scale(delta: Delta, rank: int) -> float:
+    """alpha / rank; 1 if the file has no alpha."""
     return 1.0 if delta.alpha is None else delta.alpha / rank
 
 
@@ -137,4 +138,5 @@ def _kronecker(delta: Delta, f: dict[str, Tensor]) -> Tensor:
     ranks = [f[role].shape[0] for role in ("lokr_w1_b", "lokr_w2_b") if role in f]
     if large.ndim == 4:
         small = small[:, :, None, None]
-    return torch.kron(small, large.contiguous()) * (_factor(delta, ranks[-1]) if ranks else 1.0)
+    scale = _alpha_scale(delta, ranks[-1]) if ranks else 1.0
+    return torch.kron(small, large.contiguous()) * scale
