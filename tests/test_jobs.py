@@ -265,7 +265,7 @@ def test_repeats_count_seeds_up():
         ("preset: tinny\njobs: [{prompt: a}]", "no preset 'tinny'; there are"),
         ("jobs: [", "no valid YAML in line 1"),
         ("just text", "must be a mapping"),
-        ("jobs: [{prompt: a, steps: 1, steps: 2}]", "the key 'steps' stands twice in one mapping"),
+        ("jobs: [{prompt: a, steps: 1, steps: 2}]", "the key 'steps' occurs twice in one mapping"),
         ("jobs: [{prompt: ' '}]", "prompt: must be a text"),
         ("jobs: [{prompt: a, output: {name: ../x}}]", "must be a path inside the output folder"),
         ("jobs: [{prompt: a, output: {name: '{sed}'}}]", "unknown field {sed}; there are {name}"),

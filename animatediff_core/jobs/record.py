@@ -35,7 +35,7 @@ class Record(BaseModel):
     )
 
     def misfits(self) -> Iterator[Problem]:
-        """What does not go together, each with its key."""
+        """Problems of settings that do not go together, each with its key."""
         yield from ()
 
     def replace(self, **changes: Any) -> Self:
