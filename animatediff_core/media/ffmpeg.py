@@ -36,12 +36,6 @@ _TO_BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+full_chroma_inp,"
     "setparams=color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv"
 )
-_INPUT = ("-hide_banner", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24")
-_OUTPUT = (
-    "-map", "0:v", "-map_metadata", "1", "-vf", _TO_BT709, "-pix_fmt", "yuv420p",
-    "-fflags", "+bitexact", "-flags:v", "+bitexact",
-)  # fmt: skip
-"""bitexact: no random ids, so that the bytes are the same each time."""
 
 
 def codec_of(encoding: Encoding) -> str:
@@ -85,12 +79,20 @@ def _command(
     size: tuple[int, int], path: Path, encoding: Encoding, encoder: str, settings: Path
 ) -> list[str]:
     rate = Fraction(encoding.shown_fps).limit_denominator(100_000)
-    command = [_ffmpeg(), *_INPUT, "-s", f"{size[0]}x{size[1]}", "-framerate", str(rate)]
-    command += ["-i", "pipe:0", "-f", "ffmetadata", "-i", str(settings), *_OUTPUT]
-    command += ["-c:v", encoder, *_quality(encoding, encoder)]
-    if encoding.format == "mp4":
-        command += ["-movflags", "+faststart"]
-    return [*command, "-f", encoding.format, str(path)]
+    shape = f"-s {size[0]}x{size[1]} -framerate {rate.numerator}/{rate.denominator}"
+    frames = f"-f rawvideo -pix_fmt rgb24 {shape} -i pipe:0"
+    written = f"-vf {_TO_BT709} -pix_fmt yuv420p -c:v {encoder}"
+    faststart = "-movflags +faststart" if encoding.format == "mp4" else ""
+    same_bytes = "-fflags +bitexact -flags:v +bitexact"  # no random ids
+    return [
+        _ffmpeg(),
+        *f"-hide_banner -loglevel error -y {frames} -f ffmetadata".split(),
+        *("-i", str(settings)),
+        *f"-map 0:v -map_metadata 1 {written}".split(),
+        *_quality(encoding, encoder),
+        *f"{faststart} {same_bytes} -f {encoding.format}".split(),
+        str(path),
+    ]
 
 
 def _quality(encoding: Encoding, encoder: str) -> list[str]:
