@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow mutants lint format typecheck check tiny measure bench bench-full clean
+.PHONY: install demo test test-slow mutants settings lint format typecheck check tiny measure bench bench-full clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -34,6 +34,9 @@ typecheck: $(STAMP)
 	$(BIN)/mypy
 
 check: lint typecheck test
+
+settings: $(STAMP)
+	$(BIN)/python -m tests.settings_page
 
 tiny: $(STAMP)
 	$(BIN)/python -m animatediff_core.tiny

@@ -69,7 +69,7 @@ class Problems:
 
     @contextmanager
     def collecting(self, where: str = "") -> Iterator[None]:
-        """An error raised inside is kept, with `where` in front of it, and the checks go on."""
+        """Collects an error raised inside, with `where` in front of it."""
         try:
             yield
         except AnimateDiffError as error:
@@ -108,7 +108,7 @@ class TrainingError(AnimateDiffError):
 
 
 class MediaError(AnimateDiffError):
-    """A video or picture that cannot be read or written."""
+    """A video or image that cannot be read or written."""
 
 
 class ClipError(AnimateDiffError):

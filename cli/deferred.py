@@ -19,14 +19,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class _Deferral:
-    """What can be had of a module before it is there."""
+    """Parts of a module that can be used before it is executed."""
 
     parts: tuple[str, ...] | None = ()
     """Modules in it that need not the whole; None is all of them."""
     functions: tuple[str, ...] = ()
     """They fetch the module when they are called."""
     marks: tuple[str, ...] = ()
-    """Decorators that tell a compiler about a function; before it is there they leave it as is."""
+    """Decorators that mark a function for a compiler; until the module is executed they do
+    nothing."""
 
 
 MODULES = {
@@ -46,7 +47,7 @@ _LOCK = RLock()
 
 
 class _Deferred(ModuleType):
-    """Becomes the module that it stands for when a name of it is asked for."""
+    """Becomes the module that it represents when a name of it is asked for."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -71,7 +72,7 @@ class _Begun(ModuleType):
 
 
 def _loaded(module: ModuleType) -> ModuleType:
-    """The module that one which has waited stands for, executed now unless it has been."""
+    """The module that a deferred one represents, executed now unless it has been."""
     with _LOCK:
         if type(module) is _Deferred:
             _execute(module)

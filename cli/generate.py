@@ -89,7 +89,7 @@ def _from_file(
     repeats: int,
     root: Path | None,
 ) -> tuple[list[Job], Problems]:
-    """The jobs of a prompt file; a clip stands for its sidecar, or for the settings in it."""
+    """The jobs of a prompt file; of a clip, those of its sidecar or of the settings in it."""
     if prompt_file is None:
         raise AnimateDiffError("nothing to do; name a prompt file or give --prompt TEXT")
     if preset is not None:
@@ -119,7 +119,7 @@ def _show(
     how: dict[str, bool],
     offline: bool,
 ) -> None:
-    """What would be made, and the memory that it needs."""
+    """Print the clips that would be made, and the memory that they need."""
     with importing():
         from animatediff_core.planning.jobs import plan
         from animatediff_core.planning.memory import need_of

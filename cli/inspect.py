@@ -66,8 +66,8 @@ def _report_line(report: "FileReport") -> str:
     parts += [f"{key} {value}" for key, value in report.details.items() if key != "note"]
     if report.parameters is not None:
         count = report.parameters
-        said = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
-        parts.append(f"{said} parameters in {report.dtype or 'no dtype'}")
+        size = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
+        parts.append(f"{size} parameters in {report.dtype or 'no dtype'}")
     if "note" in report.details:
         parts.append(f"note: {report.details['note']}")
     return "; ".join(parts)

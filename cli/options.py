@@ -99,7 +99,7 @@ Command = Callable[..., None]
 
 
 def of_job(*keys: str) -> Callable[[Command], Command]:
-    """Gives a command the options of these settings, in place of its parameter `settings`, which
+    """Gives a command the options of these settings, for its parameter `settings`, which
     receives those that were used, by dotted key."""
     names = {key.replace(".", "_"): key for key in keys}
 

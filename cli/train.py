@@ -36,18 +36,18 @@ def train(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a motion module on videos, or the image model on pictures; prints the result."""
+    """Train a motion module on videos, or the image model on images; prints the result."""
     render.configure(quiet=quiet, as_json=json, debug=debug)
     options.go_offline(offline)
     with importing():
         from animatediff_core.training.config_file import load_train_config, parse_override
 
     given = dict(parse_override(text) for text in set_ or [])
-    told = load_train_config(config, given)
-    folder = output or (Path(told.output_dir) if told.output_dir else None)
+    settings = load_train_config(config, given)
+    folder = output or (Path(settings.output_dir) if settings.output_dir else None)
     if folder is None:
         raise AnimateDiffError("-o is missing: which folder is this run's?")
-    _run(told, folder, resume, dry_run, offline)
+    _run(settings, folder, resume, dry_run, offline)
 
 
 def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offline: bool) -> None:
@@ -57,7 +57,7 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
 
     with render.progress() as bars:
         encoding = bars.add_task("latents", total=None, visible=False, info="")
-        prior = bars.add_task("prior pictures", total=None, visible=False, info="")
+        prior = bars.add_task("prior images", total=None, visible=False, info="")
         steps = bars.add_task("steps", total=config.max_train_steps, info="")
         seconds = waited = 0.0
         for event in run(config, output, resume=resume, dry_run=dry_run, offline=offline):

@@ -468,3 +468,15 @@ def test_a_hub_out_of_reach_is_exit_code_three(program, hub):
     assert done.returncode == 3
     assert "the hub cannot be reached" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_base_model_may_lie_in_a_folder_of_its_own(tmp_path):
+    (tmp_path / "model" / "base" / "unet").mkdir(parents=True)
+    assert local_path(str(tmp_path / "model"), "base") == tmp_path / "model" / "base"
+    assert local_path(str(tmp_path / "model")) == tmp_path / "model"
+
+
+def test_a_repository_is_no_weight_file(no_network):
+    no_network()
+    with pytest.raises(CheckpointError, match="org/model: no such file; check the path"):
+        local_path("org/model")

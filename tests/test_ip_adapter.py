@@ -190,6 +190,39 @@ def test_weights_by_frame_scale_what_each_adapter_adds(tmp_path, fast):
     assert torch.equal(whole, made(scales, Conditions(image_embeddings=seen)))
 
 
+@torch.no_grad()
+def test_a_mask_limits_the_adapter_to_the_white_part_of_each_frame(tmp_path):
+    height, width = 8, 16
+    masks = torch.zeros(FRAMES, height, width)
+    masks[1, :, : width // 2] = 1  # frame 0 is black, frame 1 half white, frame 2 white
+    masks[2] = 1
+    generator = torch.Generator().manual_seed(7)
+    noise = torch.randn(2, 4, FRAMES, height, width, generator=generator)
+    text = torch.randn(2, 5, 16, generator=generator)
+    embeddings = (torch.randn(2 * FRAMES, 1, WIDTH, generator=generator),)
+    animated = inflate(new_unet(), new_motion())
+    read = animated.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    outputs: list[torch.Tensor] = []
+    read.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    still = Conditions(motion_strength=0)
+    free = animated(noise, 500, text, still)
+    detach = attach_ip_adapters(animated.unet, [(two_adapters(tmp_path)[0], 0.8)])
+    whole = animated(noise, 500, text, replace(still, image_embeddings=embeddings))
+    masked = animated(
+        noise, 500, text, replace(still, image_embeddings=embeddings, image_masks=(masks,))
+    )
+    detach()
+    none, everywhere, part = (t.view(2, FRAMES, height, width, -1) for t in outputs)
+    assert (everywhere - none).abs().mean() > 1e-3
+    inside = masks.bool().expand(2, -1, -1, -1)
+    assert torch.equal(part[~inside], none[~inside])
+    torch.testing.assert_close(part[inside], everywhere[inside])
+    torch.testing.assert_close(masked[:, :, 0], free[:, :, 0])
+    torch.testing.assert_close(masked[:, :, 2], whole[:, :, 2])
+    changed = (masked - free)[:, :, 1].abs().mean((0, 1, 2))  # by column
+    assert changed[: width // 2].mean() > 2 * changed[width // 2 + 2 :].mean()
+
+
 def test_pictures_travel_into_each_other(encoder):
     pictures = {1: picture(0), 3: picture(1)}
     seen, unseen = embed_images(encoder, pictures, 6, states=False)

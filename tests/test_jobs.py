@@ -23,6 +23,7 @@ from animatediff_core.jobs import (
     preset_names,
     presets,
 )
+from animatediff_core.jobs.conditions import Images, Start
 from animatediff_core.jobs.naming import file_name
 from animatediff_core.jobs.presets import OWN
 
@@ -142,6 +143,31 @@ def test_shorthands_mean_what_they_stand_for(said, meant):
     assert short == long
 
 
+def test_records_are_merged_at_every_depth():
+    text = """
+defaults: {start: {images: {path: a.mp4, every: 2}, strength: 0.5}, window: 12}
+jobs: [{prompt: a, seed: 1, start: {images: {every: 3}}, window: {overlap: 6}}]
+"""
+    over = parse_settings(
+        {}, ["start.images.first=4", "start.mask.path=m.png", "start.mask.every=2"]
+    )
+    (job,) = jobs(text, **over)
+    assert job.start == Start(
+        images=Images(path="a.mp4", every=3, first=4),
+        strength=0.5,
+        mask=Images(path="m.png", every=2),
+    )
+    assert (job.window.length, job.window.overlap) == (12, 6)
+
+
+def test_key_frames_are_counted_from_the_start_and_need_no_first_one():
+    (job,) = jobs("jobs: [{prompt: {-1: b, 8: a}, seed: 1, motion_strength: {frames: {-2: 0.5}}}]")
+    assert list(job.prompt.items()) == [(8, "a"), (15, "b")]
+    assert (job.motion_strength.frames, job.name) == ({14: 0.5}, "a")
+    assert jobs(dump_job(job)) == [job]
+    assert job.replace(prompt={-16: "c"}).prompt == {0: "c"}
+
+
 @pytest.mark.parametrize(
     ("window", "overlap", "schedule"),
     [
@@ -205,6 +231,7 @@ def test_repeats_count_seeds_up():
             "jobs: [{prompt: a, controlnets: [{path: x, images: y, weights: {0: 1, -16: 2}}]}]",
             r"controlnets\[0\].weights: names frame 0 twice: also as -16",
         ),
+        ("jobs: [{prompt: a, keyframes: {0: a.png}}]", "keyframes.0: unknown key; known are fit,"),
         ("jobs: [{prompt: {}}]", "prompt: must be a text, or texts by frame number, got {}"),
         (
             "jobs: [{prompt: {0: a, 99: b}}]",
@@ -238,7 +265,7 @@ def test_repeats_count_seeds_up():
         ("preset: tinny\njobs: [{prompt: a}]", "no preset 'tinny'; there are"),
         ("jobs: [", "no valid YAML in line 1"),
         ("just text", "must be a mapping"),
-        ("jobs: [{prompt: a, steps: 1, steps: 2}]", "the key 'steps' stands twice in one mapping"),
+        ("jobs: [{prompt: a, steps: 1, steps: 2}]", "the key 'steps' occurs twice in one mapping"),
         ("jobs: [{prompt: ' '}]", "prompt: must be a text"),
         ("jobs: [{prompt: a, output: {name: ../x}}]", "must be a path inside the output folder"),
         ("jobs: [{prompt: a, output: {name: '{sed}'}}]", "unknown field {sed}; there are {name}"),
@@ -315,3 +342,39 @@ def test_a_base_of_two_presets_has_the_settings_in_which_they_agree(tmp_path, mo
         assert defaults_of("x") == {"width": 48, "height": 32, "steps": 20}
     finally:
         presets._presets.cache_clear()
+
+
+CONTROL = "[{path: c, images: film, strength: 0.5, start: 0.25, end: 0.75, weights: {0: 1, 2: 0}}]"
+OTHERS = {
+    "name": "x", "prompt": "{0: b, 3: c}", "negative_prompt": "d", "travel": "slerp",
+    "clip_skip": 2, "seed": 18446744073709551615, "base": "other", "variant": "fp16",
+    "motion": "m.ckpt", "motion_version": "v1", "vae": "v.safetensors",
+    "prediction_type": "v_prediction", "loras": "[{path: l, scale: 0.5}, {path: n, scale: -1}]",
+    "motion_loras": "[{path: ml, scale: 0.5}]",
+    "embeddings": "[e.pt]", "frames": 12, "width": 48, "height": 40, "window": "{length: 6}",
+    "noise": "{type: mixed, alpha: 2}", "free_init": "{iterations: 2}", "upscale": 1.5,
+    "steps": 7, "guidance_scale": 2.5, "guidance_schedule": "{0: 3, 1: 2}",
+    "guidance_rescale": 0.25, "guidance_interval": "[0.25, 0.5]", "scheduler": "euler", "fast": 2,
+    "betas": "[0.001, 0.02, scaled_linear]", "controlnets": CONTROL,
+    "sparse_controls": "[{path: s, images: {0: a.png}, strength: 0.5}]",
+    "t2i_adapters": CONTROL, "camera": "[{move: pan-left, scale: 0.5}]",
+    "ip_adapters": "[{path: i, encoder: e, images: {0: a.png}, scale: 0.5}]",
+    "start": "{images: film, strength: 0.5, mask: m.png}",
+    "keyframes": "{images: {0: a.png}, strength: 0.5}",
+    "animate": "{image: a.png, motion: large}",
+    "regions": "[{prompt: c, mask: m.png}]", "motion_strength": "{scale: 0.5, frames: {0: 1}}",
+    "motion_positions": "{stretch: 0.5, offset: 1}", "output": "{format: webm, crf: 30}",
+}  # fmt: skip
+"""A value of each field that is not the default: of a new field too."""
+
+
+@pytest.mark.parametrize("name", Job.model_fields)
+def test_each_field_comes_back_from_the_sidecar_and_changes_that_field_alone(name):
+    settings = {"name": "n", "prompt": "a", "seed": 1, name: OTHERS[name]}
+    written = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    (plain,) = jobs("base: b\nmotion: k\njobs: [{name: n, prompt: a, seed: 1}]")
+    (job,) = jobs(f"base: b\nmotion: k\njobs: [{{{written}}}]")
+    changed = {key for key in Job.model_fields if getattr(job, key) != getattr(plain, key)}
+    assert changed - {"motion"} == {name} - {"motion"}  # another base brings its own motion
+    assert ("motion" in changed) == (name in ("motion", "base"))
+    assert jobs(dump_job(job)) == [job]

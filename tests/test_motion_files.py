@@ -1,5 +1,7 @@
 """Motion modules in and out of files."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 from conftest import new_motion
@@ -10,6 +12,7 @@ from animatediff_core import load_motion_module, save_motion_module
 from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError
+from animatediff_core.motion import MotionConfig
 from animatediff_core.motion.module import sinusoids
 
 
@@ -34,6 +37,23 @@ def test_round_trip_is_bit_exact_and_keeps_the_configuration(tmp_path):
     loaded = load_motion_module(tmp_path / "m.safetensors")
     assert loaded.config == motion.config
     assert same(motion, loaded)
+
+
+CHANGED = {
+    "block_out_channels": (32, 64, 96), "layers_per_block": 2, "max_frames": 20,
+    "mid_block": False, "frame_norm": "clip", "resnet_norm": "clip", "version": "mine",
+    "num_attention_heads": 4, "norm_num_groups": 16, "betas": (0.001, 0.03, "scaled_linear"),
+    "timestep_spacing": "trailing", "conv_in_channels": 9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(MotionConfig)])
+def test_each_field_of_the_configuration_comes_back_from_the_metadata(tmp_path, name):
+    motion = new_motion(**{"channels": CHANGED[name]} if name == "block_out_channels" else
+                        {name: CHANGED[name]})  # fmt: skip
+    assert getattr(motion.config, name) == CHANGED[name] != getattr(new_motion().config, name)
+    save_motion_module(motion, tmp_path / "m.safetensors")
+    assert load_motion_module(tmp_path / "m.safetensors").config == motion.config
 
 
 def new_official(channels=(32, 64, 64, 32)):

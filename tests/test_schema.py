@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import settings_page
 import yaml
 
 from animatediff_core.errors import PromptFileError
-from animatediff_core.jobs import parse_prompts, prompt_schema
+from animatediff_core.jobs import Job, parse_prompts, prompt_schema, setting
+from animatediff_core.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = prompt_schema()
@@ -125,3 +127,10 @@ def test_fields_are_explained():
     assert window["description"].startswith("Frames that neighbouring windows share, below length")
     seed = SCHEMA["properties"]["defaults"]["anyOf"][0]["properties"]["seed"]
     assert seed["description"].startswith("0 to 2**64-1; a list makes a job each")
+
+
+def test_every_setting_is_explained_and_the_page_of_settings_is_current():
+    for record in (Job, TrainConfig):
+        for name in record.model_fields:
+            assert setting(record, name).meaning, name
+    assert settings_page.PAGE.read_text("utf-8") == settings_page.text(), "run `make settings`"

@@ -68,6 +68,52 @@ def test_results_keep_the_order_of_the_jobs_where_one_fails(tmp_path, monkeypatc
     assert sorted(tmp_path.glob("*.gif")) == [results[0].path, results[3].path]
 
 
+def test_an_unexpected_error_fails_its_job_alone_and_says_where_to_report_it(tmp_path, monkeypatch):
+    def sampled(job, *rest, **named):
+        if job.seed == 2:
+            raise TypeError("forward() got an unexpected keyword\nand more")
+        return sample(job, *rest, **named)
+
+    def patient(job, *rest):
+        if job.seed == 3:
+            raise ZeroDivisionError("division by zero")
+        return written(job, *rest)
+
+    sample = generating.sample
+    monkeypatch.setattr(generating, "sample", sampled)
+    monkeypatch.setattr(generating, "write", patient)
+    results = [e for e in run(_jobs(4), output_dir=tmp_path) if isinstance(e, Result)]
+    errors = [result.error for result in results]
+    assert errors[0] is errors[3] is None
+    assert str(errors[1]) == (
+        f"{results[1].job.name}: TypeError: forward() got an unexpected keyword; this is a bug: "
+        "please open an issue in the project's repository, with the output of --debug"
+    )
+    assert "ZeroDivisionError: division by zero" in str(errors[2])
+    for error, raised in ((errors[1], 'raise TypeError("forward()'), (errors[2], "raise Zero")):
+        assert raised in error.stack
+        assert error.__traceback__ is None
+        assert error.exit_code == 1
+    assert sorted(tmp_path.glob("*.gif")) == [results[0].path, results[3].path]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_command_goes_on_after_an_unexpected_error(asked, tmp_path, monkeypatch, debug):
+    def broken(job, *rest, **named):
+        if job.seed == 1:
+            raise TypeError("a changed library")
+        return sample(job, *rest, **named)
+
+    sample = generating.sample
+    monkeypatch.setattr(generating, "sample", broken)
+    small = ("--prompt", "x", "-W", 16, "-H", 16, "-L", 2, "--steps", 1, "--set", "seed=[1,2]")
+    done = asked("generate", *small, "-o", "out", *["--debug"] * debug)
+    assert done.exit_code == 1
+    assert "TypeError: a changed library; this is a bug" in done.stderr
+    assert ("in broken" in done.stderr) is debug
+    assert len(list((tmp_path / "out").glob("*.gif"))) == 1
+
+
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_lets_the_clip_in_work_be_written(tmp_path, monkeypatch, ending):
     going = threading.Event()

@@ -14,18 +14,21 @@ from ..weights.match import check_tensors, shapes_of
 from .control_files import EMBEDDING, ControlInfo, open_control
 
 
-def load_controlnet(path: str | Path, unet: UNet2DConditionModel) -> ControlNetModel:
-    """Read a ControlNet for this UNet in fp32; every tensor must match a layer.
+def load_controlnet(
+    path: str | Path, unet: UNet2DConditionModel, dtype: torch.dtype | None = torch.float32
+) -> ControlNetModel:
+    """Read a ControlNet for this UNet; every tensor must match a layer.
 
-    Raises CheckpointError if the file is something else or of another family.
+    With the dtype None each weight is as its file has it. Raises CheckpointError if the file is
+    something else or of another family.
     """
     path = Path(path)
     info = open_control(path, "controlnets", unet)
     control: ControlNetModel
     if path.is_dir():
-        control = open_part(ControlNetModel, path, weight_files(path), torch.float32)
+        control = open_part(ControlNetModel, path, weight_files(path), dtype)
     else:
-        control = _from_file(info, unet)
+        control = _from_file(info, unet, dtype)
     return control.requires_grad_(False).eval()
 
 
@@ -54,7 +57,9 @@ def controlnet_for(
     return control
 
 
-def _from_file(info: ControlInfo, unet: UNet2DConditionModel) -> ControlNetModel:
+def _from_file(
+    info: ControlInfo, unet: UNet2DConditionModel, dtype: torch.dtype | None
+) -> ControlNetModel:
     first = info.shapes.get(f"{EMBEDDING}conv_in.weight", (0, 3))
     small = not any(".attentions." in name for name in info.names)
 
@@ -63,5 +68,5 @@ def _from_file(info: ControlInfo, unet: UNet2DConditionModel) -> ControlNetModel
 
     control: ControlNetModel = without_weights(build, first[1])
     check_tensors(shapes_of(control), info.shapes, info.path, "ControlNet", ADVICE)
-    fill(control, emptied(info.tensors()), torch.float32, info.path)
+    fill(control, emptied(info.tensors()), dtype, info.path)
     return control

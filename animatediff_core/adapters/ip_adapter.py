@@ -98,8 +98,7 @@ def read_ip_adapter(path: str | Path) -> IPAdapterWeights:
     assert info.form is not None
     parts = {
         prefix.removesuffix("."): {
-            name.removeprefix(prefix): tensor.float()
-            for name, tensor in file.tensors(prefix).items()
+            name.removeprefix(prefix): tensor for name, tensor in file.tensors(prefix).items()
         }
         for prefix in (_PROJECTION, _LAYERS)
     }
@@ -136,12 +135,17 @@ def attach_ip_adapters(
     return detach
 
 
-def load_image_encoder(folder: str | Path) -> CLIPVisionModelWithProjection:
-    """CLIP's vision model from its folder, in fp32; every tensor must match a layer."""
+def load_image_encoder(
+    folder: str | Path, dtype: torch.dtype | None = torch.float32
+) -> CLIPVisionModelWithProjection:
+    """CLIP's vision model from its folder; every tensor must match a layer.
+
+    With the dtype None each weight is as its file has it.
+    """
     folder = Path(folder)
     config = _vision_config(folder / "config.json")
     encoder: CLIPVisionModelWithProjection = open_checked(
-        CLIPVisionModelWithProjection, config, folder, weight_files(folder, CLIP), torch.float32
+        CLIPVisionModelWithProjection, config, folder, weight_files(folder, CLIP), dtype
     )
     return encoder.requires_grad_(False).eval()
 

@@ -22,12 +22,17 @@ from .control_files import EMBEDDING, ControlInfo, open_control
 
 
 def load_sparse_control(
-    path: str | Path, unet: UNet2DConditionModel, *, frame_norm: Norm = "frame"
+    path: str | Path,
+    unet: UNet2DConditionModel,
+    *,
+    frame_norm: Norm = "frame",
+    dtype: torch.dtype | None = torch.float32,
 ) -> SparseControlNet:
     """Read an encoder for this UNet; every tensor must match a layer.
 
-    `frame_norm` is official with "frame"; "clip" is how diffusers runs the same weights. Raises
-    CheckpointError if the file is something else or of another family.
+    `frame_norm` is official with "frame"; "clip" is how diffusers runs the same weights.
+    With the dtype None each weight is as its file has it. Raises CheckpointError if the file is
+    something else or of another family.
     """
     path = Path(path)
     info = open_control(path, "sparse_controls", unet)
@@ -44,7 +49,7 @@ def load_sparse_control(
     weights = {name: tensor for name, tensor in tensors.items() if not is_position(name)}
     check_tensors(expected, shapes_of(weights), path, "SparseCtrl encoder", ADVICE)
     check_positions(tensors, config.max_frames, path)
-    fill(control, ((own[name], t) for name, t in weights.items()), torch.float32, path)
+    fill(control, ((own[name], t) for name, t in weights.items()), dtype, path)
     return control.requires_grad_(False).eval()
 
 

@@ -113,9 +113,15 @@ def t2i_form(
 
 
 def load_t2i_adapter(
-    path: str | Path, unet: UNet2DConditionModel, vae_scale_factor: int
+    path: str | Path,
+    unet: UNet2DConditionModel,
+    vae_scale_factor: int,
+    dtype: torch.dtype | None = torch.float32,
 ) -> "T2IAdapter":
-    """A T2I-Adapter for this UNet in fp32; every tensor must match a layer."""
+    """A T2I-Adapter for this UNet; every tensor must match a layer.
+
+    With the dtype None each weight is as its file has it.
+    """
     from diffusers.models.adapter import T2IAdapter
 
     path = Path(path)
@@ -135,7 +141,7 @@ def load_t2i_adapter(
     found = {new: info.file.shapes[key] for key, new in info.names.items()}
     check_tensors(shapes_of(adapter), found, path, "T2I-Adapter", ADVICE)
     tensors = ((info.names[key], tensor) for key, tensor in info.file.tensors().items())
-    fill(adapter, tensors, torch.float32, path)
+    fill(adapter, tensors, dtype, path)
     return adapter.requires_grad_(False).eval()
 
 

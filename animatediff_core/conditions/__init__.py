@@ -10,6 +10,7 @@ from .controlnets import CONTROLNETS
 from .ip_adapters import IP_ADAPTERS
 from .keyframes import KEYFRAMES
 from .kind import Kind, LoadedModel
+from .loras import LORAS
 from .motion import MOTION
 from .regions import REGIONS
 from .sparse_controls import SPARSE_CONTROLS
@@ -20,6 +21,7 @@ KINDS: tuple[Kind, ...] = (
     CONTROLNETS,
     T2I_ADAPTERS,
     SPARSE_CONTROLS,
+    LORAS,
     IP_ADAPTERS,
     START,
     KEYFRAMES,

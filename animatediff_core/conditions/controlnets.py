@@ -84,7 +84,7 @@ def _controlnet(net: ControlNet, model: LoadedModel) -> "ControlNetModel":
 
     def load() -> "ControlNetModel":
         path = local_path(net.path, "control", offline=model.offline)
-        return load_controlnet(path, model.base.unet).to(model.device, model.dtype)
+        return load_controlnet(path, model.base.unet, None).to(model.device, model.dtype)
 
     return model.once("controlnet", net.path, load)
 

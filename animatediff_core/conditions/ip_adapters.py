@@ -103,7 +103,7 @@ def _embeddings(adapter: IPAdapter, job: Job, model: LoadedModel) -> tuple[Tenso
     encoder = model.once(
         "image_encoder",
         adapter.encoder,
-        lambda: load_image_encoder(path).to(model.device, model.dtype),
+        lambda: load_image_encoder(path, None).to(model.device, model.dtype),
     )
     images = {frame: read_image(Path(path)) for frame, path in adapter.images.items()}
     return embed_images(

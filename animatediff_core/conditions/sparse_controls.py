@@ -54,7 +54,8 @@ def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
 def _encoder(net: SparseControl, model: LoadedModel) -> SparseControlNet:
     def load() -> SparseControlNet:
         path = local_path(net.path, "control", offline=model.offline)
-        return load_sparse_control(path, model.base.unet).to(model.device, model.dtype)
+        control = load_sparse_control(path, model.base.unet, dtype=None)
+        return control.to(model.device, model.dtype)
 
     return model.once("sparse_control", net.path, load)
 

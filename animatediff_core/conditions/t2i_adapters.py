@@ -47,7 +47,7 @@ def _adapter(net: ControlNet, model: LoadedModel) -> "T2IAdapter":
 
     def load() -> "T2IAdapter":
         path = local_path(net.path, "control", offline=model.offline)
-        adapter = load_t2i_adapter(path, model.base.unet, model.base.vae_scale_factor)
+        adapter = load_t2i_adapter(path, model.base.unet, model.base.vae_scale_factor, None)
         return adapter.to(model.device, model.dtype)
 
     return model.once("t2i_adapter", net.path, load)

@@ -67,15 +67,7 @@ def denoise(
     )
     result = latents
     for info, current in denoise_steps(
-        animated,
-        scheduler,
-        latents,
-        conditioning,
-        steps=steps,
-        generator=generator,
-        windows=windows,
-        start=start,
-        fast=fast,
+        animated, scheduler, latents, conditioning, steps, generator, windows, start, fast
     ):
         result = current
         if on_step is not None and info.window == 0:
@@ -88,7 +80,6 @@ def denoise_steps(
     scheduler: SchedulerMixin,
     noise: Tensor,
     conditioning: Conditioning,
-    *,
     steps: int,
     generator: torch.Generator | None = None,
     windows: Window | None = None,

@@ -1,4 +1,4 @@
-"""What guides a clip besides its prompt: images and videos, and the models that read them."""
+"""Conditioning inputs other than the prompt: images, videos and the models that read them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -77,7 +77,7 @@ class SparseControl(_Limited):
     images: KeyFrames[Source]
     """Its input by frame."""
     fit: Fit = "crop"
-    """As in images of a ControlNet; the official code crops."""
+    """exact, crop or stretch, see Images; the official code crops."""
     normalize: Flag = False
     """Stretches greys from black to white, for scribbles that are not quite black and white."""
 
@@ -118,7 +118,7 @@ class Keyframes(Record):
     images: KeyFrames[Source]
     """By frame: {0: first.png}, or {0: first.png, -1: last.png}."""
     fit: Fit = "crop"
-    """As in images of a ControlNet."""
+    """exact, crop or stretch, see Images."""
     strength: ShareOfSteps = 1.0
     """Share of the steps that run; below 1 all frames begin from the images."""
 
@@ -129,7 +129,7 @@ class Animate(Record):
     image: Source
     """The first frame."""
     fit: Fit = "crop"
-    """As in images of a ControlNet."""
+    """exact, crop or stretch, see Images."""
     motion: Literal["small", "medium", "large", "loop"] = "small"
     """How unlike the image the frames become over the clip; loop returns to it."""
 

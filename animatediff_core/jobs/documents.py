@@ -11,7 +11,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def parsed(text: str, where: str) -> Any:
-    """The plain values of a YAML or JSON text; a key that stands twice in a mapping is an error."""
+    """The plain values of a YAML or JSON text; a key that occurs twice in a mapping is an error."""
     try:
         if text.lstrip()[:1] in ("{", "["):
             try:  # JSON may be indented by tabs, which YAML does not take
@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
                 continue
             if (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} stands twice in one mapping"
+                problem = f"the key {key.value!r} occurs twice in one mapping"
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             seen.add((key.tag, key.value))
         return node
@@ -51,5 +51,5 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping) < len(pairs):
         keys = [key for key, _ in pairs]
         twin = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twin!r} stands twice in one mapping")
+        raise ValueError(f"the key {twin!r} occurs twice in one mapping")
     return mapping

@@ -26,7 +26,7 @@ class Content:
     folders: tuple[Path, ...]
     """The file's folder, then those of the files that it extends."""
     problems: tuple[Problem, ...]
-    """What is wrong with the files as such."""
+    """Problems of the files themselves."""
 
 
 def extended(
@@ -100,13 +100,13 @@ def _own(content: Mapping[str, Any], folder: Path, file: str) -> Content:
 
 
 def _over(own: Content, other: Content) -> Content:
-    """Own settings first; a preset or base model of its own takes the place of the other's."""
-    gone: set[str] = set()
+    """Own settings first; a preset or base model of its own replaces the other's."""
+    dropped: set[str] = set()
     if "preset" in own.settings:
-        gone = set(MODEL_FIELDS)
+        dropped = set(MODEL_FIELDS)
     elif "base" in own.settings:
-        gone = {"motion", "motion_version", "variant"}
-    settings = {key: value for key, value in other.settings.items() if key not in gone}
+        dropped = {"motion", "motion_version", "variant"}
+    settings = {key: value for key, value in other.settings.items() if key not in dropped}
     settings |= own.settings
     for key, joined in (
         ("defaults", Job.merged),

@@ -29,7 +29,7 @@ def _number(value: Any) -> Any:
 
 
 NO_FLAG = BeforeValidator(_number)
-"""Rejects true and false where a number is due. It stands after the number's range."""
+"""Rejects true and false where a number is due. It follows the number's range."""
 Whole = Annotated[int, NO_FLAG]
 Number = Annotated[float, NO_FLAG]
 Flag = Annotated[bool, Strict()]

@@ -16,7 +16,7 @@ _VERSIONS = {"inference-v1": "v1", "inference-v2": "v2", "inference-v3": "v3"}
 
 
 class _Clips(Record):
-    """What both forms say of a model's clips; one value serves all prompts."""
+    """Settings of a model's clips that both forms have; one value serves all prompts."""
 
     lora_alpha: Any = 0.8
     seed: tuple[Any, ...] = ()
@@ -92,7 +92,7 @@ class _Oldest(_Clips):
             yield Problem("is not supported; remove it", "init_image")
 
     def models(self) -> Iterator[_Model]:
-        """The same clips in the list form, a model for each motion module."""
+        """The clips in the list form, a model for each motion module."""
         model: dict[str, Any] = {name: getattr(self, name) for name in _Clips.model_fields}
         model["dreambooth_path"] = self.base or self.path
         model["lora_model_path"] = self.path if self.base else ""
@@ -185,7 +185,5 @@ def _shared(model: _Model, folder: Path, root: Path | None) -> dict[str, Any]:
     names = {"W": "width", "H": "height", "L": "frames", "steps": "steps",
              "guidance_scale": "guidance_scale"}  # fmt: skip
     return settings | {
-        ours: getattr(model, theirs)
-        for theirs, ours in names.items()
-        if getattr(model, theirs) is not None
+        name: getattr(model, key) for key, name in names.items() if getattr(model, key) is not None
     }

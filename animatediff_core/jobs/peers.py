@@ -1,4 +1,4 @@
-"""What the files of other programs have in common: their base model and paths."""
+"""Base model and paths of the files of other programs."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from ..errors import CheckpointError, PromptFileError
 from .records import Adapter
 
 RECORD_FILE = "animatediff.json"
-"""What `inject` notes in its folder."""
+"""Written by `inject` into its folder."""
 FOLDER = Path(__file__).parent.parent / "models" / "presets"
 OWN = frozenset({"width", "height", "frames", "steps", "guidance_scale", "scheduler"})
 """Settings that suit a base model, whatever moves it."""
@@ -49,24 +49,24 @@ def kept_adapters(base: Path) -> dict[str, tuple[Adapter, ...]]:
 
     Raises CheckpointError where the folder's record names files outside of it.
     """
-    kept: dict[str, tuple[Adapter, ...]] = dict.fromkeys(_KEPT_ROLES, ())
+    adapters: dict[str, tuple[Adapter, ...]] = dict.fromkeys(_KEPT_ROLES, ())
     record = base / RECORD_FILE
     if not record.is_file():
-        return kept
+        return adapters
     try:
         for one in json.loads(record.read_text("utf-8")).get("adapters", []):
             name = str(one["file"])
             if Path(name).name != name or name in ("", ".."):
                 raise ValueError(f"file {name[:80]!r} is no plain name")
             adapter = Adapter(path=str(base / KEPT_FOLDER / name), scale=float(one["scale"]))
-            kept[one["role"]] += (adapter,)
+            adapters[one["role"]] += (adapter,)
     except RecursionError as error:
         raise CheckpointError(f"{record}: is nested too deeply; inject the model again") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{record}: its list of adapters cannot be read ({error}); inject the model again"
         ) from error
-    return kept
+    return adapters
 
 
 def defaults_of(base: str) -> dict[str, Any]:

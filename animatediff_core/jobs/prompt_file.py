@@ -65,8 +65,9 @@ def valid_jobs(
     overrides: Mapping[str, Any] | None = None,
     repeats: int = 1,
 ) -> tuple[list[Job], Problems]:
-    """As `load_prompt_file`, but returns the valid jobs beside the problems of the others, so that
-    planning can add its own. `text` is the file's content if the caller has it."""
+    """The valid jobs of a prompt file, and the problems of the others, to which planning adds its
+    own. `text` is the file's content if the caller has it; the rest is as in
+    `load_prompt_file`."""
     path = Path(path)
     if str(path) == "-":
         text, file, folder, source = _standard_input(), "standard input", Path(), None

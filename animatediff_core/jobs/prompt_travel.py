@@ -15,7 +15,7 @@ from ..errors import Problem, Problems
 from .building import Entry
 from .kinds import only
 from .peers import SD15, found
-from .prompt_travel_control import ControlMaps, Texts, control_settings, is_off
+from .prompt_travel_control import ControlMaps, Off, Texts, control_settings
 from .reading import validated
 from .record import Record
 
@@ -24,20 +24,10 @@ log = logging.getLogger(__name__)
 _FORMATS = {"h264": ("mp4", "h264"), "hevc": ("mp4", "h265"), "mp4": ("mp4", None)}
 
 
-def _off(value: Any) -> Any:
-    if not is_off(value):
-        raise ValueError("is not supported; set its enable to false")
-    return value
-
-
 def _empty(value: Any) -> Any:
     if value:
         raise ValueError("is not supported; remove it")
     return value
-
-
-Off = Annotated[Any, AfterValidator(_off)]
-"""A section that must be switched off."""
 
 
 class _Encoding(Record):

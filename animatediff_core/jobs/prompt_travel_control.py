@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import AfterValidator, BeforeValidator
+
 from ..errors import Problem, Problems, PromptFileError, at
 from .kinds import Index, Share, only
 from .reading import validated
@@ -68,13 +70,21 @@ class Texts(Record):
         return dict(sorted(held.items()))
 
 
-class ControlMaps(Record):
-    """The control maps of a file, each read if it is enabled."""
+def is_off(section: Any) -> bool:
+    """Whether a section is not there, empty, or switched off."""
+    return not section or (isinstance(section, Mapping) and section.get("enable") is False)
 
-    controlnet_map: Mapping[str, Any] = {}
-    ip_adapter_map: Mapping[str, Any] = {}
-    img2img_map: Mapping[str, Any] = {}
-    region_map: Mapping[str, Any] = {}
+
+def _off(section: Any) -> Any:
+    if not is_off(section):
+        raise ValueError("is not supported; set its enable to false")
+    return section
+
+
+Off = Annotated[Any, AfterValidator(_off)]
+"""A section that must be switched off."""
+IfEnabled = BeforeValidator(lambda section: None if is_off(section) else section)
+"""A section that is none, whatever it has, if it is switched off."""
 
 
 class _Net(Record):
@@ -109,13 +119,8 @@ class _Video(Record):
     denoising_strength: Any = 0.7
 
 
-class _Background(Record):
-    is_init_img: Annotated[Any, only(False)] = False
-    hint: Any = None
-
-
 class _Condition(Texts):
-    ip_adapter_map: Any = None
+    ip_adapter_map: Off = None
 
 
 class _Region(Record):
@@ -124,46 +129,50 @@ class _Region(Record):
     mask_dir: str = ""
     save_mask: Any = None
     is_init_img: Annotated[Any, only(False)] = False
+    hint: Any = None
     condition: _Condition = _Condition()
 
 
-def is_off(section: Any) -> bool:
-    """Whether a section is not there, empty, or switched off."""
-    return not section or (isinstance(section, Mapping) and section.get("enable") is False)
+class ControlMaps(Record):
+    """The control maps of a file, each read if it is enabled."""
+
+    controlnet_map: Annotated[Mapping[str, Any] | None, IfEnabled] = None
+    ip_adapter_map: Annotated[_Images | None, IfEnabled] = None
+    img2img_map: Annotated[_Video | None, IfEnabled] = None
+    region_map: Mapping[str, Annotated[_Region | None, IfEnabled]] = {}
 
 
 def control_settings(maps: ControlMaps, frames: int, path: ToPath) -> dict[str, Any]:
     """A job's settings from the enabled maps; `path` finds a file. All problems in one error."""
     settings: dict[str, Any] = {}
     problems = Problems()
-    readers: dict[str, tuple[str, Callable[[Any, int, ToPath], Any]]] = {
-        "controlnet_map": ("controlnets", _controlnets),
-        "ip_adapter_map": ("ip_adapters", _ip_adapters),
-        "img2img_map": ("start", _start),
-        "region_map": ("regions", _regions),
-    }
-    for key, (ours, read) in readers.items():
-        section = getattr(maps, key)
-        if not is_off(section):
-            with problems.collecting(), at(key):
-                settings[ours] = read(section, frames, path)
+    if maps.controlnet_map is not None:
+        folder = path(str(maps.controlnet_map.get("input_image_dir") or "")).rstrip("/")
+        settings["controlnets"] = []
+        for kind, values in maps.controlnet_map.items():
+            if kind not in _SHARED and not is_off(values):
+                with problems.collecting(), at("controlnet_map"), at(kind):
+                    settings["controlnets"].append(_controlnet(kind, values, folder))
+    if maps.ip_adapter_map is not None:
+        with problems.collecting(), at("ip_adapter_map"):
+            settings["ip_adapters"] = [_ip_adapter(maps.ip_adapter_map, frames, path)]
+    if video := maps.img2img_map:
+        images = _images(path(video.init_img_dir))
+        settings["start"] = {"images": images, "strength": video.denoising_strength}
+    regions = ((k, region) for k, region in maps.region_map.items() if k != "background" and region)
+    settings["regions"] = [
+        {
+            "prompt": region.condition.travelled(frames, f"region_map.{name}.condition"),
+            "mask": _images(path(region.mask_dir)),
+        }
+        for name, region in regions
+    ]
     problems.check()
     return settings
 
 
 def _images(path: str) -> dict[str, Any]:
     return {"path": path, "fit": "crop"}
-
-
-def _controlnets(section: Mapping[str, Any], frames: int, path: ToPath) -> list[Any]:
-    folder = path(str(section.get("input_image_dir") or "")).rstrip("/")
-    nets, problems = [], Problems()
-    for kind, values in section.items():
-        if kind not in _SHARED and not is_off(values):
-            with problems.collecting(), at(kind):
-                nets.append(_controlnet(kind, values, folder))
-    problems.check()
-    return nets
 
 
 def _controlnet(kind: str, values: Any, folder: str) -> dict[str, Any]:
@@ -184,42 +193,18 @@ def _controlnet(kind: str, values: Any, folder: str) -> dict[str, Any]:
     }
 
 
-def _ip_adapters(section: Mapping[str, Any], frames: int, path: ToPath) -> list[Any]:
-    given = validated(_Images, section)
+def _ip_adapter(given: _Images, frames: int, path: ToPath) -> dict[str, Any]:
     folder = Path(path(given.input_image_dir))
-    by_frame = {
-        int(file.stem): str(file) for file in sorted(folder.glob("[0-9]*")) if file.stem.isdecimal()
-    }
+    files = sorted(folder.glob("[0-9]*"))
+    by_frame = {int(file.stem): str(file) for file in files if file.stem.isdecimal()}
     if not by_frame:
         message = f"{folder} has no images named by their frame"
         raise PromptFileError([Problem(message, "input_image_dir")])
     form = next((name for key, name in _FORMS.items() if getattr(given, key)), "ip-adapter_sd15")
     held = Texts(prompt_map=by_frame, prompt_fixed_ratio=given.prompt_fixed_ratio)
-    return [{
+    return {
         "path": f"{_ADAPTERS}/{form}.safetensors",
         "images": held.travelled(frames, "ip_adapter_map.input_image_dir"),
         "encoder": f"{_ADAPTERS}/image_encoder",
         "scale": given.scale,
-    }]  # fmt: skip
-
-
-def _start(section: Mapping[str, Any], frames: int, path: ToPath) -> dict[str, Any]:
-    video = validated(_Video, section)
-    return {"images": _images(path(video.init_img_dir)), "strength": video.denoising_strength}
-
-
-def _regions(section: Mapping[str, Any], frames: int, path: ToPath) -> list[Any]:
-    regions, problems = [], Problems()
-    for name, values in section.items():
-        with problems.collecting(), at(str(name)):
-            if name == "background":
-                validated(_Background, values)
-            elif not is_off(values):
-                region = validated(_Region, values)
-                if not is_off(region.condition.ip_adapter_map):
-                    message = "is not supported; set its enable to false"
-                    raise PromptFileError([Problem(message, "condition.ip_adapter_map")])
-                prompt = region.condition.travelled(frames, f"region_map.{name}.condition")
-                regions.append({"prompt": prompt, "mask": _images(path(region.mask_dir))})
-    problems.check()
-    return regions
+    }

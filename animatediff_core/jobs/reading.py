@@ -127,7 +127,7 @@ def _wrong(
 
 
 def _kind_at(record: type[Record], location: Sequence[int | str]) -> Any:
-    """The type of what stands at a place in a record."""
+    """The type at a location in a record."""
     kind: Any = record
     for part in location:
         inner = record_in(kind)
@@ -143,7 +143,7 @@ def _kind_at(record: type[Record], location: Sequence[int | str]) -> Any:
 
 
 def _key(location: Sequence[int | str]) -> str:
-    """A place in a record as it is written in a message: `loras[0].path`."""
+    """A location in a record as a message writes it: `loras[0].path`."""
     parts = (f"[{one}]" if isinstance(one, int) else f".{one}" for one in location)
     return "".join(parts).removeprefix(".")
 

@@ -35,7 +35,7 @@ class Record(BaseModel):
     )
 
     def misfits(self) -> Iterator[Problem]:
-        """What does not go together, each with its key."""
+        """Problems of settings that do not go together, each with its key."""
         yield from ()
 
     def replace(self, **changes: Any) -> Self:
@@ -61,7 +61,7 @@ class Record(BaseModel):
         if not isinstance(value, Mapping):
             return value
         return {
-            key: expanded(kinds.get(key), item)
+            str(key): expanded(kinds.get(key), item)
             for key, item in value.items()
             if item is not None or key not in kinds or allows_none(kinds[key])
         }

@@ -50,6 +50,9 @@ class Adapter(Record):
     """A file, local or on the hub."""
     scale: Number = 1.0
     """Factor on its change of the weights, any number; 0 is off."""
+    weights: KeyFrames[Number] | None = None
+    """A further factor by frame for a LoRA, linear between key frames. It is then not merged, and
+    its layers of the text encoders are left out."""
 
 
 class Job(Record):
@@ -58,9 +61,9 @@ class Job(Record):
     name: str
     """Start of the file's name; default: from the prompt."""
     prompt: KeyFrames[str]
-    """What to show: one text, or texts by frame between which the embedding is interpolated."""
+    """Positive prompt: one text, or texts by frame between which the embedding is interpolated."""
     negative_prompt: KeyFrames[str] = {0: ""}
-    """What not to show."""
+    """Negative prompt, in the same form."""
     travel: Travel = "linear"
     """The way from one prompt's embedding to the next one's."""
     clip_skip: Count = 1
@@ -77,12 +80,12 @@ class Job(Record):
     """Motion module: file, folder, or ORG/REPOSITORY/FILE on the hub; default: that of the base
     model."""
     motion_version: str | None = None
-    """Version of the motion module (v1, v2, v3, …) if its file cannot tell."""
+    """Version of the motion module (v1, v2, v3, …) if its file does not identify it."""
     vae: Source | None = None
     """VAE to use instead of the base model's."""
     prediction_type: PredictionType | None = None
-    """What the base model predicts; default: as its files say, else epsilon (SD2 checkpoint files:
-    v_prediction)."""
+    """Prediction type of the base model; default: as its files say, else epsilon (SD2 checkpoint
+    files: v_prediction)."""
     loras: tuple[Adapter, ...] = ()
     """LoRA, merged into the base model."""
     motion_loras: tuple[Adapter, ...] = ()
@@ -170,6 +173,10 @@ class Job(Record):
         if seeds not in (0, self.frames):
             message = f"has {seeds} seeds, but the clip {self.frames} frames"
             yield Problem(message, "noise.frame_seeds")
+        for i, lora in enumerate(self.motion_loras):
+            if lora.weights is not None:
+                message = "is for loras alone; a MotionLoRA is merged into the motion module"
+                yield Problem(message, f"motion_loras[{i}].weights")
         start, end = self.guidance_interval
         if start >= end:
             yield Problem(f"must have start below end, got {[start, end]}", "guidance_interval")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from .reading import described
@@ -37,9 +38,10 @@ def setting(record: type[Record], path: str) -> Setting:
     return Setting(first, bare(kind), is_list(kind), described(kind), default, meaning)
 
 
-def reference(record: type[Record]) -> str:
-    """A table of a record's settings in Markdown, followed by one of each record in it."""
-    return "\n".join(_tables(record, set()))
+def reference(*records: type[Record]) -> str:
+    """A page in Markdown: a table of each record's settings, and of the records in it."""
+    seen: set[type[Record]] = set()
+    return "\n".join(["# Settings", "", *(line for one in records for line in _tables(one, seen))])
 
 
 def _tables(record: type[Record], seen: set[type[Record]]) -> Iterator[str]:
@@ -48,30 +50,26 @@ def _tables(record: type[Record], seen: set[type[Record]]) -> Iterator[str]:
     seen.add(record)
     yield f"## {record.__name__}\n\n{' '.join((record.__doc__ or '').split())}\n"
     yield "| key | value | default | meaning |\n|---|---|---|---|"
-    inner = []
+    inside = []
     for key, kind in kinds_of(record).items():
         one = setting(record, key)
-        found = record_in(get_args(one.kind)[0]) if one.is_list else record_in(kind)
-        value = one.type
-        if found is not None:
-            inner.append(found)
-            value = (
-                f"{'list of ' if one.is_list else ''}[{found.__name__}](#{found.__name__.lower()})"
-            )
-        yield f"| `{key}` | {value} | {_default(record, key)} | {one.meaning} |"
+        value, inner = one.type, record_in(get_args(one.kind)[0] if one.is_list else kind)
+        if inner is not None:
+            inside.append(inner)
+            link = f"[{inner.__name__}](#{inner.__name__.lower()})"
+            value = f"a list of {link}" if one.is_list else link
+        yield f"| `{key}` | {value} | {_default(record.model_fields[key])} | {one.meaning} |"
     yield ""
-    for found in inner:
-        yield from _tables(found, seen)
+    for inner in inside:
+        yield from _tables(inner, seen)
 
 
-def _default(record: type[Record], key: str) -> str:
-    field = record.model_fields[key]
-    if field.default_factory is not None:
-        return "see meaning"
+def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory is not None or isinstance(field.default, Record):
+        return "as its settings" if field.default_factory is None else "as described"
     if field.default is None or field.default == ():
         return "none"
-    if isinstance(field.default, Record):
-        return "its defaults"
-    return f"`{field.default}`"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{value}`"

@@ -42,7 +42,7 @@ class Window(Record):
 
 
 class Noise(Record):
-    """What the initial noise of the frames has in common."""
+    """Initial noise: what the frames' noise has in common."""
 
     type: NoiseType = "independent"
     """independent; shared: one noise for all frames; mixed and progressive: arXiv 2305.10474;

@@ -9,7 +9,7 @@ from .presets import OWN
 from .records import Job
 
 _ALWAYS = OWN | {"name", "prompt", "seed", "base"}
-"""Settings that a base model alone would decide, and those that tell one job from another."""
+"""Settings that a base model alone would decide, and those that distinguish jobs."""
 
 
 def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
@@ -19,7 +19,7 @@ def dump_job(job: Job, *, made_with: Mapping[str, Any] | None = None) -> str:
     (device, versions, digests); it is not read.
     """
     settings = job_settings(job)
-    # base stands above the jobs too, so that no preset adds what the job did not have
+    # base is above the jobs too, so that no preset adds what the job did not have
     content: dict[str, Any] = {"base": settings["base"], "jobs": [settings]}
     if made_with:
         content["made_with"] = dict(made_with)

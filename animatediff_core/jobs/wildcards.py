@@ -16,8 +16,8 @@ def chosen(text: str, seed: int, use: str, folders: Sequence[Path]) -> str:
     """The text with each wildcard replaced by a line of its file, found in the first of `folders`
     that has it, there or under wildcards/.
 
-    The choice depends on nothing but the seed, the name, its place among the wildcards of the text
-    and `use`, which tells a job's texts apart: it is the same on every machine. Raises
+    The choice depends on nothing but the seed, the name, its position among the wildcards of the
+    text and `use`, which tells a job's texts apart: it is the same on every machine. Raises
     PromptFileError if a file is missing, empty, or names itself.
     """
     number = 0
@@ -39,17 +39,17 @@ def chosen(text: str, seed: int, use: str, folders: Sequence[Path]) -> str:
 
 def _lines(name: str, folders: Sequence[Path]) -> list[str]:
     """The choices: lines of the file that are neither empty nor comments."""
-    places = [folder / f"{prefix}{name}.txt" for folder in folders for prefix in ("", "wildcards/")]
-    for place in places:
-        if place.is_file():
+    paths = [folder / f"{prefix}{name}.txt" for folder in folders for prefix in ("", "wildcards/")]
+    for path in paths:
+        if path.is_file():
             try:
-                lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines()]
+                lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
-                raise PromptFileError(f"{place}: cannot be read as text") from error
+                raise PromptFileError(f"{path}: cannot be read as text") from error
             lines = [line for line in lines if line and not line.startswith("#")]
             if lines:
                 return lines
-            raise PromptFileError(f"{place}: has no line for the wildcard __{name}__")
+            raise PromptFileError(f"{path}: has no line for the wildcard __{name}__")
     raise PromptFileError(
         f"the wildcard __{name}__ has no file; put {name}.txt beside the prompt file, a choice a "
         "line"

@@ -2,6 +2,7 @@
 
 from .conditions import Conditions, added_conditions
 from .config import LINEAR_BETAS, VERSIONS, Betas, MotionConfig, for_unet
+from .hooks import CallState
 from .inflation import AnimatedUNet, inflate
 from .module import MotionModule, Positions
 
@@ -10,6 +11,7 @@ __all__ = [
     "VERSIONS",
     "AnimatedUNet",
     "Betas",
+    "CallState",
     "Conditions",
     "MotionConfig",
     "MotionModule",

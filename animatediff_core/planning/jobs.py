@@ -58,7 +58,7 @@ def spec_of(job: Job) -> ModelSpec:
         motion_version=job.motion_version,
         vae=job.vae,
         prediction_type=job.prediction_type,
-        loras=job.loras,
+        loras=tuple(lora for lora in job.loras if lora.weights is None),
         motion_loras=job.motion_loras,
         camera=job.camera,
         embeddings=job.embeddings,

@@ -165,8 +165,8 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
 
 def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
     if base.placeholder_tokens:
-        log.warning("%s: has no place for new words, so %s stay out; load their files beside",
-                    path, ", ".join(base.placeholder_tokens))  # fmt: skip
+        message = "%s: has no place for new tokens, so %s stay out; load their files beside it"
+        log.warning(message, path, ", ".join(base.placeholder_tokens))
     write_single_file(base, place)
 
 

@@ -44,8 +44,8 @@ def _write(job: Job, frames: Frames, made: dict[str, Any], folder: Path, stem: s
     suffix = job.output.suffix
     place = folder / stem
     path = free_path(place.parent, place.name, suffix)
-    sidecar, sheet = (path.with_name(path.name.removesuffix(suffix) + end)
-                      for end in (".yaml", ".sheet.png"))  # fmt: skip
+    name = path.name.removesuffix(suffix)
+    sidecar, sheet = path.with_name(f"{name}.yaml"), path.with_name(f"{name}.sheet.png")
     whole = False
     try:
         text = _encode(job, _shown(job.output, frames, path.parent), made, path)

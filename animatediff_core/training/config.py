@@ -64,7 +64,7 @@ class DataConfig(Record):
 
 
 class ValidationConfig(Record):
-    """What is sampled from the model in training, so that a person can look at it."""
+    """Samples of the model that are written in training."""
 
     prompts: tuple[str, ...] = ()
     """One clip each (one image each outside the motion stage)."""
@@ -96,7 +96,7 @@ class TrainConfig(Record):
     """Which weights of the base model's folder or hub id, for instance fp16; default: the plain
     ones."""
     prediction_type: PredictionType | None = None
-    """What the UNet predicts, if the base model's files do not say it or are wrong."""
+    """Prediction type, if the base model's files do not say it or are wrong."""
     output_dir: LocalPath | None = None
     """Folder of the run, if the command line names none."""
     motion: Annotated[Source | None, OnlyIn("motion")] = None
@@ -118,7 +118,8 @@ class TrainConfig(Record):
     num_vectors: Annotated[Count | None, OnlyIn("textual-inversion")] = None
     """Vectors of the new word; default: 1."""
     prior_prompts: Annotated[tuple[str, ...] | None, OnlyIn("dreambooth")] = None
-    """What the base is asked for before a dreambooth run, so that the model does not forget it."""
+    """Prompts of the images that the base makes before a dreambooth run, so that the model does not
+    forget them."""
     prior_images: Annotated[Count | None, OnlyIn("dreambooth")] = None
     """How many images that makes; default: 100. Every second sample of a batch is one of them."""
     prior_weight: Annotated[Strength | None, OnlyIn("dreambooth")] = None
@@ -138,7 +139,7 @@ class TrainConfig(Record):
     betas: tuple[Number, Number, str] | None = None
     """Noise schedule; none takes the module's (linear), or the base's own outside motion."""
     learning_rate: Positive = 1e-4
-    """Of AdamW."""
+    """Learning rate of AdamW."""
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
     """The learning rate over the steps."""
     lr_warmup_steps: Index = 0
@@ -150,11 +151,11 @@ class TrainConfig(Record):
     max_train_steps: Count = 1000
     """Optimizer steps."""
     adam_betas: tuple[Number, Number] = (0.9, 0.999)
-    """Of AdamW."""
+    """Decay of AdamW's averages."""
     adam_epsilon: Number = 1e-8
-    """Of AdamW."""
+    """Epsilon of AdamW."""
     weight_decay: Number = 1e-2
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: Number = 1.0
     """Norm to which gradients are clipped."""
     ema_decay: Share = 0.0
@@ -173,11 +174,11 @@ class TrainConfig(Record):
     """full keeps only the inputs of ResNets and transformers for the backward and computes the rest
     again: about a tenth of the activations' memory for a third more time."""
     seed: Whole = 42
-    """Of noise, timesteps, windows and order."""
+    """Seed of noise, timesteps, windows and order."""
     checkpointing_steps: Count = 500
     """Steps from one saved state to the next."""
     validation: ValidationConfig = ValidationConfig()
-    """What is sampled in training."""
+    """Samples written in training."""
 
     def misfits(self) -> Iterator[Problem]:
         for name, kind in kinds_of(type(self)).items():

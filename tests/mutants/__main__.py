@@ -68,21 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trees = [_copy(Path(scratch) / str(number)) for number in range(given.processes)]
         _preload(trees[0], mutants)
         sound = [Run(tests) for tests in dict.fromkeys(m.tests for m in mutants)]
-        broken = [done for done in _all(sound, trees) if done.code != PASSED]
-        for done in broken:
-            _say(f"fails without a mutant: {' '.join(done.run.tests)}\n{done.output}")
-        if broken:
-            return 1
-        runs = [Run(mutant.tests, mutant) for mutant in mutants]
-        return _report(_all(runs, trees), len(mutants), bool(stale), verbose=given.verbose)
+        broken = {done.run.tests: done for done in _all(sound, trees) if done.code != PASSED}
+        for tests, done in broken.items():
+            _say(f"fails without a mutant: {' '.join(tests)}\n{done.output}")
+        runs = [Run(mutant.tests, mutant) for mutant in mutants if mutant.tests not in broken]
+        failed = _report(_all(runs, trees), len(runs), verbose=given.verbose)
+    return int(failed or bool(stale) or bool(broken))
 
 
 def _chosen(mutant: Mutant, words: Sequence[str]) -> bool:
     return not words or any(word in f"{mutant.room} {mutant.file}" for word in words)
 
 
-def _report(ended: Iterator[Done], total: int, stale: bool, *, verbose: bool) -> int:
-    """Print the survivors as they come, and the totals."""
+def _report(ended: Iterator[Done], total: int, *, verbose: bool) -> bool:
+    """Print the survivors as they come, and the totals; returns whether a run went wrong."""
     killed: Counter[str] = Counter()
     survived: Counter[str] = Counter()
     useless = 0
@@ -103,7 +102,7 @@ def _report(ended: Iterator[Done], total: int, stale: bool, *, verbose: bool) ->
         _say(f"{room}: {survived[room]} of {survived[room] + killed[room]} survive")
     share = 100 * survived.total() / max(total, 1)
     _say(f"{survived.total()} of {total} survive ({share:.1f} in 100)")
-    return int(stale or useless > 0)
+    return useless > 0
 
 
 def _say(line: str) -> None:

@@ -65,7 +65,7 @@ MUTANTS: Table = {
         "windows::test_frames_of_a_model_without_motion_do_not_feel_the_windows "
         "windows::test_longer_than_the_module_and_each_window_reads_its_own_text "
         "windows::test_steps_begin_from_a_clip_with_noise_upon_it guidance "
-        "controlnet::test_one_that_pools_leads_towards_the_prompt_alone",
+        "controlnet::test_a_pooling_controlnet_applies_to_the_conditional_branch_only",
     ): [
         (
             "next_timestep = on_device[index + 1] if index + 1 < count else None",

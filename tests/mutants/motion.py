@@ -91,7 +91,11 @@ MUTANTS: Table = {
         ("self._handles.pop().remove()", "self._handles.pop()"),
         ('named += [(f"{side}.{i}"', 'named += [(f"{side}.{i + 1}"'),
     ],
-    ("motion/inflation.py", "ip_adapter sparse_control controlnet t2i_adapter"): [
+    (
+        "motion/inflation.py",
+        "t2i_adapter::test_each_frame_is_the_plain_unets_with_its_residuals "
+        "controlnet::test_latents_are_those_of_diffusers",
+    ): [
         ("conditions.down_residuals or None", "None"),
         (
             "mid_block_additional_residual=conditions.mid_residual",

@@ -1,0 +1,75 @@
+"""LoRAs with weights by frame, which are attached instead of merged."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from ..adapters.identify import identify
+from ..adapters.lora.attach import attach_lora
+from ..checkpoints.families import FOLDERS
+from ..checkpoints.file_report import require, wrong_family
+from ..diffusion.conditioning import Conditioning
+from ..diffusion.interpolation import numbers_by_frame
+from ..errors import Check
+from ..jobs import Adapter, Job
+from ..speed import suspend
+from ..weights.places import local_path
+from .kind import Kind, LoadedModel, PlannedModel, WeightSource
+
+
+def _by_frame(job: Job) -> list[Adapter]:
+    """The LoRAs with weights by frame; the others are merged when the model is loaded."""
+    return [lora for lora in job.loras if lora.weights is not None]
+
+
+def _weights(job: Job) -> Iterator[WeightSource]:
+    for lora in _by_frame(job):
+        yield WeightSource("lora", lora.path, "file")
+
+
+def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
+    for i, lora in enumerate(job.loras):
+        if lora.weights is not None:
+            yield f"loras[{i}].path", partial(_check, lora.path, model, offline)
+
+
+def _check(source: str, model: PlannedModel, offline: bool) -> None:
+    report = require(identify(local_path(source, offline=offline)), "loras", source)
+    if {report.family, model.family} <= FOLDERS.keys() and report.family != model.family:
+        raise wrong_family(report, model.family, source)
+
+
+def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:
+    """Attach the LoRAs; meanwhile the plain forwards run, as the fast ones know no hooks."""
+    loras = _by_frame(job)
+    if not loras:
+        return None
+    undo = [suspend(model.animated)]
+
+    def detach() -> None:
+        while undo:
+            undo.pop()()
+
+    try:
+        for number, lora in enumerate(loras):
+            path = local_path(lora.path, offline=model.offline)
+            undo.append(attach_lora(model.base, model.animated.call, path, number))
+    except BaseException:
+        detach()
+        raise
+    return detach
+
+
+def _apply(
+    conditioning: Conditioning, job: Job, model: LoadedModel, size: tuple[int, int]
+) -> Conditioning:
+    weights = []
+    for lora in _by_frame(job):
+        by_frame = torch.tensor(numbers_by_frame(lora.weights, job.frames), device=model.device)
+        weights.append(lora.scale * by_frame)
+    return conditioning.in_both(lambda one: replace(one, lora_weights=tuple(weights)))
+
+
+LORAS = Kind(weights=_weights, checks=_checks, load=_load, apply=_apply)
