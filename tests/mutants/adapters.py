@@ -28,8 +28,9 @@ MUTANTS: Table = {
         ("return small[1] * large[1] if", "return large[1] if"),
         ("return None if widths else _noted_family(metadata)", "return None"),
     ],
-    ("adapters/lora/merge.py", "lora loading"): [
+    ("adapters/lora/merge.py", "lora_math loading"): [
         ("(weight, delta, scale)", "(layer.weight, delta, scale)"),
+        ("bias.float() + scale * change", "bias.float() + change"),
     ],
     ("adapters/lora/layers.py", "lora motion_lora"): [
         ("names.get(name, name): delta", "name: delta"),
@@ -43,7 +44,7 @@ MUTANTS: Table = {
         ),
         ("{2 * number + 1}.to_{kind}_ip", "{number + 1}.to_{kind}_ip"),
         ("(2 * heads, wide)", "(heads, wide)"),
-        ('"full face": "proj.0.weight"', '"full face": "proj.2.weight"'),
+        ('"plus": "proj_in.weight"', '"plus": "proj_out.weight"'),
     ],
     ("adapters/control_files.py", "controlnet sparse_control recognisers"): [
         ("min(downs) - 1", "min(downs)"),
