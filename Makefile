@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow mutants settings lint format typecheck check tiny measure bench bench-full clean
+.PHONY: install demo test test-slow mutants settings lint format typecheck check tiny measure bench bench-full bench-gpu clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -50,6 +50,9 @@ bench: $(STAMP)
 
 bench-full: $(STAMP)
 	$(BIN)/python benchmarks/bench.py --full
+
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv outputs .pytest_cache .ruff_cache .mypy_cache *.egg-info

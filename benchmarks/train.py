@@ -21,7 +21,6 @@ import animatediff_core as ad
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.checkpoints.motion_names import site_name
 from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
-from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.stages.motion import motion_parameters
 
 SIDES = {"small": 16, "full": 32}
@@ -40,7 +39,6 @@ def compare_training(
     animated = ad.inflate(unet, motion)
     learned = list(motion_parameters(animated).values())
     theirs.train()
-    quicken_training(animated)
     if checkpointing:
         theirs.enable_gradient_checkpointing()
         recompute_blocks(animated)

@@ -10,39 +10,45 @@ from animatediff_core.errors import AnimateDiffError
 from . import options, render
 from .deferred import importing
 
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder to write; must be new.")
+]
+MotionFile = Annotated[
+    Path | None,
+    typer.Option(help="Write the motion module as one .safetensors file of official keys."),
+]
+SingleFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the merged base model as one .safetensors checkpoint in the original "
+        "layout (SD1.x, SD2.x, SDXL); alone it needs no motion module."
+    ),
+]
+KeepAdapters = Annotated[
+    bool,
+    options.flag(
+        "--keep-adapters",
+        help="Copy LoRAs and MotionLoRAs into the folder instead of merging them; stock "
+        "diffusers opens it without them.",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision to write: fp32, fp16 or bf16; the VAE stays fp32. The folder gives "
+        "the frames of its parts if both run in this precision."
+    ),
+]
+
 
 @options.of_job(*options.MODEL)
 def inject(
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to write; must be new.")
-    ] = None,
-    motion_file: Annotated[
-        Path | None,
-        typer.Option(help="Write the motion module as one .safetensors file of official keys."),
-    ] = None,
-    single_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the merged base model as one .safetensors checkpoint in the original "
-            "layout (SD1.x, SD2.x, SDXL); alone it needs no motion module."
-        ),
-    ] = None,
+    output: Output = None,
+    motion_file: MotionFile = None,
+    single_file: SingleFile = None,
     settings: Any = None,
-    keep_adapters: Annotated[
-        bool,
-        options.flag(
-            "--keep-adapters",
-            help="Copy LoRAs and MotionLoRAs into the folder instead of merging them; stock "
-            "diffusers opens it without them.",
-        ),
-    ] = False,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Precision to write: fp32, fp16 or bf16; the VAE stays fp32. The folder gives "
-            "the frames of its parts where both run in this precision."
-        ),
-    ] = "fp32",
+    keep_adapters: KeepAdapters = False,
+    dtype: Dtype = "fp32",
     offline: options.Offline = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -51,7 +57,7 @@ def inject(
 ) -> None:
     """Merge LoRAs into a base model and put a motion module beside it; prints what was written.
 
-    `generate --base FOLDER` and stock diffusers' AnimateDiffPipeline both open the folder. Where
+    `generate --base FOLDER` and stock diffusers' AnimateDiffPipeline both open the folder. If
     diffusers' arithmetic differs from the motion module's own, the difference is measured.
     """
     render.configure(quiet=quiet, as_json=json, debug=debug)
@@ -79,10 +85,8 @@ def inject(
         "motion": _text(moved.motion_path if moved else None), "dtype": dtype,
     }  # fmt: skip
     if not dry_run:
-        difference = use.run(planned, offline=offline).difference
-        record["difference"] = difference
-        if difference is not None:
-            render.note(_told(difference), always=not quiet)
+        record["difference"] = use.run(planned, offline=offline).difference
+        _note_difference(record["difference"], quiet)
     with_motion = f" + {moved.motion_path} ({moved.motion_config.version})" if moved else ""
     render.note(f"{found.base_path}{with_motion}")
     render.result("\n".join(map(str, planned.outputs)), record)
@@ -92,10 +96,13 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _told(difference: float) -> str:
-    if difference == 0:
-        return "stock diffusers computes this motion module as we do"
-    return (
-        "stock diffusers normalises motion over all frames and ResNets over each: what its UNet "
-        f"predicts in one step differs from ours by {difference:.3g} (relative L2)"
-    )
+def _note_difference(difference: object, quiet: bool) -> None:
+    if difference is None:
+        return
+    text = "stock diffusers computes this motion module as we do"
+    if difference != 0:
+        text = (
+            "stock diffusers normalises motion over all frames and ResNets over each: what its "
+            f"UNet predicts in one step differs from ours by {difference:.3g} (relative L2)"
+        )
+    render.note(text, always=not quiet)

@@ -54,12 +54,12 @@ Root = Annotated[
     Path | None, typer.Option(help="Where the paths of other programs' prompt files begin.")
 ]
 Device = Annotated[str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="fp32, fp16, bf16; on CUDA tf32.")]
 LowVram = Annotated[
     bool, flag("--low-vram", help="Least memory: weights wait in main memory, slower.")
 ]
 Compile = Annotated[
-    bool, flag("--compile", help="Compile the model's blocks first: minutes once, then faster.")
+    bool, flag("--compile", help="Compile the model first: minutes once, then faster.")
 ]
 
 MODEL = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",

@@ -1,6 +1,7 @@
 """`--compile`: the same clip from compiled blocks, kept for the next run, or one clear refusal."""
 
 import os
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 import torch
 import yaml
 from conftest import new_motion, new_unet
+from test_ip_adapter import weights
 
 import animatediff_core as ad
 from animatediff_core import Conditions
+from animatediff_core.adapters.ip_adapter import IPAdapterWeights, attach_ip_adapters
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.sampling.placement import check_compiling
 from animatediff_core.speed import kernels_of, restore
@@ -18,6 +21,7 @@ from animatediff_core.speed.compiling import compiling_explained
 from animatediff_core.speed.memory import PLENTY, Thrift
 
 CPU = torch.device("cpu")
+SKIPS = ((32, 8, 8), (32, 8, 8), (32, 4, 4), (64, 4, 4))
 
 
 def model():
@@ -25,19 +29,37 @@ def model():
     return ad.inflate(unet, new_motion((32, 64)).requires_grad_(False))
 
 
-def test_compiled_blocks_make_the_plain_numbers_and_go_away_again():
-    plain, fast = model(), ad.optimize(model(), backend="eager")
-    x, text = torch.randn(1, 4, 3, 8, 8), torch.randn(1, 5, 16)
-    led = Conditions(motion_strength=0.5)
+def test_the_compiled_model_is_one_graph_with_all_that_conditions_it():
+    plain, fast = model(), model()
+    adapter = IPAdapterWeights(Path("adapter"), "plain", weights("plain"))
+    for side in (plain, fast):
+        attach_ip_adapters(side.unet, [(adapter, 0.6)])
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    ad.optimize(fast, backend=counted)
+    x, time, text = torch.randn(1, 4, 3, 8, 8), torch.tensor([500]), torch.randn(1, 5, 16)
+    seen = {"image_embeddings": (torch.randn(3, 1, 24),)}
+    conditions = Conditions(**seen, motion_strength=0.5)
+    more = Conditions(
+        **seen, down_residuals=tuple(torch.randn(3, *s) for s in SKIPS),
+        mid_residual=torch.randn(3, 64, 4, 4), motion_frames=torch.tensor([1.0, 0.5, 0.0]),
+        motion_blocks={"mid_block": 0.3},
+    )  # fmt: skip
     with torch.no_grad():
-        for conditions in (None, led):
-            wanted = plain(x, 500, text, conditions)
-            assert (fast(x, 500, text, conditions) - wanted).abs().max() < 2e-5
-        assert kernels_of(fast.unet) == "compiled"
-        assert not any(p.is_mkldnn for p in fast.parameters())
+        for number, one in enumerate((conditions, more), start=1):
+            wanted = plain(x, time, text, one)
+            assert (fast(x, time, text, one) - wanted).abs().max() < 2e-5
+            assert len(graphs) == number  # torch.compile(fullgraph=True) breaks none
+        fast(x * 2, time - 100, text, more)
+        assert len(graphs) == 2
+        assert kernels_of(fast) == "compiled"
         restore(fast)
-        assert kernels_of(fast.unet) == "plain"
-        assert torch.equal(fast(x, 500, text, led), wanted)
+        assert kernels_of(fast) == "plain"
+        assert torch.equal(fast(x, time, text, more), wanted)
 
 
 def test_a_compiler_and_a_place_for_its_results_must_be_there(tmp_path, monkeypatch, asked):

@@ -130,7 +130,7 @@ NET = {"path": "controlnet", "images": FILM}
         ({"ip_adapters": [{"path": "ip.safetensors", "encoder": "film", "images": "odd.png"}]},
          "is no folder of an image encoder"),
         ({"regions": [{"prompt": "a", "mask": "odd.png"}]}, "is 50 x 30 pixels"),
-        ({"motion_strength": {"blocks": {"middle": 1}}}, "motion_strength.blocks names middle"),
+        ({"motion_strength": {"blocks": {"middle": 1}}}, "motion_strength.blocks: names middle"),
         ({"motion_positions": 6}, "lower stretch to 5 or less"),
         ({"animate": "film/0.png"}, "animate needs a PIA motion module"),
     ],

@@ -30,7 +30,6 @@ from animatediff_core.sampling.loading import load_model
 from animatediff_core.sampling.placement import PlacedModel, Placement
 from animatediff_core.sampling.sample import sample
 from animatediff_core.speed.checkpointing import recompute_blocks
-from animatediff_core.speed.training import quicken_training
 from animatediff_core.training.clips import Sample, collate
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config
@@ -204,7 +203,6 @@ def test_training_steps_stay_on_the_gpu(tmp_path, monkeypatch):
             file_name="motion_module.safetensors",
         )
         trained = list(stage.parameters.values())
-        quicken_training(animated)
         recompute_blocks(animated)
         before = on_cpu(trained[0]).clone()
         base.vae.register_to_config(scaling_factor=0.2)

@@ -23,6 +23,7 @@ def test_outside_its_interval_guidance_is_off():
     assert scales(Guidance(scale=9.0, interval=(0.2, 0.5)), 11) == [1] * 2 + [9] * 4 + [1] * 5
     third = Guidance(scale=9.0, interval=(0.3, 0.7))  # 0.1 * 3 is not 0.3 in binary
     assert scales(third, 11).count(9) == 5
+    assert scales(Guidance(scale=9.0, interval=(0.1 * 3, 0.7)), 11).count(9) == 5
 
 
 def test_rescaling_brings_each_clips_spread_back():
@@ -68,6 +69,8 @@ def test_the_negative_half_is_computed_only_where_guidance_acts(animated):
     part, calls = sampled(animated, guidance=Guidance(scale=5.0, interval=(0.25, 0.75)))
     assert calls == 8
     assert not torch.equal(part, plain)
+    _, calls = sampled(animated, guidance_scale=1.01)
+    assert calls == 10
     off, calls = sampled(animated, guidance_scale=1.0)
     assert calls == 5
     same, calls = sampled(animated, guidance=Guidance(schedule={0.0: 1.0, 1.0: 0.5}))

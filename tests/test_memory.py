@@ -4,6 +4,7 @@ import json
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -112,12 +113,12 @@ def test_offloaded_models_give_the_same_clip_and_leave_their_weights_elsewhere()
 def test_a_job_that_does_not_fit_is_made_again_with_less_memory(tmp_path, monkeypatch, caplog):
     """A VAE that has room for one frame at a time; the next job starts where the last one ended."""
 
-    def crowded(found, *, offline):
-        base, motion = load_model(found, offline=offline)
+    def crowded(found, *, dtype, offline):
+        base, motion = load_model(found, dtype=dtype, offline=offline)
         base.vae.decoder.register_forward_pre_hook(_one_frame_at_most)
         return base, motion
 
-    monkeypatch.setattr("animatediff_core.runs.generate.load", crowded)
+    monkeypatch.setattr("animatediff_core.runs.generate.load_model", crowded)
     settings = {"prompt": "a red circle", "steps": 1, "frames": 2, "seed": 1}
     jobs = job_from_options(settings, 2)
     results = [e for e in run(jobs, output_dir=tmp_path) if isinstance(e, Result)]
@@ -130,7 +131,9 @@ def test_a_job_that_does_not_fit_is_made_again_with_less_memory(tmp_path, monkey
         assert made["memory"] == {"decode_chunk": 1, "offload": False, "tiles": False}
     monkeypatch.undo()
     plenty = [e for e in run(jobs[:1], output_dir=tmp_path / "b") if isinstance(e, Result)]
-    assert (plenty[0].frames == results[0].frames).all()
+    apart = np.abs(plenty[0].frames.astype(int) - results[0].frames)
+    assert apart.max() <= 1
+    assert apart.mean() < 1e-3
 
 
 def _one_frame_at_most(decoder, inputs):
@@ -139,12 +142,12 @@ def _one_frame_at_most(decoder, inputs):
 
 
 def test_a_job_that_fits_nowhere_fails_and_the_next_one_is_tried(tmp_path, monkeypatch):
-    def full(found, *, offline):
-        base, motion = load_model(found, offline=offline)
+    def full(found, *, dtype, offline):
+        base, motion = load_model(found, dtype=dtype, offline=offline)
         base.unet.conv_in.register_forward_pre_hook(_none_at_all)
         return base, motion
 
-    monkeypatch.setattr("animatediff_core.runs.generate.load", full)
+    monkeypatch.setattr("animatediff_core.runs.generate.load_model", full)
     jobs = job_from_options({"prompt": "x", "steps": 1, "frames": 2, "seed": 1}, 2)
     results = [e for e in run(jobs, output_dir=tmp_path) if isinstance(e, Result)]
     assert ["not enough memory on cpu" in str(r.error) for r in results] == [True, True]
@@ -155,15 +158,15 @@ def test_a_model_is_gone_before_the_next_one_is_loaded(tmp_path, monkeypatch):
     """Also where its job failed, and whoever keeps the results."""
     models = []
 
-    def watched(found, *, offline):
+    def watched(found, *, dtype, offline):
         assert [one() for one in models] == [None] * len(models)
-        base, motion = load_model(found, offline=offline)
+        base, motion = load_model(found, dtype=dtype, offline=offline)
         models.append(weakref.ref(base.unet))
         if len(models) == 1:
             base.unet.conv_in.register_forward_hook(_no_number)
         return base, motion
 
-    monkeypatch.setattr("animatediff_core.runs.generate.load", watched)
+    monkeypatch.setattr("animatediff_core.runs.generate.load_model", watched)
     settings = {"prompt": "x", "steps": 1, "frames": 2, "seed": 1}
     presets = ("tiny", "tiny-slanted", "tiny-slim")
     jobs = [job for one in presets for job in job_from_options({"preset": one, **settings})]

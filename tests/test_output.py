@@ -56,7 +56,7 @@ def test_every_format_carries_the_job_that_made_it(tmp_path):
     assert results[0].path.stat().st_size <= 2000
     assert made["fitted"]["colours"] < 255
     with ad_video(results[2].path) as video:  # 6 frames forth and back at 8 a second
-        assert (video.num_frames, video.fps) == (18, 24)
+        assert (video.num_frames, video._stream.average_rate) == (18, 24)
     assert read_image(tmp_path / "a-1.sheet.png").shape == (34, 4 * 34, 3)
     assert len(list(results[5].path.iterdir())) == 4
 

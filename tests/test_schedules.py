@@ -133,6 +133,15 @@ def test_ddim_takes_the_official_steps():
     assert float(scheduler.final_alpha_cumprod) == 1.0
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_betas_and_order_are_those_that_were_asked_for(version):
+    config = make_scheduler("ddim", VERSIONS[version]).config
+    assert (config.beta_start, config.beta_end, config.beta_schedule) == VERSIONS[version].betas
+    assert config.num_train_timesteps == 1000
+    if VERSIONS[version].timestep_spacing == "leading":
+        assert make_scheduler("dpmpp_2s", VERSIONS[version]).config.lower_order_final is True
+
+
 def test_few_step_modules_are_sampled_with_trailing_steps():
     scheduler = make_scheduler("euler", VERSIONS["lightning"])
     scheduler.set_timesteps(4)

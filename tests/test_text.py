@@ -314,6 +314,15 @@ def test_sdxls_sizes_are_height_before_width():
     assert torch.equal(conditions.size_ids[:1], expected)
 
 
+def test_what_clips_share_is_repeated_for_their_frames_clip_by_clip():
+    conditions = Conditions(
+        pooled_text=torch.tensor([[1.0], [2.0]]), size_ids=torch.arange(12.0).view(2, 6)
+    )
+    added = added_conditions(conditions, 3)
+    assert added["text_embeds"].flatten().tolist() == [1, 1, 1, 2, 2, 2]
+    assert added["time_ids"][:, 0].tolist() == [0, 0, 0, 6, 6, 6]
+
+
 def test_long_travelling_prompts_of_sdxl_have_the_pooled_text_of_each_first_chunk(base):
     pair = two_encoders(base)
     texts = [f"{name} {LONG}" for name in ("a blue star and", "a green ring and", "dark")]

@@ -199,7 +199,7 @@ def test_training_and_generation_have_the_same_latents(vae):
     mean = moments[:, :channels]
     certain = torch.cat([mean, torch.full_like(mean, -30)], 1)
     trained = sample_latents(certain, vae.config.scaling_factor, torch.Generator())  # f c h w
-    known = known_region.encode(vae, frames)[0].transpose(0, 1)
+    known = known_region.encode_images(vae, frames)[0].transpose(0, 1)
     torch.testing.assert_close(trained, known, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
         alone = vae.encode(to_pixels(frames[17:], (16, 24))).latent_dist.mean

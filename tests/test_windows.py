@@ -254,7 +254,9 @@ def test_progress_counts_steps_and_windows(animated):
     assert seen == [(0, 2, 1, 2), (1, 2, 0, 2), (1, 2, 1, 2), (2, 2, 0, 2)]
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpmpp_2m_karras", "pndm", "unipc", "lcm"])
+@pytest.mark.parametrize(
+    "scheduler", ["ddim", "euler", "heun", "dpmpp_2m_karras", "pndm", "unipc", "lcm"]
+)
 def test_steps_begin_from_a_clip_with_noise_upon_it(animated, scheduler):
     clean = torch.randn(1, 4, 4, 8, 6, generator=torch.Generator().manual_seed(5)) * 0.5
     seen = []
@@ -263,3 +265,32 @@ def test_steps_begin_from_a_clip_with_noise_upon_it(animated, scheduler):
     early = sampled(animated, 4, start=1, **given)
     assert seen[-1][0] == len(seen) <= 2  # pndm takes one more
     assert (late - clean).norm() < 0.6 * (early - clean).norm()
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler"])
+@pytest.mark.parametrize("start", [None, 0, 5])
+def test_the_model_first_sees_the_noise_alone_or_the_clip_with_the_noise_of_that_step(
+    animated, name, start
+):
+    clean = torch.randn(1, 4, 4, 8, 6, generator=torch.Generator().manual_seed(5))
+    noise, inputs = draw_noise(1, clean.shape), []
+    scheduler = make_scheduler(name, animated.motion.config)
+    scheduler.set_timesteps(8)
+    if start is None:
+        first, given = noise * scheduler.init_noise_sigma, {}
+    else:
+        given = {"start": start, "source": clean}
+        first = scheduler.add_noise(clean, noise, scheduler.timesteps[start : start + 1])
+    expected = scheduler.scale_model_input(first, scheduler.timesteps[start or 0])
+    hook = animated.register_forward_pre_hook(lambda model, call: inputs.append(call[0]))
+    sampled(animated, 4, steps=8, scheduler=name, guidance_scale=1, **given)
+    hook.remove()
+    torch.testing.assert_close(inputs[0], expected)
+
+
+def test_each_window_has_its_own_frames_conditions(animated):
+    window = Window(length=8, overlap=2)
+    off = Conditions(motion_frames=torch.zeros(14))
+    by_frame = sampled(animated, 14, steps=2, windows=window, conditions=off)
+    still = sampled(animated, 14, steps=2, conditions=Conditions(motion_strength=0), windows=window)
+    torch.testing.assert_close(by_frame, still, atol=1e-5, rtol=1e-4)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..jobs import Window
 from ..motion import AnimatedUNet, Conditions
+from ..motion.conditions import NO_CONDITIONS
 from .conditioning import Conditioning, FrameText, text_at
 from .guidance import Guidance, guide
 from .image_unet import ImageUNet
@@ -168,16 +169,30 @@ def _predict(
         predicted: Tensor = animated(sample, timestep, states, conditions)
         return predicted.to(model_input.dtype)
 
+    scale = conditioning.guidance.at(info.index, info.scheduled)
+    if scale > 1 and _joins(animated, sample, conditioning):
+        pair = [text_at(t, window, total) for t in (conditioning.text, conditioning.negative_text)]
+        if pair[0].shape == pair[1].shape:
+            both = animated(torch.cat([sample, sample]), timestep, torch.cat(pair))
+            cond, uncond = both.to(model_input.dtype).chunk(2)
+            return guide(cond, uncond, scale, conditioning.guidance.rescale)
     cond = call(conditioning.text, conditioning.conditions)
     for region in conditioning.regions:
         mask = region.mask if frames is None else region.mask.index_select(2, frames)
         inside = call(region.text, region.conditions)
         cond = torch.lerp(cond, inside, mask.to(inside))
-    guidance = conditioning.guidance
-    if (scale := guidance.at(info.index, info.scheduled)) <= 1:
+    if scale <= 1:
         return cond
     uncond = call(conditioning.negative_text, conditioning.negative_conditions, uncond=True)
-    return guide(cond, uncond, scale, guidance.rescale)
+    return guide(cond, uncond, scale, conditioning.guidance.rescale)
+
+
+def _joins(animated: AnimatedUNet | ImageUNet, sample: Tensor, conditioning: Conditioning) -> bool:
+    """Whether both halves of guidance are one call: on devices that a small clip does not fill."""
+    halves = (conditioning.conditions, conditioning.negative_conditions)
+    plain = all(one == NO_CONDITIONS for one in halves)
+    more = conditioning.regions or conditioning.controls
+    return sample.numel() <= getattr(animated, "joint_latents", 0) and plain and not more
 
 
 def num_steps(scheduler: SchedulerMixin, steps: int, start: int = 0) -> int:

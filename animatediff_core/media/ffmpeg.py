@@ -79,17 +79,20 @@ def _command(
     size: tuple[int, int], path: Path, encoding: Encoding, encoder: str, settings: Path
 ) -> list[str]:
     rate = Fraction(encoding.fps).limit_denominator(100_000)
+    shape = f"-s {size[0]}x{size[1]} -framerate {rate.numerator}/{rate.denominator}"
+    frames = f"-f rawvideo -pix_fmt rgb24 {shape} -i pipe:0"
+    written = f"-vf {_TO_BT709} -pix_fmt yuv420p -c:v {encoder}"
+    faststart = "-movflags +faststart" if encoding.format == "mp4" else ""
+    same_bytes = "-fflags +bitexact -flags:v +bitexact"  # no random ids
     return [
-        _ffmpeg(), "-hide_banner", "-loglevel", "error", "-y",
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}",
-        "-framerate", f"{rate.numerator}/{rate.denominator}", "-i", "pipe:0",
-        "-f", "ffmetadata", "-i", str(settings), "-map", "0:v", "-map_metadata", "1",
-        "-vf", _TO_BT709, "-pix_fmt", "yuv420p", "-c:v", encoder,
+        _ffmpeg(),
+        *f"-hide_banner -loglevel error -y {frames} -f ffmetadata".split(),
+        *("-i", str(settings)),
+        *f"-map 0:v -map_metadata 1 {written}".split(),
         *_quality(encoding, encoder),
-        *(("-movflags", "+faststart") if encoding.format == "mp4" else ()),
-        "-fflags", "+bitexact", "-flags:v", "+bitexact",  # same bytes each time: no random ids
-        "-f", encoding.format, str(path),
-    ]  # fmt: skip
+        *f"{faststart} {same_bytes} -f {encoding.format}".split(),
+        str(path),
+    ]
 
 
 def _quality(encoding: Encoding, encoder: str) -> list[str]:
@@ -119,9 +122,13 @@ def _running(
     """
     environment = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 prints by itself; errors only
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=environment,
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+        env=environment,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert process.stdin is not None
     try:
         yield process, process.stdin

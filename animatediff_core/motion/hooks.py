@@ -114,3 +114,14 @@ class SplitFrames:
         if self.call.frames is None:
             return None
         return fold_frames(output.unflatten(2, (self.call.frames, -1)))
+
+
+def frames_pooled(norm: nn.Module) -> int | None:
+    """The frames that a GroupNorm pools over in the call in progress, 1 for each frame alone; None
+    if other hooks are on it."""
+    frames = 1
+    for hook in (*norm._forward_pre_hooks.values(), *norm._forward_hooks.values()):
+        if not isinstance(hook, (JoinFrames, SplitFrames)):
+            return None
+        frames = hook.call.frames or 1
+    return frames

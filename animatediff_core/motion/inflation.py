@@ -47,7 +47,11 @@ class AnimatedUNet(nn.Module):
         self.motion = motion
         self.call = CallState()
         """The call in progress, for hooks that read its frames and conditions."""
+        self.joint_latents = 0
+        """Up to so many numbers of a clip both halves of guidance are one call: where they are
+        quicker together."""
         self._at_deflate: list[Callable[[], None]] = []
+        self._deflated = False
         self._handles = [
             layer.register_forward_hook(MotionHook(transformer, self.call, block))
             for layer, transformer, block in pairs
@@ -74,7 +78,7 @@ class AnimatedUNet(nn.Module):
         sample: b c f h w; timestep: int or (b,); text: b n d, or b f n d for text per frame.
         Returns b c f h w: noise, v or sample, as the base model's `prediction_type` says.
         """
-        if not self._handles:
+        if self._deflated:
             raise RuntimeError("this model was deflated; inflate its UNet again")
         batch, _, frames = sample.shape[:3]
         conditions = conditions or NO_CONDITIONS
@@ -104,6 +108,7 @@ class AnimatedUNet(nn.Module):
             self._at_deflate.pop()()
         while self._handles:
             self._handles.pop().remove()
+        self._deflated = True
         return self.unet
 
     def at_deflate(self, undo: Callable[[], None]) -> None:

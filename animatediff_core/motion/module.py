@@ -146,7 +146,7 @@ class _TransformerBlock(nn.Module):
     def __init__(self, channels: int, heads: int, attentions: int) -> None:
         super().__init__()
         count = range(attentions)
-        self.attention_blocks = nn.ModuleList(_Attention(channels, heads) for _ in count)
+        self.attention_blocks = nn.ModuleList(FrameAttention(channels, heads) for _ in count)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in count)
         self.ff = _FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
@@ -158,7 +158,7 @@ class _TransformerBlock(nn.Module):
         return out
 
 
-class _Attention(nn.Module):
+class FrameAttention(nn.Module):
     """Self-attention over frames; positions reach query, key and value alike."""
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -190,7 +190,7 @@ class _FeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.net = nn.ModuleList(
-            [_GatedLinear(channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+            [GatedLinear(channels), nn.Identity(), nn.Linear(4 * channels, channels)]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class _FeedForward(nn.Module):
         return out
 
 
-class _GatedLinear(nn.Module):
+class GatedLinear(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.proj = nn.Linear(channels, 8 * channels)

@@ -16,7 +16,6 @@ from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
 from ..speed.checkpointing import counting_kept, recompute_blocks
-from ..speed.training import quicken_training
 from ..training.cache import LatentCache, encode_moments
 from ..training.clips import ClipFile, Clips, list_clips, read_pixels, unreadable_files
 from ..training.config import TrainConfig
@@ -110,8 +109,6 @@ def run(
         yield from (Prior(done, total) for done, total in make_prior(config, base, prior))
     loop.accelerator.wait_for_everyone()
     for model in (stage.animated or base.unet, stage.controlnet):
-        if model is not None:
-            quicken_training(model)
         if model is not None and config.gradient_checkpointing == "full":
             recompute_blocks(model)
     if dry_run:

@@ -9,6 +9,9 @@ from ..errors import AnimateDiffError
 from ..speed import kernels_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TF32 = "tf32"
+"""The name of fp32 with products and convolutions rounded to 10 bits on CUDA. By default torch
+rounds convolutions so in fp32, too."""
 
 
 def choose(
@@ -16,7 +19,8 @@ def choose(
 ) -> tuple[torch.device, torch.dtype]:
     """Device and dtype: by default CUDA in fp16, else MPS in fp16, else the CPU in fp32.
 
-    `fast` jobs use bf16 on a CPU that multiplies in bf16.
+    `fast` jobs use bf16 on a CPU that multiplies in bf16. From then on CUDA computes fp32 in
+    fp32, or in TF32 for "tf32".
     """
     if device is None:
         device = "cpu"
@@ -34,9 +38,13 @@ def choose(
         raise AnimateDiffError(f"no {device} on this machine, which has {count}; they start at 0")
     if target.type == "mps" and not torch.backends.mps.is_available():
         raise AnimateDiffError("no MPS device on this machine; leave --device out, or use cpu")
-    if dtype is not None and dtype not in DTYPES:
-        raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join(DTYPES)}")
-    number = DTYPES[dtype] if dtype else _default_dtype(target, fast)
+    if dtype not in (None, TF32, *DTYPES):
+        raise AnimateDiffError(f"no dtype {dtype!r}; use {', '.join((*DTYPES, TF32))}")
+    if dtype == TF32 and target.type != "cuda":
+        raise AnimateDiffError("tf32 runs on CUDA only; use fp32")
+    torch.backends.cuda.matmul.allow_tf32 = dtype == TF32
+    torch.backends.cudnn.allow_tf32 = dtype != "fp32"  # the VAE beside a model in half precision
+    number = DTYPES.get("fp32" if dtype == TF32 else str(dtype)) or _default_dtype(target, fast)
     if target.type == "cpu" and number == torch.float16:
         raise AnimateDiffError("fp16 does not run on the CPU; use fp32 or bf16")
     return target, number
@@ -52,6 +60,8 @@ def _default_dtype(target: torch.device, fast: bool) -> torch.dtype:
 def made_with(model: Any) -> dict[str, Any]:
     """The settings of this machine that a clip's bits depend on."""
     names = {kind: name for name, kind in DTYPES.items()}
+    if model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        names[torch.float32] = TF32
     return {
         "device": str(model.device),
         "dtype": names[model.dtype],

@@ -2,13 +2,12 @@
 
 diffusers' own recomputes the ResNets alone; here the spatial and the temporal transformers are
 recomputed as well, which hold nearly everything that a backward needs (arXiv 1604.06174).
-
-Legend: b batch, f frames, c channels, h w latent size, n tokens, d features, e features of time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..motion import AnimatedUNet
-from ..motion.module import AS_TRAINED, Positions, TemporalTransformer
+from ..motion.module import TemporalTransformer
 
 
 def recompute_blocks(
@@ -30,12 +29,9 @@ def recompute_blocks(
     Calls without gradients are not touched. What is returned undoes it, and so does `deflate`.
     """
     animated = model if isinstance(model, AnimatedUNet) else None
-    changed = []
-    for module in model.modules():
-        kind = _KINDS.get(type(module))
-        if kind is not None:
-            module.__dict__["forward"] = kind(module, animated).forward
-            changed.append(module)
+    changed = [module for module in model.modules() if type(module) in _KINDS]
+    for module in changed:
+        module.__dict__["forward"] = _recomputed(module, animated)
 
     def undo() -> None:
         while changed:
@@ -46,69 +42,23 @@ def recompute_blocks(
     return undo
 
 
-@dataclass
-class _Recomputed:
-    module: nn.Module
-    animated: AnimatedUNet | None
+_KINDS = (ResnetBlock2D, Transformer2DModel, TemporalTransformer)
 
-    def run(self, *inputs: Any) -> Any:
-        """The module's own forward, now and again."""
-        forward = type(self.module).forward
-        if not torch.is_grad_enabled():
-            return forward(self.module, *inputs)
-        return checkpoint(
-            forward, self.module, *inputs, use_reentrant=False, context_fn=self._contexts
-        )
 
-    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _recomputed(module: nn.Module, animated: AnimatedUNet | None) -> Callable[..., Any]:
+    """The module's own forward, run now and again in the backward."""
+    plain = partial(type(module).forward, module)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around the first run and around the second, when the call in progress is over."""
-        again = nullcontext() if self.animated is None else self.animated.call_again()
-        return nullcontext(), again
+        return nullcontext(), nullcontext() if animated is None else animated.call_again()
 
+    def forward(*inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*inputs, **named)
+        return checkpoint(plain, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
-class _Resnet(_Recomputed):
-    def forward(self, input_tensor: Tensor, temb: Tensor | None = None) -> Any:
-        """input_tensor: (b f) c h w; temb: (b f) e."""
-        return self.run(input_tensor, temb)
-
-
-class _Spatial(_Recomputed):
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        timestep: Tensor | None = None,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-        class_labels: Tensor | None = None,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-        attention_mask: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """hidden_states: (b f) c h w; encoder_hidden_states: (b f) n d. As diffusers' own."""
-        return self.run(
-            hidden_states, encoder_hidden_states, timestep, added_cond_kwargs, class_labels,
-            cross_attention_kwargs, attention_mask, encoder_attention_mask, return_dict,
-        )  # fmt: skip
-
-
-class _Temporal(_Recomputed):
-    def forward(
-        self,
-        features: Tensor,
-        frames: int,
-        strength: float = 1.0,
-        positions: Positions = AS_TRAINED,
-    ) -> Any:
-        """features: (b f) c h w."""
-        return self.run(features, frames, strength, positions)
-
-
-_KINDS: dict[type, type[_Resnet] | type[_Spatial] | type[_Temporal]] = {
-    ResnetBlock2D: _Resnet,
-    Transformer2DModel: _Spatial,
-    TemporalTransformer: _Temporal,
-}
+    return forward
 
 
 @dataclass

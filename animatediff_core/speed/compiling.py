@@ -1,8 +1,8 @@
-"""`--compile`: the blocks of a UNet and of a motion module as torch.compile makes them.
+"""`--compile`: the animated model as torch.compile makes it, as one graph.
 
-Block by block, not the model as a whole: blocks of one kind and size share what was compiled, and
-everything between them (hooks, ControlNets, windows) stays as it is. What was compiled lies in a
-folder of the user's cache, so that it is made once for a machine, a build of torch and a size.
+Hooks, motion modules, residuals and IP-Adapters are in it; windows and guidance stay outside. What
+was compiled lies in a folder of the user's cache, so that it is made once for a machine, a build of
+torch and a size.
 """
 
 import os
@@ -13,36 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
-from torch import nn
 
 from ..errors import SurroundingsError
-from ..motion.module import TemporalTransformer
 
-BLOCKS = (ResnetBlock2D, BasicTransformerBlock, TemporalTransformer)
 VARIANTS = 256
-"""Sizes and settings that one kind of block is compiled for before it runs plainly."""
+"""Sizes and settings that the model is compiled for before it runs plainly."""
 _PLACE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def is_block(module: nn.Module) -> bool:
-    """Whether a module is compiled, as a whole."""
-    return type(module) in BLOCKS
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether torch.compile makes the module's forward at the moment."""
-    return hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
-
-
 def compiled(forward: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """A block's forward, which is compiled when it is first called with inputs of a size."""
+    """A model's forward, which is compiled when it is first called with inputs of a size."""
     from torch._dynamo import config
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, limit, max(getattr(config, limit), VARIANTS))
-    done: Callable[..., Any] = torch.compile(forward, dynamic=False, backend=backend)
+    done: Callable[..., Any] = torch.compile(
+        forward, fullgraph=True, dynamic=False, backend=backend
+    )
     return done
 
 

@@ -20,11 +20,6 @@ UNET_FEATURES = 28
 over every allocation on SD1.5 (26.1), SDXL (28.1) and the tiny model (25.4), at any size."""
 VAE_FEATURES = 6
 """The same of a VAE's decoder, in features of the pictures' size; counted in the same way."""
-CONVOLVING = 128 << 20
-"""Bytes that convolutions in fp32 take beside features at most, where there are wide ones (see
-winograd.py)."""
-_WIDE = 64
-"""With fewer channels at its first level a model has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +95,10 @@ def needed(
     frames, height, width = shape
     latents = frames * (height // factor) * (width // factor)
     together = min(thrift.decode_chunk, frames)
-    denoising = UNET_FEATURES * latents * channels[0] * itemsize
-    decoding = VAE_FEATURES * together * height * width * channels[1] * 4
-    wide_unet, wide_vae = (most >= _WIDE for most in channels)
     return Need(
         weights=num_weights * itemsize,
-        denoising=denoising + CONVOLVING * (wide_unet and itemsize == 4),
-        decoding=decoding + CONVOLVING * wide_vae,
+        denoising=UNET_FEATURES * latents * channels[0] * itemsize,
+        decoding=VAE_FEATURES * together * height * width * channels[1] * 4,
     )
 
 

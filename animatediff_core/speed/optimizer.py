@@ -5,64 +5,70 @@ Each layer keeps its place, its name and its hooks; only its forward is replaced
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL
-from diffusers.models.activations import GEGLU
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..motion import AnimatedUNet, Conditions
-from ..motion.module import TemporalTransformer, _GatedLinear
-from .compiling import compiled, is_block, is_compiled
-from .packing import (
-    can_pack,
-    is_packed,
-    pack_convolution,
-    pack_gated,
-    pack_linear,
-    packed_layers,
-    relay,
-    relay_back,
-    unpack,
+from ..motion.hooks import CallState
+from ..motion.module import FrameAttention, TemporalTransformer
+from . import plain_ops
+from .blocks import (
+    FastResnet,
+    FastTemporal,
+    FastTransformer,
+    norm_forward,
+    resnet_fits,
 )
-from .resnet import FastResnet, fits
-from .spatial import FastTransformer
-from .temporal import FastTemporal
-from .text_memory import TextMemory
+from .compiling import compiled
+from .graphs import Graphs
+from .layers import Setting, stack_projections, unstack_projections
+
+JOINT_LATENTS = 1 << 16
+"""16 frames of 256 x 256 pixels do not fill a GPU; 512 x 512 do, where two halves only take twice
+the memory."""
 
 
 def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedUNet:
     """The same model, the same numbers, faster and leaner on the device where it is.
 
-    On the CPU weights are packed in place of the plain ones (see packing.py), and forwards that
-    keep their work in the cache take over; elsewhere convolutions get channels-last weights. A call
-    that could be asked for gradients runs the plain forwards. Merge adapters before: a packed
-    weight refuses changes. `animated.deflate()` and `restore` undo it.
+    Forwards that copy nothing take over (see blocks.py), on CUDA with kernels of their own and
+    replayed as CUDA graphs. A call that could be asked for gradients runs the plain forwards.
+    `animated.deflate()` and `restore` undo it.
 
-    backend: one of torch.compile's, usually "inductor", which makes the blocks' forwards then, on
-    every device; see compiling.py. Results differ in the last bits from those without it.
+    backend: one of torch.compile's, which then makes the model's forward, except on CUDA where the
+    kernels are faster; see compiling.py. Results differ in the last bits from those without.
     """
     if _applied(animated) is not None:
         return animated
-    done = Applied(backend=backend)
-    animated.__dict__["applied_speed"] = done
+    if has_kernels(next(animated.parameters()).device):
+        backend = None  # they are faster than what it makes
+    projects = animated.unet.config.encoder_hid_dim_type  # then the UNet makes another text of it
+    done = Applied(backend=backend, call=None if projects else animated.call)
+    animated.__dict__["applied_speed"] = animated.unet.__dict__["applied_speed"] = done
     animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
     _apply(animated.motion, done)
-    if done.on_cpu and backend is None:
-        see = animated.unet.register_forward_pre_hook(done.text.see_states, with_kwargs=True)
-        done.handles.append(see)
-        done.replace(animated, FastAnimated(animated, done.text).forward)
+    if backend is not None:
+        done.replace(animated, compiled(animated.forward, backend))
+    elif done.setting is not None:
+        graphs = None
+        if animated.unet.device.type == "cuda":
+            graphs = Graphs(animated)
+            animated.joint_latents = JOINT_LATENTS
+        done.replace(animated, FastAnimated(animated, graphs).forward)
     return animated
 
 
 def optimize_vae(vae: AutoencoderKL) -> AutoencoderKL:
-    """The same for a VAE in fp32; in half precision it must stay free to move to fp32."""
-    if _applied(vae) is None and vae.dtype == torch.float32:
+    """The same for a VAE, which stays free to move to another dtype."""
+    if _applied(vae) is None:
         done = Applied()
         vae.__dict__["applied_speed"] = done
         _apply(vae, done)
@@ -73,8 +79,11 @@ def restore(model: nn.Module) -> None:
     """Take everything off again; the model is as it was, bit for bit."""
     done = _applied(model)
     if done is not None:
-        del model.__dict__["applied_speed"]
         done.undo()
+    for part in (model, getattr(model, "unet", model)):
+        part.__dict__.pop("applied_speed", None)
+    if isinstance(model, AnimatedUNet):
+        model.joint_latents = 0
 
 
 def suspend(animated: AnimatedUNet) -> Callable[[], None]:
@@ -91,18 +100,29 @@ def suspend(animated: AnimatedUNet) -> Callable[[], None]:
 
 
 def kernels_of(model: nn.Module) -> str:
-    """What computes a model, for its results' last bits depend on it: packed, compiled or plain."""
-    if any(is_packed(module) for module in model.modules()):
-        return "packed"
-    return "compiled" if any(is_compiled(module) for module in model.modules()) else "plain"
+    """What computes a model, for its results' last bits depend on it: fused, compiled or plain."""
+    done = _applied(model)
+    if done is None:
+        return "plain"
+    return "compiled" if done.backend is not None else "fused" if done.setting else "plain"
+
+
+@cache
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels run on a device."""
+    from torch.utils._triton import has_triton
+
+    if device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0) and has_triton()
 
 
 @dataclass
 class FastAnimated:
-    """The forward of an animated model: tells the cross-attentions which text is in use."""
+    """The forward of an animated model, without gradients unless something could need one."""
 
     animated: AnimatedUNet
-    text: TextMemory
+    graphs: Graphs | None = None
 
     def forward(
         self,
@@ -112,31 +132,35 @@ class FastAnimated:
         conditions: Conditions | None = None,
     ) -> Tensor:
         """As the animated model's own."""
-        kept = self.animated
-        if torch.is_grad_enabled() and _learns(kept, sample, text, conditions):
-            return type(kept).forward(kept, sample, timestep, text, conditions)
-        self.text.begin(text, sample.shape[2])
-        try:
-            with torch.no_grad():
-                return type(kept).forward(kept, sample, timestep, text, conditions)
-        finally:
-            self.text.end()
+        own = self.animated
+        if torch.is_grad_enabled() and _learns(own, sample, text, conditions):
+            return type(own).forward(own, sample, timestep, text, conditions)
+        with torch.no_grad():
+            if self.graphs is None:
+                return type(own).forward(own, sample, timestep, text, conditions)
+            if not isinstance(timestep, Tensor):
+                timestep = torch.full((sample.shape[0],), timestep, device=sample.device)
+            return self.graphs(sample, timestep, text, conditions)
 
 
 @dataclass
 class Applied:
     """What was done to one model."""
 
-    text: TextMemory = field(default_factory=TextMemory)
     backend: str | None = None
-    """Of torch.compile, where it makes the forwards."""
-    on_cpu: bool = False
+    """Of torch.compile, where it makes the forward."""
+    call: CallState | None = None
+    """The animated model's call in progress."""
+    setting: Setting | None = None
+    """Of the forwards that took over."""
+    places: dict[Any, Tensor] = field(default_factory=dict)
+    """Positions of frames that temporal transformers share."""
     modules: list[nn.Module] = field(default_factory=list)
     """Those whose forward was replaced."""
     relaid: list[nn.Conv2d] = field(default_factory=list)
     """Those whose weight has become channels-last."""
-    packed: list[nn.Module] = field(default_factory=list)
-    handles: list[RemovableHandle] = field(default_factory=list)
+    stacked: list[nn.Module] = field(default_factory=list)
+    """Attentions whose projections lie behind one another."""
 
     def replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         """Put a forward in front of a module's own."""
@@ -145,51 +169,76 @@ class Applied:
 
     def undo(self) -> None:
         """Everything as it was."""
-        while self.handles:
-            self.handles.pop().remove()
         for module in self.modules:
             module.__dict__.pop("forward", None)
-        for layer in self.packed:
-            if is_packed(layer):
-                unpack(layer)
         for layer in self.relaid:
-            relay_back(layer)
-        self.text.forget()
+            layer.weight.data = layer.weight.data.contiguous()
+        for attention in self.stacked:
+            unstack_projections(attention)
+        self.places.clear()
 
 
 def _apply(model: nn.Module, done: Applied) -> None:
     """Every layer under a model that nobody trains."""
-    first = next(model.parameters())
-    done.on_cpu = first.device.type == "cpu"
     if any(parameter.requires_grad for parameter in model.parameters()):
         return
-    packs = can_pack(first) and done.backend is None
-    for module in list(model.modules()):
-        _apply_to(module, done, packs)
-    if packs:
-        done.packed += packed_layers(model)
+    device = next(model.parameters()).device
+    if has_kernels(device):
+        from . import kernels
+
+        done.setting = Setting(kernels, chunked=False, call=done.call)
+    elif device.type == "cpu" and done.backend is None:
+        done.setting = Setting(plain_ops, chunked=True, call=done.call)
+    for module in reversed(list(model.modules())):  # projections are stacked after they are copied
+        _apply_to(module, done)
 
 
-def _apply_to(module: nn.Module, done: Applied, packs: bool) -> None:
-    if isinstance(module, (GEGLU, _GatedLinear)) and packs:
-        pack_gated(module.proj)
-    elif type(module) is nn.Linear and packs and not is_packed(module):
-        pack_linear(module)
-    elif type(module) is nn.Conv2d:
-        if not (packs and pack_convolution(module)):
-            relay(module)
-            done.relaid.append(module)
-    elif done.backend is not None:
-        if is_block(module):
-            done.replace(module, compiled(module.forward, done.backend))
-    elif not done.on_cpu:
+def _apply_to(module: nn.Module, done: Applied) -> None:
+    setting = done.setting
+    if type(module) is nn.Conv2d:
+        _relay(module)
+        done.relaid.append(module)
+        done.replace(module, RelaidConvolution(module).forward)
+    elif setting is None:
         return
     elif isinstance(module, TemporalTransformer):
-        done.replace(module, FastTemporal(module).forward)
+        done.replace(module, FastTemporal(module, setting, done.places).forward)
     elif type(module) is Transformer2DModel:
-        done.replace(module, FastTransformer(module, done.text).forward)
-    elif type(module) is ResnetBlock2D and fits(module):
-        done.replace(module, FastResnet(module).forward)
+        done.replace(module, FastTransformer(module, setting).forward)
+    elif type(module) is ResnetBlock2D and resnet_fits(module):
+        done.replace(module, FastResnet(module, setting).forward)
+    elif type(module) is nn.GroupNorm:
+        done.replace(module, norm_forward(module, setting))
+    elif isinstance(module, FrameAttention) or (
+        isinstance(module, Attention) and not module.is_cross_attention
+    ):
+        if stack_projections(module):
+            done.stacked.append(module)
+    elif type(module) is nn.Linear and setting.chunked:
+        # the matrix kernels round by how memory is aligned, which differs from file to file
+        module.weight.data = module.weight.data.clone()
+
+
+def _relay(layer: nn.Conv2d) -> None:
+    weight = layer.weight.data
+    moved = weight.contiguous(memory_format=torch.channels_last)
+    layer.weight.data = moved.clone() if moved.data_ptr() == weight.data_ptr() else moved
+
+
+@dataclass
+class RelaidConvolution:
+    """The forward of a convolution whose weight, o i k l, is channels-last."""
+
+    layer: nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        """With gradients by plain features, for torch 2.13 crashes in a frozen GroupNorm's
+        channels-last backward."""
+        own = self.layer
+        if not torch.is_grad_enabled():
+            return type(own).forward(own, x)
+        y: Tensor = own._conv_forward(x.contiguous(), own.weight.contiguous(), own.bias)
+        return y
 
 
 def _applied(model: nn.Module) -> Applied | None:

@@ -64,6 +64,8 @@ MUTANTS: Table = {
         "windows::test_the_loop_takes_the_windows_of_each_step "
         "windows::test_frames_of_a_model_without_motion_do_not_feel_the_windows "
         "windows::test_longer_than_the_module_and_each_window_reads_its_own_text "
+        "windows::test_the_model_first_sees_the_noise_alone_or_the_clip_with_the_noise_of_that_step "
+        "windows::test_each_window_has_its_own_frames_conditions "
         "windows::test_steps_begin_from_a_clip_with_noise_upon_it guidance "
         "controlnet::test_a_pooling_controlnet_applies_to_the_conditional_branch_only",
     ): [
@@ -76,7 +78,6 @@ MUTANTS: Table = {
             "context_windows(windows, noise.shape[2], 0)",
         ),
         ("latents = known.blend(latents, noise, scheduler, on_device[0])", "pass"),
-        ("one.acts(info, uncond=uncond)", "one.acts(info, uncond=False)"),
         ("latents: Tensor = noise * scheduler.init_noise_sigma", "latents: Tensor = noise"),
         ("first = start * scheduler.order", "first = start"),
         (
@@ -84,7 +85,7 @@ MUTANTS: Table = {
             "latents = scheduler.add_noise(source, noise, timesteps[-1:])",
         ),
         ("conditions = conditions.at(frames, total)", "pass"),
-        ("info.scheduled)) <= 1:", "info.scheduled)) <= 2:"),
+        ("if scale <= 1:", "if scale <= 2:"),
         ("StepInfo(step=index, steps=count, skipped=skipped,", "StepInfo(step=index, steps=count,"),
         ("window.add_to(noise_pred, part)", "windows[0].add_to(noise_pred, part)"),
         ("model_input.index_select(2, frames)", "model_input[:, :, : len(frames)]"),
@@ -142,9 +143,10 @@ MUTANTS: Table = {
     ],
     ("diffusion/known_region.py", "kept"): [
         ("mask * x + (1 - mask) * known", "(1 - mask) * x + mask * known"),
-        (".mode().float())", ".sample(torch.Generator().manual_seed(0)).float())"),
         ("/ 127.5) - 1", "/ 255)"),
         ("return F.max_pool2d(bright", "return F.avg_pool2d(bright"),
+    ],
+    ("diffusion/known_region.py", "conditions"): [
         ("mask[:, :, number] = 0", "mask[:, :, 0] = 0"),
     ],
     ("jobs/sampling.py", "second_pass"): [
@@ -153,6 +155,7 @@ MUTANTS: Table = {
     ],
     ("diffusion/known_region.py", "training_data"): [
         ("torch.cat(parts) * vae.config.scaling_factor", "torch.cat(parts)"),
+        (".mode().float())", ".sample(torch.Generator().manual_seed(0)).float())"),
     ],
     ("diffusion/guidance.py", "guidance"): [
         ("share = step / (steps - 1) if steps > 1 else 0.0", "share = step / steps"),
@@ -189,7 +192,6 @@ MUTANTS: Table = {
         ("np.interp(at, keys", "np.interp(0.5, keys"),
         ("keys = sorted(values)", "keys = list(values)"),
         ("(frame - keys[before]) / (keys[after] - keys[before])", "frame / keys[after]"),
-        ("if key > frame)", "if key >= frame)"),
         (
             "(1 - fraction) * start.float() + fraction * end.float()",
             "fraction * start.float() + (1 - fraction) * end.float()",

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ...errors import CheckpointError
 from ...motion import MotionModule
 from .layers import Deltas, Layer, Layers, image_deltas, image_layers, layers_of, motion_deltas
 from .math import Delta, changed_weight
@@ -64,11 +63,6 @@ def _merge(
     by_layer: dict[Layer, list[tuple[Delta, float]]] = {}
     for deltas, scale in changes:
         for name, delta in deltas.items():
-            if layers[name].weight.is_mkldnn:  # packed by `optimize`
-                raise CheckpointError(
-                    "the model is optimised, so its weights cannot be changed; apply LoRAs before "
-                    "optimize(), or call deflate() first"
-                )
             if scale != 0:
                 by_layer.setdefault(layers[name], []).append((delta, scale))
     for layer, layer_changes in by_layer.items():
