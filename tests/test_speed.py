@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from conftest import new_motion, new_unet
@@ -166,6 +167,37 @@ def test_one_product_makes_query_key_and_value():
     places = [layer.weight.data_ptr() for layer in (attention.to_q, attention.to_k, attention.to_v)]
     size = attention.to_q.weight.nbytes
     assert [place - places[0] for place in places] == [0, size, 2 * size]
+
+
+def test_weights_that_lie_behind_one_another_by_chance_are_not_one():
+    """As a GPU's allocator lays them: three memories without a gap."""
+    plain, fast = pair()
+    rest = []
+    for attention in fast.modules():
+        if not all(hasattr(attention, name) for name in ("to_q", "to_k", "to_v")):
+            continue
+        layers = (attention.to_q, attention.to_k, attention.to_v)
+        if len({layer.weight.shape for layer in layers}) == 1:
+            numbers = torch.cat([layer.weight for layer in layers]).numpy().copy()
+            rest.append(numbers)
+            for layer, part in zip(layers, np.split(numbers, 3), strict=True):
+                layer.weight.data = torch.from_numpy(part)
+    assert rest
+    assert farthest(plain, fast, *inputs()) < NEAR
+
+
+@pytest.mark.parametrize("change", ["cast", "copied", "twice"])
+def test_an_optimised_model_may_be_cast_copied_and_optimised_again(change):
+    plain, fast = pair()
+    if change == "cast":
+        fast = fast.double().float()
+    elif change == "copied":
+        restore(fast)
+        fast = ad.optimize(ad.inflate(copy.deepcopy(fast.deflate()), copy.deepcopy(fast.motion)))
+    else:
+        restore(fast)
+        fast = ad.optimize(fast)
+    assert farthest(plain, fast, *inputs()) < NEAR
 
 
 def test_hooks_on_layers_still_run():

@@ -129,8 +129,12 @@ class ByFrame:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         alone = handler(schema)["additionalProperties"]
-        frames = {"type": "object", "patternProperties": {r"^-?\d+$": alone},
-                  "additionalProperties": False, "minProperties": 1}  # fmt: skip
+        frames = {
+            "type": "object",
+            "patternProperties": {r"^-?\d+$": alone},
+            "additionalProperties": False,
+            "minProperties": 1,
+        }
         return {"anyOf": [alone, frames]}
 
 

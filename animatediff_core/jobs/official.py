@@ -33,8 +33,9 @@ class _Clips(Record):
             if count and len(values) not in (0, 1, count):
                 yield Problem(
                     f"has {len(values)} values for {count} prompts; give one for all or one for "
-                    "each", key
-                )  # fmt: skip
+                    "each",
+                    key,
+                )
 
 
 class _Move(Record):
@@ -177,13 +178,20 @@ def _shared(model: _Model, folder: Path, root: Path | None) -> dict[str, Any]:
     }
     if model.controlnet_path:
         images = zip(model.controlnet_image_indexs, model.controlnet_images, strict=True)
-        settings["sparse_controls"] = [{
-            "path": path(model.controlnet_path),
-            "images": {frame: path(image) for frame, image in images},
-            "normalize": model.normalize_condition_images,
-        }]  # fmt: skip
-    names = {"W": "width", "H": "height", "L": "frames", "steps": "steps",
-             "guidance_scale": "guidance_scale"}  # fmt: skip
+        settings["sparse_controls"] = [
+            {
+                "path": path(model.controlnet_path),
+                "images": {frame: path(image) for frame, image in images},
+                "normalize": model.normalize_condition_images,
+            }
+        ]
+    names = {
+        "W": "width",
+        "H": "height",
+        "L": "frames",
+        "steps": "steps",
+        "guidance_scale": "guidance_scale",
+    }
     return settings | {
         name: getattr(model, key) for key, name in names.items() if getattr(model, key) is not None
     }

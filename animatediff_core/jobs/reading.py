@@ -97,8 +97,9 @@ def _problems(record: type[Record], error: ValidationError, where: str) -> Itera
         if kind == "default_factory_not_called":
             continue
         if isinstance(cause, MisfitError):
-            yield from (Problem(p.message, p.below(_key(location)).key, where)
-                        for p in cause.problems)  # fmt: skip
+            yield from (
+                Problem(p.message, p.below(_key(location)).key, where) for p in cause.problems
+            )
             continue
         inside_tuple = location and isinstance(location[-1], int)
         if kind == "missing" and not inside_tuple:

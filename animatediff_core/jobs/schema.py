@@ -28,10 +28,14 @@ def prompt_schema() -> Schema:
     defaults = {**_closed(job), "description": "Settings of all jobs that have no other."}
     keys: dict[str, Schema] = {
         **{key: job[key] for key in MODEL_FIELDS},
-        "preset": {"enum": [*preset_names(), None],
-                   "description": "A model with the settings that suit it; default: tiny."},
-        "extends": {"type": ["string", "null"],
-                    "description": "Another prompt file, under this one; relative to it."},
+        "preset": {
+            "enum": [*preset_names(), None],
+            "description": "A model with the settings that suit it; default: tiny.",
+        },
+        "extends": {
+            "type": ["string", "null"],
+            "description": "Another prompt file, under this one; relative to it.",
+        },
         "defaults": {"anyOf": [defaults, _NULL]},
         "matrix": matrix,
         "jobs": {
@@ -40,9 +44,11 @@ def prompt_schema() -> Schema:
             "minItems": 1,
             "items": {"anyOf": [{"type": "string"}, _closed({**job, "matrix": matrix})]},
         },
-        "made_with": {"type": "object",
-                      "description": "What a clip was made with; written, not read."},
-    }  # fmt: skip
+        "made_with": {
+            "type": "object",
+            "description": "What a clip was made with; written, not read.",
+        },
+    }
     assert keys.keys() == set(FILE_KEYS)
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -61,10 +67,13 @@ def _matrix(job: Mapping[str, Schema], records: Mapping[str, Schema]) -> Schema:
             inner = records[record.__name__]["anyOf"][0]["properties"]
             values |= {f"{key}.{name}": one for name, one in inner.items()}
     lists = {
-        key: {"type": "array", "minItems": 1,
-              "items": {k: v for k, v in one.items() if k != "description"}}
+        key: {
+            "type": "array",
+            "minItems": 1,
+            "items": {k: v for k, v in one.items() if k != "description"},
+        }
         for key, one in values.items()
-    }  # fmt: skip
+    }
     description = "A job for every combination of these settings' values."
     return {"description": description, "anyOf": [_closed(lists), _NULL]}
 

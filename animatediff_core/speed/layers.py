@@ -56,8 +56,10 @@ def query_key_value(attention: Any, x: Tensor) -> Tensor:
     """r c -> r 3c, by one product where the weights lie behind one another."""
     layers = (attention.to_q, attention.to_k, attention.to_v)
     first = layers[0].weight
+    # after a cast or a move each weight has memory of its own, which may lie behind the other's too
+    memory = {layer.weight.untyped_storage().data_ptr() for layer in layers}
     places = [layer.weight.data_ptr() - first.data_ptr() for layer in layers]
-    if places != [0, first.nbytes, 2 * first.nbytes]:
+    if len(memory) > 1 or places != [0, first.nbytes, 2 * first.nbytes]:
         return torch.cat([layer(x) for layer in layers], dim=-1)
     return F.linear(x, first.as_strided((3 * first.shape[0], first.shape[1]), first.stride()))
 

@@ -1,4 +1,4 @@
-"""What all training stages share: the record of a stage, and the loss on single frames.
+"""The record of a training stage, and the loss on single frames.
 
 Legend: b batch, f frames, c channels, h w latent size, n tokens, d features.
 """

@@ -85,7 +85,7 @@ MUTANTS: Table = {
             "latents = scheduler.add_noise(source, noise, timesteps[-1:])",
         ),
         ("conditions = conditions.at(frames, total)", "pass"),
-        ("info.scheduled)) <= 1:", "info.scheduled)) <= 2:"),
+        ("if scale <= 1:", "if scale <= 2:"),
         ("StepInfo(step=index, steps=count, skipped=skipped,", "StepInfo(step=index, steps=count,"),
         ("window.add_to(noise_pred, part)", "windows[0].add_to(noise_pred, part)"),
         ("model_input.index_select(2, frames)", "model_input[:, :, : len(frames)]"),
