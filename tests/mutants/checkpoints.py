@@ -1,4 +1,4 @@
-"""Wrong changes of reading and writing models: motion modules, single files, adapters, weights."""
+"""Wrong changes of reading and writing models: motion modules, single files, weights."""
 
 from . import Table
 
@@ -45,8 +45,5 @@ MUTANTS: Table = {
     ("weights/places.py", "hub"): [
         ('"base" if (path / "base" / "unet").is_dir() else path', '"base" if False else path'),
         ("or not _reads(role, wanted.path)", ""),
-    ],
-    ("adapters/textual_inversion.py", "embeddings"): [
-        ("sorted(tokens, key=len, reverse=True)", "sorted(tokens, key=len)"),
     ],
 }
