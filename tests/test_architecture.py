@@ -22,7 +22,8 @@ ORDER = (
     ("checkpoints",),
     ("weights",),
     ("motion",),
-    ("media", "jobs"),
+    ("media",),
+    ("jobs",),
     ("errors",),
 )
 """The rooms of the core, top to bottom: a file imports its own room and those below it."""

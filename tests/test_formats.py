@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError, SurroundingsError
+from animatediff_core.jobs import Encoding
 from animatediff_core.media.clip import check_encoder, encode, write_clip
-from animatediff_core.media.encoding import Encoding
 from animatediff_core.media.frames import Picked, ping_pong
 from animatediff_core.media.interpolate import check_interpolation, interpolated
 from animatediff_core.media.max_size import write_within
@@ -110,23 +110,23 @@ def test_crf_0_is_lossless_with_every_codec(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "worst"),
+    ("encoding", "colours", "worst"),
     [
-        (Encoding(format="gif", fps=29.97), 4),
-        (Encoding(format="gif", dither="bayer", fps=50), 4),
-        (Encoding(format="gif", dither="none", fps=7), 4),
-        (Encoding(format="gif", dither="bayer", colours=8), 30),
-        (Encoding(format="webp", fps=29.97), 0),
-        (Encoding(format="webp", quality=80), 4),
-        (Encoding(format="apng", fps=23.976), 0),
-        (Encoding(format="apng", colours=256), 4),
+        (Encoding(format="gif", fps=29.97), None, 4),
+        (Encoding(format="gif", dither="bayer", fps=50), None, 4),
+        (Encoding(format="gif", dither="none", fps=7), None, 4),
+        (Encoding(format="gif", dither="bayer"), 8, 30),
+        (Encoding(format="webp", fps=29.97), None, 0),
+        (Encoding(format="webp", quality=80), None, 4),
+        (Encoding(format="apng", fps=23.976), None, 0),
+        (Encoding(format="apng"), 256, 4),
     ],
 )
-def test_pictures_keep_frames_timing_and_settings(tmp_path, encoding, worst):
+def test_pictures_keep_frames_timing_and_settings(tmp_path, encoding, colours, worst):
     clip = moving()
     clip[7] = clip[6]  # a frame in which nothing moves stays a frame
     path = tmp_path / f"c.{encoding.format}"
-    write_clip(clip, path, encoding, text=SETTINGS)
+    encode(clip, path, encoding, SETTINGS, colours)
     frames, starts = read_pictures(path)
     assert frames.shape == clip.shape
     assert error(frames, clip) <= worst

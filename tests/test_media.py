@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from animatediff_core.errors import MediaError, SurroundingsError
+from animatediff_core.jobs import Encoding
 from animatediff_core.media.atomic import atomic_folder, atomic_write
 from animatediff_core.media.clip import write_clip
-from animatediff_core.media.encoding import Encoding
 from animatediff_core.media.frames import durations
 from animatediff_core.media.image import contact_sheet
 from animatediff_core.media.names import free_path, release

@@ -10,8 +10,8 @@ from diffusers.models import AutoencoderKL
 
 from animatediff_core.diffusion import known_region
 from animatediff_core.diffusion.decoding import decode as decode_latents
+from animatediff_core.jobs import Encoding
 from animatediff_core.media.clip import write_clip
-from animatediff_core.media.encoding import Encoding
 from animatediff_core.media.image import write_image
 from animatediff_core.training.cache import LatentCache, encode_moments, sample_latents
 from animatediff_core.training.clips import (

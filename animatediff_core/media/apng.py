@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from .encoding import Encoding
+from ..jobs import Encoding
 from .frames import Frames, changes, size_of
 from .palette import Quantizer, make_palette
 from .settings import PNG_KEY
@@ -23,15 +23,17 @@ from .settings import PNG_KEY
 _START = b"\x89PNG\r\n\x1a\n"
 
 
-def write_apng(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
-    """Write an endlessly looping APNG that carries `text`."""
+def write_apng(
+    frames: Frames, path: Path, encoding: Encoding, text: str, colours: int | None
+) -> None:
+    """Write an endlessly looping APNG that carries `text`; `colours`: 2 to 256, or lossless."""
     width, height = size_of(frames)
-    delay = (1 / Fraction(encoding.fps)).limit_denominator(65535)
+    delay = (1 / Fraction(encoding.shown_fps)).limit_denominator(65535)
     timing = struct.pack(">HHBB", delay.numerator, delay.denominator, 0, 0)
     images: Iterable[np.ndarray] = (frames[i] for i in range(len(frames)))
     palette = None
-    if encoding.colours is not None:
-        palette = make_palette(frames, encoding.colours)
+    if colours is not None:
+        palette = make_palette(frames, colours)
         images = map(Quantizer(palette, encoding.dither).indices, images)
     number = 0  # of fcTL and fdAT chunks together
     with path.open("wb") as file:

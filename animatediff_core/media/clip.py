@@ -8,22 +8,14 @@ import numpy as np
 from PIL import features
 
 from ..errors import MediaError
+from ..jobs import Encoding
 from .apng import write_apng
 from .atomic import atomic_folder, atomic_write
-from .encoding import Encoding
 from .ffmpeg import write_video
 from .frames import Frames, size_of
 from .gif import write_gif
 from .image import write_frames
 from .webp import write_webp
-
-_WRITERS = {
-    "gif": write_gif,
-    "webp": write_webp,
-    "apng": write_apng,
-    "mp4": write_video,
-    "webm": write_video,
-}
 
 
 def write_clip(frames: Frames, path: Path, encoding: Encoding, *, text: str = "") -> None:
@@ -41,9 +33,21 @@ def write_clip(frames: Frames, path: Path, encoding: Encoding, *, text: str = ""
         encode(frames, temporary, encoding, text)
 
 
-def encode(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
-    """Write a file of any format but png, not atomically."""
-    _WRITERS[encoding.format](frames, path, encoding, text)
+def encode(
+    frames: Frames, path: Path, encoding: Encoding, text: str, colours: int | None = None
+) -> None:
+    """Write a file of any format but png, not atomically.
+
+    `colours` of the palette: gif 2 to 255, default 255; apng 2 to 256, default no palette.
+    """
+    if encoding.format == "gif":
+        write_gif(frames, path, encoding, text, colours or 255)
+    elif encoding.format == "apng":
+        write_apng(frames, path, encoding, text, colours)
+    elif encoding.format == "webp":
+        write_webp(frames, path, encoding, text)
+    else:
+        write_video(frames, path, encoding, text)
 
 
 def check_size(format: str, width: int, height: int) -> None:
@@ -64,8 +68,10 @@ def check_size(format: str, width: int, height: int) -> None:
 def check_encoder(encoding: Encoding, width: int, height: int) -> None:
     """MediaError if two frames of noise cannot be encoded."""
     check_size(encoding.format, width, height)
-    if encoding.format == "gif" and 100 / encoding.fps > 65535:
-        raise MediaError(f"gif shows a frame for 655 seconds at most; fps {encoding.fps:g} is less")
+    if encoding.format == "gif" and 100 / encoding.shown_fps > 65535:
+        raise MediaError(
+            f"gif shows a frame for 655 seconds at most; fps {encoding.shown_fps:g} is less"
+        )
     if encoding.format == "webp" and not features.check("webp"):
         raise MediaError("this Pillow was built without webp; write gif, apng, png, mp4 or webm")
     if encoding.format in ("mp4", "webm"):

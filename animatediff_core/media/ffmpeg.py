@@ -18,7 +18,8 @@ import imageio_ffmpeg
 import numpy as np
 
 from ..errors import MediaError
-from .encoding import Encoding
+from ..jobs import Encoding
+from ..jobs.choices import CODECS
 from .frames import Frames, size_of
 
 ENCODERS = {
@@ -29,7 +30,6 @@ ENCODERS = {
     ("webm", "av1"): ("libsvtav1", "libaom-av1"),
 }
 """ffmpeg's encoders of a codec in a container, the best first."""
-DEFAULT_CODEC = {"mp4": "h264", "webm": "vp9"}
 DEFAULT_CRF = {"h264": 18, "h265": 20, "av1": 18, "vp9": 18}
 """Each about as close to the original as h264 with 18, which looks the same."""
 _TO_BT709 = (
@@ -40,7 +40,7 @@ _TO_BT709 = (
 
 def codec_of(encoding: Encoding) -> str:
     """The codec of an mp4 or webm."""
-    return encoding.codec or DEFAULT_CODEC[encoding.format]
+    return encoding.codec or CODECS[encoding.format][0]
 
 
 def find_encoder(encoding: Encoding) -> str:
@@ -78,7 +78,7 @@ def write_video(frames: Frames, path: Path, encoding: Encoding, text: str) -> No
 def _command(
     size: tuple[int, int], path: Path, encoding: Encoding, encoder: str, settings: Path
 ) -> list[str]:
-    rate = Fraction(encoding.fps).limit_denominator(100_000)
+    rate = Fraction(encoding.shown_fps).limit_denominator(100_000)
     shape = f"-s {size[0]}x{size[1]} -framerate {rate.numerator}/{rate.denominator}"
     frames = f"-f rawvideo -pix_fmt rgb24 {shape} -i pipe:0"
     written = f"-vf {_TO_BT709} -pix_fmt yuv420p -c:v {encoder}"
@@ -120,13 +120,12 @@ def _running(
 
     Ctrl-C at a terminal does not reach it, so that a clip in work is written to its end.
     """
-    environment = {**os.environ, "SVT_LOG": "1"}  # SVT-AV1 prints by itself; errors only
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=log,
-        env=environment,
+        env={**os.environ, "SVT_LOG": "1"},  # SVT-AV1 prints by itself; errors only
         start_new_session=True,
     )
     assert process.stdin is not None

@@ -12,17 +12,17 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from .encoding import Encoding
+from ..jobs import Encoding
 from .frames import Box, Frames, changes, durations, size_of
 from .palette import Quantizer, make_palette
 
 
-def write_gif(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
-    """Write an endlessly looping GIF with `text` as its comment."""
-    palette = make_palette(frames, encoding.colours or 255)  # the 256th means "unchanged"
+def write_gif(frames: Frames, path: Path, encoding: Encoding, text: str, colours: int) -> None:
+    """Write an endlessly looping GIF with `text` as its comment; `colours`: 2 to 255."""
+    palette = make_palette(frames, colours)  # the 256th index means "unchanged"
     quantizer = Quantizer(palette, encoding.dither)
     unchanged = len(palette)
-    delays = durations(len(frames), encoding.fps)
+    delays = durations(len(frames), encoding.shown_fps)
     indices = (quantizer.indices(frames[i]) for i in range(len(frames)))
     with path.open("wb") as file:
         _write_head(file, size_of(frames), palette, text)

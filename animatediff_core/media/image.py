@@ -46,8 +46,8 @@ def write_frames(frames: Frames, folder: Path, text: str) -> None:
         info = PngImagePlugin.PngInfo()
         if text and index == 0:
             info.add_itxt(PNG_KEY, text)
-        image = np.ascontiguousarray(frames[index])
-        iio.imwrite(folder / f"{index:05d}.png", image, plugin="pillow", pnginfo=info)
+        image = Image.fromarray(np.ascontiguousarray(frames[index]))
+        image.save(folder / f"{index:05d}.png", pnginfo=info)
 
 
 def contact_sheet(clips: Sequence[Frames], *, columns: int = _COLUMNS, gap: int = 2) -> np.ndarray:

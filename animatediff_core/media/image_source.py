@@ -7,16 +7,15 @@ Images are h w 3 uint8 RGB; several are f h w 3.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from ..errors import MediaError
+from ..jobs.choices import Fit
 from .image import open_image, read_image
 from .video import open_video
 
-Fit = Literal["exact", "crop", "stretch"]
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 

@@ -6,11 +6,12 @@ Fewer colours or lower quality come first, then a smaller image size, then fewer
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import MediaError
+from ..jobs import Encoding
 from .atomic import atomic_write
 from .clip import encode
-from .encoding import Encoding
 from .ffmpeg import DEFAULT_CRF, codec_of
 from .frames import Frames, Picked, Scaled, size_of
 
@@ -30,6 +31,8 @@ class Attempt:
     encoding: Encoding
     width: int
     height: int
+    colours: int | None = None
+    """Of the palette of gif and apng."""
     every: int = 1
     """1 writes every frame, 2 every second one."""
 
@@ -59,7 +62,7 @@ def write_within(
         def size(number: int) -> int:
             attempt = attempts[number]
             view, lowered = attempt.view(frames), _lowered(attempts[0], attempt)
-            encode(view, temporary, attempt.encoding, text(lowered))
+            encode(view, temporary, attempt.encoding, text(lowered), attempt.colours)
             return temporary.stat().st_size
 
         if size(0) <= max_size:
@@ -82,9 +85,11 @@ def write_within(
 
 def attempts_for(encoding: Encoding, frames: Frames) -> Sequence[Attempt]:
     """The encoding unchanged, then smaller and smaller files."""
+    settings = {key: getattr(encoding, key) for key in Encoding.model_fields}
+    encoding = Encoding(**{**settings, "fps": encoding.shown_fps})
     width, height = size_of(frames)
     attempts = [Attempt(encoding=encoding, width=width, height=height)]
-    attempts += [replace(attempts[0], encoding=lower) for lower in _lower_quality(encoding)]
+    attempts += [replace(attempts[0], **lower) for lower in _lower_quality(encoding)]
     even = 2 if encoding.format in ("mp4", "webm") else 1
     for scale in SCALES:
         sides = [round(scale * side / even) * even for side in (width, height)]
@@ -94,29 +99,28 @@ def attempts_for(encoding: Encoding, frames: Frames) -> Sequence[Attempt]:
     last = attempts[-1]
     for every in EVERY:
         if len(frames) > every:
-            slower = replace(last.encoding, fps=encoding.fps / every)
+            slower = last.encoding.replace(fps=encoding.fps / every)
             attempts.append(replace(last, every=every, encoding=slower))
     return attempts
 
 
-def _lower_quality(encoding: Encoding) -> list[Encoding]:
+def _lower_quality(encoding: Encoding) -> list[dict[str, Any]]:
     if encoding.format in ("gif", "apng"):
-        start = encoding.colours or (255 if encoding.format == "gif" else 257)
-        return [replace(encoding, colours=n) for n in COLOURS if n < start]
+        return [{"colours": n} for n in COLOURS if n < 256 or encoding.format == "apng"]
     if encoding.format == "webp":
         start = 101 if encoding.quality is None else encoding.quality
-        return [replace(encoding, quality=n) for n in QUALITIES if n < start]
-    if encoding.format in ("mp4", "webm"):
-        codec = codec_of(encoding)
-        start = DEFAULT_CRF[codec] if encoding.crf is None else encoding.crf
-        steps = range(start + CRF_STEP, LAST_CRF[codec] + 1, CRF_STEP)
-        return [replace(encoding, crf=n) for n in steps]
-    return []
+        return [{"encoding": encoding.replace(quality=n)} for n in QUALITIES if n < start]
+    codec = codec_of(encoding)
+    start = DEFAULT_CRF[codec] if encoding.crf is None else encoding.crf
+    steps = range(start + CRF_STEP, LAST_CRF[codec] + 1, CRF_STEP)
+    return [{"encoding": encoding.replace(crf=n)} for n in steps]
 
 
 def _lowered(first: Attempt, attempt: Attempt) -> Lowered:
     lowered = Lowered()
-    for key in ("colours", "quality", "crf", "fps"):
+    if attempt.colours is not None:
+        lowered["colours"] = attempt.colours
+    for key in ("quality", "crf", "fps"):
         if (value := getattr(attempt.encoding, key)) != getattr(first.encoding, key):
             lowered[key] = value
     if (attempt.width, attempt.height) != (first.width, first.height):

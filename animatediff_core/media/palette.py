@@ -3,11 +3,10 @@
 Legend: n colours or pixels, h w image size. Colours are RGB uint8.
 """
 
-from typing import Literal
-
 import numpy as np
 from PIL import Image
 
+from ..jobs.choices import Dither
 from .frames import Frames, size_of
 
 SAMPLE = 250_000
@@ -54,9 +53,7 @@ def _sample(frames: Frames) -> np.ndarray:
 class Quantizer:
     """Frames h w 3 -> indices h w uint8 of a palette n 3."""
 
-    def __init__(
-        self, palette: np.ndarray, dither: Literal["floyd_steinberg", "bayer", "none"]
-    ) -> None:
+    def __init__(self, palette: np.ndarray, dither: Dither) -> None:
         self._count = len(palette)
         self._method = Image.Dither.NONE
         if dither == "floyd_steinberg":

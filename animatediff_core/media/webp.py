@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .encoding import Encoding
+from ..jobs import Encoding
 from .frames import Frames, changes, durations, size_of
 from .settings import as_exif
 
@@ -21,7 +21,7 @@ _ANIMATION, _EXIF, _OVERWRITE = 0x02, 0x08, 0x02
 def write_webp(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
     """Write an endlessly looping WebP that carries `text`."""
     width, height = size_of(frames)
-    shown = durations(len(frames), encoding.fps, unit=1000)
+    shown = durations(len(frames), encoding.shown_fps, unit=1000)
     images = (frames[i] for i in range(len(frames)))
     with path.open("wb") as file:
         file.write(b"RIFF\0\0\0\0WEBP")

@@ -15,7 +15,6 @@ from ..media.interpolate import interpolated
 from ..media.max_size import write_within
 from ..media.names import free_path, release, remove
 from ..media.settings import MARK
-from ..planning.output import encoding_of
 from .clip_checks import judge
 
 log = logging.getLogger(__name__)
@@ -79,11 +78,11 @@ def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
         fitted = {"fitted": dict(done)} if done else {}
         return MARK + dump_job(job, made_with={**made, **fitted})
 
-    encoding, limit = encoding_of(job.output), job.output.max_size
+    output, limit = job.output, job.output.max_size
     if limit is None:
-        write_clip(shown, path, encoding, text=settings({}))
+        write_clip(shown, path, output, text=settings({}))
         return settings({})
-    done = write_within(shown, path, encoding, limit, settings)
+    done = write_within(shown, path, output, limit, settings)
     if done:
         told = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
         log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, told)

@@ -15,8 +15,8 @@ from ..diffusion.noise import draw_noise
 from ..diffusion.schedules import make_scheduler
 from ..diffusion.size_conditions import size_conditions
 from ..diffusion.text import embed_prompt
+from ..jobs import Encoding
 from ..media.clip import write_clip
-from ..media.encoding import Encoding
 from ..media.image import contact_sheet, write_image
 from ..motion import AnimatedUNet, MotionConfig
 from .config import TrainConfig

@@ -48,7 +48,7 @@ MUTANTS: Table = {
             'struct.pack("<BHBB", 1 << 2 | 1, delay, transparent, 0)',
             'struct.pack("<BHBB", 2 << 2 | 1, delay, transparent, 0)',
         ),
-        ("encoding.colours or 255", "16"),
+        ("make_palette(frames, colours)", "make_palette(frames, 16)"),
         (
             'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x00\\x00\\x00"',
             'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x01\\x00\\x00"',
