@@ -158,7 +158,7 @@ def test_key_frames_are_known_and_lie_over_the_start(folder, model):
 def test_controls_have_their_images_and_settings(folder, model, key, letter):
     net = {"path": letter, "images": "film", "strength": 0.5, "start": 0.25, "end": 0.75,
            "weights": {0: 1.0, 2: 0.0}}  # fmt: skip
-    edges = {"path": letter, "images": "film", "canny": {"low": 50, "high": 90}}
+    edges = {"path": letter, "images": "film", "canny": {"low": 200, "high": 900}}
     (first, second) = applied(folder, model, **{key: [net, edges]}).controls
     assert first.model == second.model == model.shared[f"{key[:-1]}", letter]
     pixels = torch.from_numpy(film()[:FRAMES].copy()).permute(3, 0, 1, 2)[None] / 255
@@ -166,7 +166,8 @@ def test_controls_have_their_images_and_settings(folder, model, key, letter):
     assert (first.strength, first.start, first.end) == (0.5, 0.25, 0.75)
     assert first.weights == (1.0, 0.5, 0.0, 0.0)
     assert (second.strength, second.start, second.end, second.weights) == (1.0, 0.0, 1.0, ())
-    drawn = np.stack([canny(frame, 50, 90) for frame in film()[:FRAMES]])
+    assert (canny(film()[0], 200, 900) != canny(film()[0], 900, 900)).any()
+    drawn = np.stack([canny(frame, 200, 900) for frame in film()[:FRAMES]])
     assert torch.equal(second.condition[0].permute(1, 2, 3, 0) * 255, torch.tensor(drawn).float())
 
 

@@ -71,6 +71,9 @@ def test_the_negative_half_is_computed_only_where_guidance_acts(animated):
     assert not torch.equal(part, plain)
     _, calls = sampled(animated, guidance_scale=1.01)
     assert calls == 10
+    late = {"start": 2, "source": torch.zeros(1, 4, 3, 8, 6)}
+    _, calls = sampled(animated, guidance=Guidance(scale=5.0, interval=(0.0, 0.4)), **late)
+    assert calls == 3  # the shares of the whole schedule: 0.5, 0.75 and 1
     off, calls = sampled(animated, guidance_scale=1.0)
     assert calls == 5
     same, calls = sampled(animated, guidance=Guidance(schedule={0.0: 1.0, 1.0: 0.5}))

@@ -10,8 +10,10 @@ import torch
 from conftest import new_motion
 from safetensors.torch import load_file, save_file
 from small_model import write_model
+from transformers.models.clip import CLIPTextConfig, CLIPTextModel
 
 import animatediff_core as ad
+from animatediff_core.checkpoints.empty_model import fill, without_weights
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import MotionModule
@@ -143,8 +145,6 @@ def test_whole_numbers_as_weights_are_refused(tmp_path):
 
 
 def test_text_encoders_are_as_their_own_library_loads_them(tmp_path):
-    from transformers.models.clip import CLIPTextModel
-
     write_model(tmp_path)
     ours = load_base(str(tmp_path)).text_encoders[0]
     theirs = CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
@@ -152,3 +152,18 @@ def test_text_encoders_are_as_their_own_library_loads_them(tmp_path):
     with torch.no_grad():
         assert torch.equal(ours(tokens)[0], theirs(tokens)[0])
     assert ours.config._attn_implementation == theirs.config._attn_implementation
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_clips_weights_alone_are_copied_out_of_their_file(clip):
+    def build(config: object) -> torch.nn.Module:
+        return CLIPTextModel(config) if clip else torch.nn.Linear(4, 3)
+
+    small = CLIPTextConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                           num_attention_heads=2)  # fmt: skip
+    model = without_weights(build, small)
+    given = {name: torch.randn(tensor.shape) for name, tensor in model.state_dict().items()}
+    fill(model, given.items(), None, "m.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, given[name])
+        assert (tensor.data_ptr() == given[name].data_ptr()) is not clip
