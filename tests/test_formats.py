@@ -20,7 +20,7 @@ from animatediff_core.jobs import Encoding
 from animatediff_core.media.clip import check_encoder, encode, write_clip
 from animatediff_core.media.frames import Picked, ping_pong
 from animatediff_core.media.interpolate import check_interpolation, interpolated
-from animatediff_core.media.max_size import write_within
+from animatediff_core.media.max_size import attempts_for, write_within
 from animatediff_core.media.palette import Quantizer, make_palette
 from animatediff_core.media.settings import MARK, read_settings, sidecar_of
 
@@ -216,6 +216,27 @@ def test_max_size_is_kept_by_lowering_quality_then_size_then_rate(
         frames, starts = read_pictures(path)
         assert len(frames) == -(-12 * done.get("fps", 8) // 8)
         assert abs(starts[1] - 1 / done.get("fps", 8)) <= 0.005 + 1e-9
+
+
+def test_the_first_attempt_that_is_small_enough_is_taken(tmp_path):
+    clip, encoding = restless()[:4], Encoding()
+    attempts, sizes = attempts_for(encoding, clip), []
+    for attempt in attempts:
+        view = attempt.view(clip)
+        encode(view, tmp_path / "a.gif", attempt.encoding, "", attempt.colours)
+        sizes.append((tmp_path / "a.gif").stat().st_size)
+    assert sizes[:-3] == sorted(sizes[:-3], reverse=True)
+    for size in sizes[:-3]:  # the last ones show fewer frames of four
+        write_within(clip, tmp_path / "c.gif", encoding, size, lambda done: "")
+        assert (tmp_path / "c.gif").stat().st_size == size
+
+
+def test_bayer_dithering_keeps_the_brightness():
+    palette = np.array([[0, 0, 0], [128, 128, 128], [255, 255, 255]], np.uint8)
+    quantizer = Quantizer(palette, "bayer")
+    for grey in (100, 128, 160):
+        shown = palette[quantizer.indices(np.full((16, 16, 3), grey, np.uint8))]
+        assert abs(shown.mean() - grey) < 16
 
 
 def test_a_max_size_that_cannot_be_kept_writes_nothing(tmp_path):

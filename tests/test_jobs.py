@@ -1,5 +1,6 @@
 """Prompt files: what they give, and what is said of a wrong one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,9 @@ def test_repeats_count_seeds_up():
             "output.format: must be gif, mp4, .* or png, got 'avi'",
         ),
         ("jobs: [{prompt: a, output: {fps: 80}}]", "at most 50"),
+        ("jobs: [{prompt: a, output: false}]", "output"),
+        ("jobs: [{prompt: {0: a, 16: b}}]", "names frame 16, but the clip has 16"),
+        ("jobs: [{prompt: {0: a, -17: b}}]", "names frame -17, but the clip has 16"),
         ("jobs: [{prompt: a, output: {fsp: 8}}]", r"output.fsp: unknown key; did you mean fps\?"),
         ("jobs: [{prompt: a, loras: [{file: x}]}]", r"loras\[0\].path: is missing"),
         ("jobs: [{prompt: a, window: {lenght: 8}}]", r"window.lenght: .* did you mean length\?"),
@@ -378,3 +382,13 @@ def test_each_field_comes_back_from_the_sidecar_and_changes_that_field_alone(nam
     assert changed - {"motion"} == {name} - {"motion"}  # another base brings its own motion
     assert ("motion" in changed) == (name in ("motion", "base"))
     assert jobs(dump_job(job)) == [job]
+
+
+def test_a_folder_of_another_model_has_the_size_of_its_configuration(tmp_path):
+    for name, content in (
+        ("unet", {"sample_size": 12}),
+        ("vae", {"block_out_channels": [8, 8, 8]}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+    assert defaults_of(str(tmp_path)) == {"width": 48, "height": 48}

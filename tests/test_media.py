@@ -124,6 +124,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or rename(*paths))
     with atomic_write(tmp_path / "f.txt") as beside:
         beside.write_text("new")
+        beside.chmod(0o600)  # as a strict umask makes it
         assert beside.suffix == ".txt"
         assert not (tmp_path / "f.txt").exists()
     assert calls == ["fsync", "replace"]

@@ -112,6 +112,14 @@ def test_prompts_of_animatediff_cli_take_negative_prompts_and_seeds_in_turn():
     assert {j.window.schedule for j in made} == {"standard_uniform"}  # no longer than a window
 
 
+@pytest.mark.parametrize(("ratio", "last"), [(0, 0), (0.5, 4), (1, 7)])
+def test_a_text_holds_for_its_share_of_the_way_and_ends_before_the_next(ratio, last):
+    (job,) = jobs({**TRAVEL, "prompt_fixed_ratio": ratio}, frames=16)
+    held = [frame for frame, text in job.prompt.items() if "standing" in text]
+    assert held == sorted({0, last})
+    assert job.prompt[8] == "1girl,walking,town"
+
+
 @pytest.mark.parametrize(
     ("frames", "window", "schedule"),
     [(16, 16, "standard_uniform"), (17, 16, "looped_uniform"), (15, 16, "standard_uniform")],

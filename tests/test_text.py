@@ -16,7 +16,7 @@ from animatediff_core.adapters.textual_inversion import add_placeholder_token, a
 from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.diffusion.chunks import chunks_of
-from animatediff_core.diffusion.interpolation import interpolate, slerp
+from animatediff_core.diffusion.interpolation import interpolate, interpolate_number, slerp
 from animatediff_core.diffusion.prompt_syntax import check_prompt, parse_prompt
 from animatediff_core.diffusion.size_conditions import size_conditions
 from animatediff_core.diffusion.text import embed_pair, embed_prompt
@@ -335,3 +335,9 @@ def test_long_travelling_prompts_of_sdxl_have_the_pooled_text_of_each_first_chun
             chunk = single.tokens[0]
             torch.testing.assert_close(travelling.states[number, : len(chunk)], chunk)
     assert (prompt.pooled_states[0] - prompt.pooled_states[1]).abs().max() > 1e-3
+
+
+def test_numbers_are_interpolated_whatever_the_order_of_their_key_frames():
+    values = {10: 3.0, 0: 1.0, 4: 5.0}
+    expected = {-1: 1.0, 0: 1.0, 2: 3.0, 4: 5.0, 7: 4.0, 12: 3.0}
+    assert {at: interpolate_number(values, at) for at in expected} == expected
