@@ -243,7 +243,7 @@ def test_repeats_count_seeds_up():
             "output.format: must be gif, mp4, .* or png, got 'avi'",
         ),
         ("jobs: [{prompt: a, output: {fps: 80}}]", "at most 50"),
-        ("jobs: [{prompt: a, output: false}]", "output"),
+        ("jobs: [{prompt: a, output: false}]", "output.format: must be gif"),
         ("jobs: [{prompt: {0: a, 16: b}}]", "names frame 16, but the clip has 16"),
         ("jobs: [{prompt: {0: a, -17: b}}]", "names frame -17, but the clip has 16"),
         ("jobs: [{prompt: a, output: {fsp: 8}}]", r"output.fsp: unknown key; did you mean fps\?"),
