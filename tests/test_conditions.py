@@ -1,5 +1,10 @@
-"""Each kind of condition: the values that it gives to a sampling run, from a wide clip's files."""
+"""Each kind of condition: what it checks and loads, and the values that it gives to a sampling run.
 
+The clip is wider than high, so that swapped sides are seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,19 +13,29 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
-from torch import Tensor
+from control_things import write_things
+from safetensors.torch import save_file
+from small_model import write_sdxl
+from torch import Tensor, nn
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animatediff_core import inflate, load_motion_module
+from animatediff_core import inflate, load_motion_module, optimize
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.conditions import KINDS, LoadedModel
+from animatediff_core.conditions.controlnets import CONTROLNETS
+from animatediff_core.conditions.ip_adapters import IP_ADAPTERS
+from animatediff_core.conditions.loras import LORAS
+from animatediff_core.conditions.sparse_controls import SPARSE_CONTROLS
+from animatediff_core.conditions.t2i_adapters import T2I_ADAPTERS
 from animatediff_core.diffusion.conditioning import Conditioning
 from animatediff_core.diffusion.image_embeddings import clip_pixels
 from animatediff_core.diffusion.known_region import encode_images
+from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.jobs import Job, parse_prompts
 from animatediff_core.media.edges import canny
 from animatediff_core.media.image import write_image
-from animatediff_core.motion import Positions
+from animatediff_core.motion import Conditions, MotionConfig, Positions
+from animatediff_core.speed import kernels_of
 
 FRAMES, HEIGHT, WIDTH = 4, 24, 40
 
@@ -35,6 +50,9 @@ def folder(tmp_path_factory) -> Path:
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     mask[:8, :12] = 255
     write_image(mask, folder / "corner.png")
+    (folder / "corners").mkdir()
+    for number in range(FRAMES):  # white in the first frame, black after it
+        write_image(mask if number == 0 else mask * 0, folder / "corners" / f"{number}.png")
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -240,14 +258,70 @@ def test_the_motions_strength_and_positions_hold_for_both_prompts(folder, model)
 
 def test_regions_have_texts_and_masks_of_their_own_and_the_conditions_of_the_clip(folder, model):
     given = [{"prompt": "a blue star", "mask": "corner.png"},
-             {"prompt": {0: "a ring", 2: "a dot"}, "mask": "film"}]  # fmt: skip
+             {"prompt": {0: "a ring", 2: "a dot"}, "mask": "corners"}]  # fmt: skip
     made = applied(folder, model, regions=given, motion_strength={"scale": 0.5})
     first, second = made.regions
     assert first.text.shape == (1, 32, 128)
     assert second.text.shape == (1, FRAMES, 32, 128)
     for frame in range(FRAMES):
         assert torch.equal(first.mask[0, 0, frame], shrunk(model, 8, 12))
+        assert torch.equal(second.mask[0, 0, frame], shrunk(model, 8, 12) * (frame == 0))
     assert {region.conditions.motion_strength for region in made.regions} == {0.5}
+
+
+def test_a_region_takes_over_the_conditions_of_all_other_kinds(folder, model):
+    adapter = {"path": "i", "encoder": "encoder", "images": {0: "film/5.png"}}
+    (region,) = applied(
+        folder, model, regions=[{"prompt": "a ring", "mask": "corner.png"}],
+        ip_adapters=[adapter], loras=[{"path": "a", "weights": {0: 0.5}}],
+        animate={"image": "film/5.png"}, motion_positions={"stretch": 0.5},
+    ).regions  # fmt: skip
+    assert region.conditions.image_embeddings[0].abs().max() > 0  # the prompt's, not the negative's
+    assert region.conditions.lora_weights[0].tolist() == [0.5] * FRAMES
+    assert region.conditions.image_latents is not None
+    assert region.conditions.motion_positions.stretch == 0.5
+
+
+@torch.no_grad()
+def test_a_region_of_sdxl_has_the_pooled_text_of_its_own_prompt(folder, tmp_path):
+    write_sdxl(tmp_path)
+    base = load_base(str(tmp_path))
+    model = LoadedModel(base, SimpleNamespace(unet=base.unet), offline=True)
+    clip = Conditions(pooled_text=torch.full((1, 24), 9.0), size_ids=torch.ones(1, 6))
+    start = Conditioning(
+        text=torch.zeros(1, 77, 40), negative_text=torch.zeros(1, 77, 40), conditions=clip
+    )
+    job = job_of(folder, regions=[{"prompt": "a blue star", "mask": "corner.png"}])
+    (region,) = KINDS[-1].apply(start, job, model, (WIDTH, HEIGHT)).regions
+    tokenizer, encoder = base.tokenizers[1], base.text_encoders[1]
+    ids = tokenizer("a blue star", padding="max_length", max_length=77, return_tensors="pt")
+    end = encoder(ids.input_ids).last_hidden_state[:, 4]  # after the begin and three words
+    torch.testing.assert_close(region.conditions.pooled_text, encoder.text_projection(end))
+    assert region.conditions.size_ids is clip.size_ids
+
+
+def test_a_divided_clip_has_texts_on_demand_and_its_inputs_on_the_cpu(folder, model):
+    elsewhere = LoadedModel(
+        model.base,
+        SimpleNamespace(unet=SimpleNamespace(device=torch.device("meta"), dtype=torch.float32)),
+        offline=True,
+        shared={("controlnet", str(folder / "c")): "a ControlNet"},
+    )
+    start = Conditioning(text=torch.zeros(1, 5, 128), negative_text=torch.zeros(1, 5, 128))
+    regions = [{"prompt": {0: "a ring", 2: "a dot"}, "mask": "corner.png"}]
+
+    def run(**settings: object) -> Conditioning:
+        net = [{"path": "c", "images": "film"}]
+        job = job_of(folder, controlnets=net, regions=regions, **settings)
+        made = CONTROLNETS.apply(start, job, elsewhere, (WIDTH, HEIGHT))
+        return KINDS[-1].apply(made, job, model, (WIDTH, HEIGHT))
+
+    whole, divided = run(), run(window={"length": 2, "overlap": 1})
+    assert whole.controls[0].condition.device.type == "meta"
+    assert divided.controls[0].condition.device.type == "cpu"
+    (text,) = (region.text for region in divided.regions)
+    assert text(torch.tensor([2, 0])).shape == (1, 2, 32, 128)
+    torch.testing.assert_close(text(torch.tensor([2, 0])), whole.regions[0].text[:, [2, 0]])
 
 
 def test_the_share_of_the_steps_is_the_starts_or_the_key_frames(folder):
@@ -271,17 +345,285 @@ def test_every_model_and_image_of_a_job_is_listed(folder):
         ip_adapters=[{"path": "i", "encoder": "encoder", "images": {0: "film/5.png"},
                       "mask": "corner.png"}],
         start={"images": "film", "mask": "corner.png"}, keyframes={"images": {0: "film/0.png"}},
-        regions=[{"prompt": "a", "mask": "corner.png"}],
+        regions=[{"prompt": "a", "mask": "corner.png"}], animate={"image": "film/0.png"},
+        loras=[{"path": "merged"}, {"path": "a", "weights": {0: 1.0}}],
     )  # fmt: skip
     roles = [(one.role, Path(one.source).name) for kind in KINDS for one in kind.weights(job)]
     assert roles == [("controlnet", "c"), ("t2i_adapter", "t"), ("sparse_control", "s"),
-                     ("ip_adapter", "i"), ("image_encoder", "encoder")]  # fmt: skip
+                     ("lora", "a"), ("ip_adapter", "i"),
+                     ("image_encoder", "encoder")]  # fmt: skip
     images = {key: one for kind in KINDS for key, one in kind.images(job)}
     assert list(images) == [
         "controlnets[0].images", "t2i_adapters[0].images", "sparse_controls[0].images[1]",
         "ip_adapters[0].images[0]", "ip_adapters[0].mask", "start.images", "start.mask",
-        "keyframes.images[0]", "regions[0].mask",
+        "keyframes.images[0]", "animate.image", "regions[0].mask",
     ]  # fmt: skip
     assert images["start.images"].numbers == (0, 1, 2, 3)
     assert {one.size for one in images.values()} == {(WIDTH, HEIGHT)}
     assert images["ip_adapters[0].images[0]"].fit == "stretch"
+
+
+def test_loras_by_frame_have_their_scale_times_their_weights_for_both_prompts(folder, model):
+    made = applied(
+        folder, model,
+        loras=[{"path": "b", "scale": 0.5, "weights": {0: 0.0, 2: 1.0}}, {"path": "merged"},
+               {"path": "a", "scale": -2, "weights": {0: 1.0}}],
+    )  # fmt: skip
+    for conditions in (made.conditions, made.negative_conditions):
+        first, second = conditions.lora_weights  # the merged one is not among them
+        assert first.tolist() == [0.0, 0.25, 0.5, 0.5]
+        assert second.tolist() == [-2.0] * FRAMES
+    assert applied(folder, model).conditions.lora_weights == ()
+
+
+# --- loading
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory) -> Path:
+    """Small models of every kind for the bundled base, and LoRAs for it."""
+    folder = tmp_path_factory.mktemp("things")
+    write_things(folder)
+    unet = load_base("bundled:tiny").unet
+    torch.manual_seed(1)
+    for name, layer in (("a", "to_q"), ("b", "to_k")):
+        out, inner = unet.get_submodule(f"{_BLOCK}.{layer}").weight.shape
+        key = f"lora_unet_{_BLOCK.replace('.', '_')}_{layer}"
+        tensors = {f"{key}.lora_up.weight": torch.randn(out, 2),
+                   f"{key}.lora_down.weight": torch.randn(2, inner)}  # fmt: skip
+        save_file(tensors, folder / f"{name}.safetensors")
+    norm = "lora_unet_down_blocks_0_resnets_0_norm1.diff"
+    save_file({norm: torch.ones(48)}, folder / "norm.safetensors")
+    # as SD1.5's, which read text of 768
+    save_file({"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down"
+               ".weight": torch.ones(1, 768),
+               "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_up"
+               ".weight": torch.ones(320, 1)}, folder / "sd15-lora.safetensors")  # fmt: skip
+    save_file({"image_proj.proj.weight": torch.ones(4 * 768, 4),
+               "image_proj.proj.bias": torch.ones(4 * 768),
+               "image_proj.norm.weight": torch.ones(768), "image_proj.norm.bias": torch.ones(768),
+               "ip_adapter.1.to_k_ip.weight": torch.ones(320, 768),
+               "ip_adapter.1.to_v_ip.weight": torch.ones(320, 768)},
+              folder / "sd15-ip.safetensors")  # fmt: skip
+    return folder
+
+
+_BLOCK = "mid_block.attentions.0.transformer_blocks.0.attn1"
+
+
+def loaded() -> LoadedModel:
+    """A model of its own, for tests that change its UNet."""
+    base = load_base("bundled:tiny")
+    base.unet.requires_grad_(False)
+    motion = load_motion_module(TINY / "motion_module.safetensors").requires_grad_(False)
+    return LoadedModel(base, inflate(base.unet, motion), offline=True)
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_a_model_is_loaded_once_by_role_and_source(model):
+    calls: list[str] = []
+
+    def load(name: str) -> str:
+        calls.append(name)
+        return name
+
+    mine = replace(model, shared={})
+    first = mine.once("controlnet", "x", lambda: load("a"))
+    assert first is mine.once("controlnet", "x", lambda: load("b"))
+    assert mine.once("t2i_adapter", "x", lambda: load("c")) == "c"
+    assert mine.once("controlnet", "y", lambda: load("d")) == "d"
+    assert calls == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (CONTROLNETS, {"controlnets": [{"path": "controlnet", "images": "film"}]}),
+        (SPARSE_CONTROLS, {"sparse_controls": [{"path": "scribble.safetensors",
+                                                "images": {0: "film/0.png"}}]}),
+        (T2I_ADAPTERS, {"t2i_adapters": [{"path": "t2i", "images": "film"}]}),
+    ],
+    ids=["controlnets", "sparse_controls", "t2i_adapters"],
+)  # fmt: skip
+def test_a_control_model_is_loaded_once_in_the_unets_dtype(things, kind, settings):
+    model = loaded()
+    model.base.unet.to(torch.bfloat16)
+    job = job_of(things, **settings, width=64, height=64)
+    assert kind.load(job, model) is None  # it is beside the UNet: nothing to detach
+    start = Conditioning(text=torch.zeros(1, 5, 128), negative_text=torch.zeros(1, 5, 128))
+    runs = [kind.apply(start, job, model, (64, 64)) for _ in range(2)]
+    (first,), (second,) = (run.controls for run in runs)
+    assert first.model is second.model is next(iter(model.shared.values()))
+    assert len(model.shared) == 1
+    assert next(first.model.parameters()).dtype == torch.bfloat16
+
+
+def test_ip_adapters_are_attached_with_their_scales_and_detached(things):
+    model = loaded()
+    before = dict(model.base.unet.attn_processors)
+    one = {"path": "ip.safetensors", "encoder": "encoder", "images": {0: "film/0.png"}}
+    detach = IP_ADAPTERS.load(
+        job_of(things, ip_adapters=[{**one, "scale": 0.25}, {**one, "scale": 0.5}]), model
+    )
+    scales = [p.scale for p in model.base.unet.attn_processors.values() if hasattr(p, "scale")]
+    assert len(scales) == 7
+    assert all(scale == [0.25, 0.5] for scale in scales)
+    detach()
+    assert model.base.unet.attn_processors == before
+    assert IP_ADAPTERS.load(job_of(things), model) is None
+
+
+@torch.no_grad()
+def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
+    model = loaded()
+    optimize(model.animated)
+    kernels, count = kernels_of(model.base.unet), hooks(model.base.unet)
+    assert kernels != "plain"
+    job = job_of(things, loras=[{"path": "a.safetensors", "scale": 0.5, "weights": {0: 0, 2: 1}},
+                                {"path": "b.safetensors", "weights": {0: 1, 1: 0}}])  # fmt: skip
+    start = Conditioning(text=torch.zeros(1, 32, 128), negative_text=torch.zeros(1, 32, 128))
+    conditions = LORAS.apply(start, job, model, (WIDTH, HEIGHT)).conditions
+    conditions = replace(conditions, motion_strength=0.0)  # frames alone
+    sample = torch.randn(1, 4, FRAMES, 6, 10, generator=torch.Generator().manual_seed(2))
+    text = torch.randn(1, 32, 128, generator=torch.Generator().manual_seed(3))
+
+    detach = LORAS.load(job, model)
+    assert kernels_of(model.base.unet) == "plain"
+    led = model.animated(sample, 500, text, conditions)
+    off = tuple(weights * 0 for weights in conditions.lora_weights)
+    plain = model.animated(sample, 500, text, replace(conditions, lora_weights=off))
+    change = (led - plain).abs().amax(dim=(0, 1, 3, 4))
+    assert (change > 1e-4).tolist() == [True] * FRAMES  # b, a, a, a
+    swapped = replace(conditions, lora_weights=conditions.lora_weights[::-1])
+    assert not torch.allclose(model.animated(sample, 500, text, swapped), led, atol=1e-4)
+    detach()
+    assert (kernels_of(model.base.unet), hooks(model.base.unet)) == (kernels, count)
+    assert LORAS.load(job_of(things, loras=["a.safetensors"]), model) is None  # it is merged
+
+
+def test_a_lora_that_cannot_be_attached_leaves_the_model_as_it_was(things):
+    model = loaded()
+    optimize(model.animated)
+    before = kernels_of(model.base.unet), hooks(model.base.unet)
+    weights = {"weights": {0: 1.0}}
+    job = job_of(things, loras=[{"path": "a.safetensors", **weights},
+                                {"path": "norm.safetensors", **weights}])  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"norm\.safetensors.* changes norms"):
+        LORAS.load(job, model)
+    assert (kernels_of(model.base.unet), hooks(model.base.unet)) == before
+
+
+# --- checks
+
+CONFIG = MotionConfig(
+    block_out_channels=(48, 96, 160), layers_per_block=1, norm_num_groups=16, version="v2",
+    mid_block=True,
+)  # fmt: skip
+
+
+def planned(family: str = "levels 48, 96, 160", **config: object) -> SimpleNamespace:
+    """What planning knows of a model that is not loaded."""
+    return SimpleNamespace(
+        family=family, vae_scale_factor=4, motion_path=Path("folder") / "module.safetensors",
+        motion_config=replace(CONFIG, **config),
+    )  # fmt: skip
+
+
+def problems(
+    folder: Path, settings: Mapping[str, object], model: SimpleNamespace
+) -> dict[str, str]:
+    """The message of each failed check by the key of its setting."""
+    job, found = job_of(folder, **settings), {}
+    for kind in KINDS:
+        for key, check in kind.checks(job, model, True):
+            try:
+                check()
+            except AnimateDiffError as error:
+                found[key] = str(error)
+    return found
+
+
+NET = {"path": "controlnet", "images": "film"}
+SCRIBBLE = {"path": "scribble.safetensors", "images": {0: "film/0.png"}}
+T2I = {"path": "t2i", "images": "film"}
+IP = {"path": "ip.safetensors", "encoder": "encoder", "images": {0: "film/0.png"}}
+FIRST = {"images": {0: "film/0.png"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "config"),
+    [
+        ({}, {}),
+        ({"controlnets": [NET], "sparse_controls": [SCRIBBLE], "ip_adapters": [IP]}, {}),
+        ({"t2i_adapters": [T2I], "width": 36, "height": 64}, {}),
+        ({"t2i_adapters": [T2I], "width": 32, "height": 64, "upscale": 1.125}, {}),
+        ({"sparse_controls": [SCRIBBLE], "frames": 32}, {}),  # the most that it knows
+        ({"sparse_controls": [SCRIBBLE], "frames": 33, "window": {"length": 32}}, {}),
+        ({"animate": "film/0.png"}, {"conv_in_channels": 9}),
+        ({"keyframes": FIRST, "free_init": True}, {}),  # it begins from noise alone
+        ({"motion_strength": {"blocks": {"down_blocks.2": 1, "mid_block": 1, "up_blocks.0": 1}}},
+         {}),
+        ({"regions": [{"prompt": {0: "a", 2: "b"}, "mask": "right.png"}]}, {}),
+        ({"loras": [{"path": "a.safetensors", "weights": {0: 1}}]}, {}),
+        ({"loras": ["norm.safetensors"]}, {}),  # the model's own checks see to merged ones
+    ],
+)  # fmt: skip
+def test_what_works_passes_every_check(things, settings, config):
+    assert problems(things, settings, planned(**config)) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "key", "message"),
+    [
+        ({"controlnets": [NET, {**NET, "path": "scribble.safetensors"}]}, {},
+         "controlnets[1].path", "is a SparseCtrl, which goes into sparse_controls"),
+        ({"controlnets": [NET]}, {"family": "SDXL"},
+         "controlnets[0].path", "is a ControlNet for levels 48, 96, 160"),
+        ({"sparse_controls": [SCRIBBLE, {**SCRIBBLE, "path": "controlnet"}]}, {},
+         "sparse_controls[1].path", "is a ControlNet, which goes into controlnets"),
+        ({"sparse_controls": [SCRIBBLE], "frames": 33}, {}, "sparse_controls[0].path",
+         "knows 32 frames at most, but 33 are denoised together; set window.length (-C) to 32"),
+        ({"t2i_adapters": [{**T2I, "path": "controlnet"}]}, {},
+         "t2i_adapters[0].path", "is a ControlNet, which goes into controlnets"),
+        ({"t2i_adapters": [T2I], "width": 64, "height": 42}, {}, "t2i_adapters[0].path",
+         "multiples of 4, but the clip is 64 x 42"),
+        ({"t2i_adapters": [T2I], "width": 42, "height": 64}, {}, "t2i_adapters[0].path",
+         "multiples of 4, but the clip is 42 x 64"),
+        ({"t2i_adapters": [T2I], "width": 40, "height": 64, "upscale": 1.25}, {},
+         "t2i_adapters[0].path", "multiples of 4, but the clip is 50 x 80"),
+        ({"ip_adapters": [IP, {**IP, "path": "controlnet"}]}, {}, "ip_adapters[1].path",
+         "is a ControlNet, which goes into controlnets"),
+        ({"ip_adapters": [{**IP, "path": "sd15-ip.safetensors"}]}, {"family": "SDXL"},
+         "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but the base model is SDXL"),
+        ({"ip_adapters": [{**IP, "encoder": "nowhere"}]}, {}, "ip_adapters[0].encoder", "nowhere"),
+        ({"loras": ["a.safetensors", {"path": "controlnet/diffusion_pytorch_model.safetensors",
+                                      "weights": {0: 1}}]}, {},
+         "loras[1].path", "is a ControlNet, which goes into controlnets"),
+        ({"loras": [{"path": "sd15-lora.safetensors", "weights": {0: 1}}]}, {"family": "SDXL"},
+         "loras[0].path", "is a LoRA for SD1.5 but the base model is SDXL"),
+        ({"animate": "film/0.png"}, {}, "animate",
+         "animate needs a PIA motion module, but module.safetensors is v2"),
+        ({}, {"conv_in_channels": 9}, "animate", "module.safetensors is a PIA module"),
+        ({"start": {"images": "film"}, "free_init": True}, {}, "free_init",
+         "free_init begins from noise alone"),
+        ({"keyframes": {**FIRST, "strength": 0.9}, "free_init": True}, {}, "free_init",
+         "nor with keyframes whose strength is below 1"),
+        ({"motion_strength": {"blocks": {"down_blocks.3": 1}}}, {}, "motion_strength.blocks",
+         "names down_blocks.3, but the module's are down_blocks.0, down_blocks.1, down_blocks.2, "
+         "mid_block, up_blocks.0, up_blocks.1, up_blocks.2"),
+        ({"motion_strength": {"blocks": {"mid_block": 1}}}, {"mid_block": False, "version": "v3"},
+         "motion_strength.blocks", "names mid_block"),
+        ({"regions": [{"prompt": "a", "mask": "right.png"},
+                      {"prompt": {2: "b"}, "mask": "right.png"}]}, {},
+         "regions[1].prompt", "must have a text for frame 0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_fails_one_check_which_names_its_setting(
+    things, settings, config, key, message
+):
+    found = problems(things, settings, planned(**config))
+    assert list(found) == [key]
+    assert message in found[key]

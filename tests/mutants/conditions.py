@@ -13,13 +13,73 @@ MUTANTS: Table = {
         ("(job.width, job.height), images.fit)", "(job.height, job.width), images.fit)"),
     ],
     ("conditions/ip_adapters.py", "conditions"): [
+        ("(_adapter(one, model), one.scale)", "(_adapter(one, model), 1.0)"),
+        ('report.family not in ("unknown", model.family) and', "False and"),
+        (
+            "    return attach_ip_adapters(model.base.unet, weights)",
+            "    attach_ip_adapters(model.base.unet, weights)\n    return lambda: None",
+        ),
+        ('yield f"{_KEY}[{i}].encoder", place', "pass"),
         ("tuple(without for _, without in pairs)", "tuple(embedding for embedding, _ in pairs)"),
         ("mask = mask * torch.tensor(", "mask = torch.ones_like(mask) * torch.tensor("),
         ("if adapter.weights is not None:", "if False:"),
         ("if adapter.mask is not None:\n        mask", "if False:\n        mask"),
         ('yield WeightSource("image_encoder", adapter.encoder, "image encoder")', "pass"),
     ],
+    ("conditions/loras.py", "conditions"): [
+        ("lora.scale * by_frame", "by_frame"),
+        ("in _by_frame(job):\n        by_frame", "in job.loras[:2]:\n        by_frame"),
+        (
+            "conditioning.in_both(lambda one: replace(one, lora_weights=tuple(weights)))",
+            "replace(conditioning, conditions=replace(conditioning.conditions, lora_weights=tuple(weights)))",
+        ),
+        ("for i, lora in enumerate(job.loras):", "for i, lora in enumerate(_by_frame(job)):"),
+        ("undo = [suspend(model.animated)]", "undo = []"),
+        ("path, number))", "path, 0))"),
+        ("    except BaseException:\n        detach()\n", "    except BaseException:\n"),
+        ("if {report.family, model.family} <= FOLDERS.keys() and", "if False and"),
+    ],
+    ("conditions/kind.py", "conditions"): [
+        ("if (role, source) not in self.shared:", "if True:"),
+        ("self.shared[role, source] = load()", 'self.shared["", source] = load()'),
+    ],
+    ("conditions/__init__.py", "conditions"): [
+        (
+            "    IP_ADAPTERS,\n    START,\n    KEYFRAMES,\n    ANIMATE,\n    MOTION,\n    REGIONS,\n)",
+            "    REGIONS,\n    IP_ADAPTERS,\n    START,\n    KEYFRAMES,\n    ANIMATE,\n    MOTION,\n)",
+        ),
+        ("    START,\n    KEYFRAMES,\n    ANIMATE,", "    KEYFRAMES,\n    START,\n    ANIMATE,"),
+    ],
+    ("conditions/regions.py", "conditions"): [
+        ("if 0 not in prompt:", "if not prompt:"),
+        ("pooled_text=text.pooled", "pooled_text=conditions.pooled_text"),
+        ("divided=is_divided(job.window, job.frames)", "divided=False"),
+        (
+            "if conditions.pooled_text is not None:",
+            "if True:\n            conditions = type(conditions)()",
+        ),
+    ],
+    ("conditions/t2i_adapters.py", "conditions"): [
+        (
+            "if width % form.downscale_factor or height % form.downscale_factor:",
+            "if width % form.downscale_factor:",
+        ),
+        (
+            "if width % form.downscale_factor or height % form.downscale_factor:",
+            "if height % form.downscale_factor:",
+        ),
+        ("for scale in (1.0, job.upscale.scale if job.upscale else 1.0):", "for scale in (1.0,):"),
+        ('"t2i_adapters", source)', '"controlnets", source)'),
+        ("adapter.to(model.device, model.dtype)", "adapter.to(model.device)"),
+    ],
     ("conditions/controlnets.py", "conditions"): [
+        (
+            "load_controlnet(path, model.base.unet, None).to(model.device, model.dtype)",
+            "load_controlnet(path, model.base.unet, None).to(model.device)",
+        ),
+        ('torch.device("cpu") if is_divided', "model.device if is_divided"),
+        ("    check_control_family(info, model.family, source)\n", ""),
+        ('key = f"controlnets[{i}].path"', 'key = "controlnets[0].path"'),
         ("strength=net.strength,", ""),
         ("start=net.start,", ""),
         ("end=net.end,", ""),
@@ -27,6 +87,8 @@ MUTANTS: Table = {
         ("canny(one, net.canny.low, net.canny.high)", "canny(one, net.canny.high, net.canny.high)"),
     ],
     ("conditions/keyframes.py", "conditions"): [
+        ("job.keyframes.strength < 1)", "job.keyframes.strength <= 1)"),
+        ("begins = job.start is not None or", "begins = False or"),
         (
             "torch.where(known.mask == 0, known.latents, video.latents)",
             "torch.where(known.mask == 0, video.latents, known.latents)",
@@ -40,15 +102,25 @@ MUTANTS: Table = {
         ("source=video, known=known", "source=None, known=known"),
     ],
     ("conditions/motion.py", "conditions"): [
+        ("if model.motion_config.mid_block else []", "if True else []"),
+        (
+            "range(len(model.motion_config.block_out_channels))",
+            "range(len(model.motion_config.block_out_channels) + 1)",
+        ),
         ("motion_strength=strength.scale,", ""),
         ("motion_frames=frames,", ""),
         ("stretch=positions.stretch, offset=positions.offset", "stretch=positions.stretch"),
     ],
     ("conditions/animate.py", "conditions"): [
+        ("if pia and job.animate is None:", "if False:"),
+        ("if job.animate is not None and not pia:", "if False:"),
         ("torch.cat([mask, latents], dim=1)", "torch.cat([latents, mask], dim=1)"),
         ("pia_mask(job.animate.motion, job.frames)", 'pia_mask("small", job.frames)'),
     ],
     ("conditions/sparse_controls.py", "conditions"): [
+        ("if together > longest:", "if together >= longest:"),
+        ("if together > longest:", "if job.frames > longest:"),
+        ("control.to(model.device, model.dtype)", "control.to(model.device)"),
         ("_normalized(image) if net.normalize else image", "image"),
         ('if encoder.reads == "latents"', 'if encoder.reads == "images"'),
         ("inputs[frame] = read", "inputs[0] = read"),
