@@ -46,6 +46,7 @@ def test_smoothing_changes_the_background_alone():
     assert smoothed[0, 1, 0, 0].tolist() == [10, pytest.approx(16)]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # diffusers' calls of old forms, told once
 def test_the_latents_are_those_of_diffusers_pipeline():
     from diffusers.pipelines.deprecated.text_to_video_synthesis import (
         pipeline_text_to_video_zero as theirs,
