@@ -77,11 +77,15 @@ def save_motion_module(
 ) -> None:
     """Write a safetensors file of official keys, or a folder that diffusers' MotionAdapter opens.
 
-    Both keep the configuration in the metadata, so either comes back exactly as it was.
+    Both keep the configuration in the metadata, so either comes back exactly as it was. The file
+    has positions, by which other programs tell versions apart; AnimateLCM's alone has none.
     """
     path = Path(path)
     if form == "official":
-        write_tensors(path, motion.state_dict(), config_metadata(motion.config))
+        tensors = motion.state_dict()
+        if motion.config.version != "animatelcm":
+            tensors |= _positions(tensors, motion.config.max_frames)
+        write_tensors(path, tensors, config_metadata(motion.config))
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists already and is not empty; choose another name")
@@ -94,6 +98,15 @@ def save_motion_module(
 def config_metadata(config: MotionConfig) -> dict[str, str]:
     """The metadata that makes a file say what it is."""
     return {CONFIG_KEY: json.dumps(asdict(config)), "format": "pt"}
+
+
+def _positions(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """The positions of every attention, 1 f c each, by official name."""
+    return {
+        key.replace("to_q.weight", "pos_encoder.pe"): sinusoids(frames, len(query), query)[None]
+        for key, query in tensors.items()
+        if key.endswith(".to_q.weight")
+    }
 
 
 def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> None:
