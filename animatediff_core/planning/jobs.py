@@ -57,6 +57,7 @@ def spec_of(job: Job) -> ModelSpec:
         variant=job.variant,
         motion=job.motion,
         motion_version=job.motion_version,
+        unet=job.unet,
         vae=job.vae,
         prediction_type=job.prediction_type,
         loras=tuple(lora for lora in job.loras if lora.weights is None),
