@@ -21,6 +21,7 @@ from ...checkpoints.families import family_reading
 from ...checkpoints.file_report import NOWHERE, FileReport
 from ...errors import CheckpointError
 from ...weights.files import printable
+from ...weights.safetensors_file import headers_only
 from ...weights.weight_file import WeightFile, open_weights
 from .math import Delta, lacking
 from .names import plain_name
@@ -67,6 +68,8 @@ _OTHER_FAMILIES = (
     "lumina", "chroma", "qwen", "cogvideo", "ltx", "mochi",
 )  # fmt: skip
 """Words of trainers for families that have no Stable Diffusion UNet."""
+_MOTION_WIDTHS = {0, 320, 640, 1280, 2560, 5120}
+"""Features that the layers of a motion module for SD1.5 or SDXL read."""
 Roles = Mapping[str, tuple[int, ...]]
 
 
@@ -133,7 +136,7 @@ def read_lora(info: LoraInfo) -> dict[str, Delta]:
             delta.factors[role] = tensor.float() if tensor.itemsize == 1 else tensor
     set_alphas(deltas, modules, peft_settings(info.path, info.file.metadata), info.path)
     muted = [layer for layer, delta in deltas.items() if delta.scale == 0]
-    if muted:
+    if muted and not headers_only():
         message = "%s: alpha is 0 in %d of %d layers (first %s), which therefore change nothing"
         log.warning(message, info.path, len(muted), len(deltas), muted[0])
     return deltas
@@ -229,6 +232,8 @@ def _noted_family(metadata: Mapping[str, str]) -> str | None:
 def _motion_family(layers: Mapping[str, Roles]) -> str:
     """SD1.5 or SDXL, by the highest block: a module for SDXL has three on each side, not four."""
     sites = (re.match(r"(?:down|up)_blocks_(\d\d?)_motion_modules", layer) for layer in layers)
+    if not {_width(roles) for roles in layers.values()} <= _MOTION_WIDTHS:
+        return "unknown"
     return "SDXL" if max((int(site[1]) for site in sites if site), default=3) == 2 else "SD1.5"
 
 
@@ -255,6 +260,7 @@ def _layer(name: str) -> str:
 
 
 def _number(tensor: Tensor, layer: str, path: Path) -> float:
-    if tensor.numel() != 1 or not math.isfinite(float(tensor)):
+    value = 1.0 if headers_only() else float(tensor.float().sum())
+    if tensor.numel() != 1 or not math.isfinite(value):
         raise CheckpointError(f"{path}: {layer}'s alpha is no number; download it again")
-    return float(tensor)
+    return value
