@@ -21,6 +21,7 @@ from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjec
 
 from animatediff_core import inflate, load_motion_module
 from animatediff_core.checkpoints.loading import load_base
+from animatediff_core.checkpoints.single_file import family_model
 from animatediff_core.conditions import KINDS, LoadedModel
 from animatediff_core.conditions.controlnets import CONTROLNETS
 from animatediff_core.conditions.ip_adapters import IP_ADAPTERS
@@ -532,8 +533,11 @@ CONFIG = MotionConfig(
 
 def planned(family: str = "levels 48, 96, 160", **config: object) -> SimpleNamespace:
     """What planning knows of a model that is not loaded."""
+    with torch.device("meta"):
+        own = family == "levels 48, 96, 160"
+        base = load_base("bundled:tiny") if own else family_model(family, "m")
     return SimpleNamespace(
-        family=family, vae_scale_factor=4, motion_path=Path("folder") / "module.safetensors",
+        base=base, vae_scale_factor=4, motion_path=Path("folder") / "module.safetensors",
         motion_config=replace(CONFIG, **config),
     )  # fmt: skip
 
@@ -603,13 +607,13 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"ip_adapters": [IP, {**IP, "path": "controlnet"}]}, {}, "ip_adapters[1].path",
          "is a ControlNet, which goes into controlnets"),
         ({"ip_adapters": [{**IP, "path": "sd15-ip.safetensors"}]}, {"family": "SDXL"},
-         "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but the base model is SDXL"),
+         "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but m is SDXL"),
         ({"ip_adapters": [{**IP, "encoder": "nowhere"}]}, {}, "ip_adapters[0].encoder", "nowhere"),
         ({"loras": ["a.safetensors", {"path": "controlnet/diffusion_pytorch_model.safetensors",
                                       "weights": {0: 1}}]}, {},
          "loras[1].path", "is a ControlNet, which goes into controlnets"),
         ({"loras": [{"path": "sd15-lora.safetensors", "weights": {0: 1}}]}, {"family": "SDXL"},
-         "loras[0].path", "is a LoRA for SD1.5 but the base model is SDXL"),
+         "loras[0].path", "is a LoRA for SD1.5 but m is SDXL"),
         ({"animate": "film/0.png"}, {}, "animate",
          "animate needs a PIA motion module, but module.safetensors is v2"),
         ({}, {"conv_in_channels": 9}, "animate", "module.safetensors is a PIA module"),

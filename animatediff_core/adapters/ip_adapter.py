@@ -114,7 +114,7 @@ def attach_ip_adapters(
     CheckpointError if one is of another family or not whole. After any error the UNet is as it was.
     """
     for weights, _ in adapters:
-        _check_fits(unet, weights)
+        check_ip_adapter(unet, weights)
     processors, hid_dim_type = unet.attn_processors, unet.config.encoder_hid_dim_type
     projection = unet.encoder_hid_proj
 
@@ -155,7 +155,7 @@ def encoder_width(weights: IPAdapterWeights) -> int:
     return int(weights.parts["image_proj"][_READ_BY[weights.form]].shape[1])
 
 
-def _check_fits(unet: UNet2DConditionModel, weights: IPAdapterWeights) -> None:
+def check_ip_adapter(unet: UNet2DConditionModel, weights: IPAdapterWeights) -> None:
     """The projection is whole, and there are keys and values for each attention to the text."""
     expected: dict[str, tuple[int, ...]] = {}
     layers = [n for n in unet.attn_processors if not n.endswith("attn1.processor")]

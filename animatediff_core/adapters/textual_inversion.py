@@ -20,6 +20,7 @@ from torch import Tensor
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.file_report import FileReport, require
 from ..errors import CheckpointError
+from ..weights.safetensors_file import headers_only
 from ..weights.weight_file import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
 def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
     """The placeholder token, and for each text encoder its vectors, v d."""
     info = require(recognise_embedding(open_weights(path)), "embeddings", path)
+    _check_token(info.token, path)
     tensors = info.file.tensors(*info.names)
     vectors = [
         tensors[name].detach().float().reshape(-1, tensors[name].shape[-1]) for name in info.names
@@ -98,7 +100,6 @@ def apply_embedding(base: BaseModel, path: Path) -> str:
             f"{path}: is made for {len(vectors)} text encoders but this model has "
             f"{len(base.text_encoders)}; use an embedding of the base model's family"
         )
-    _check_token(token, path)
     parts = list(zip(base.tokenizers, base.text_encoders, vectors, strict=True))
     for tokenizer, encoder, rows in parts:
         _check_vectors(rows, encoder.config.hidden_size, tokenizer.model_max_length - 2, path)
@@ -109,7 +110,8 @@ def apply_embedding(base: BaseModel, path: Path) -> str:
     for tokenizer, encoder, rows in parts:
         add_placeholder_token(tokenizer, encoder, token, rows)
     base.placeholder_tokens.append(token)
-    log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
+    if not headers_only():
+        log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
     return token
 
 
@@ -178,5 +180,5 @@ def _check_vectors(vectors: Tensor, width: int, most: int, path: Path) -> None:
             f"{path}: has {len(vectors)} vectors but a prompt holds {most} at most; use another "
             "textual inversion"
         )
-    if not bool(vectors.isfinite().all()):
+    if not headers_only() and not bool(vectors.isfinite().all()):
         raise CheckpointError(f"{path}: holds values that are no numbers; use another file")

@@ -28,18 +28,24 @@ def load_base(
     """
     path = local_path(source, "base", variant=variant, offline=offline)
     _silence_progress_bars()
-    if path.is_dir():
-        base = load_folder(path, source, variant, dtype)
-    else:
-        base = load_single_file(path, source, dtype, own_vae=vae is None)
+    base = load_parts(path, source, variant, dtype, own_vae=vae is None)
     if vae is not None:
-        base.vae = _load_vae(local_path(vae, "vae", offline=offline), dict(base.vae.config))
+        base.vae = load_vae(local_path(vae, "vae", offline=offline), dict(base.vae.config))
     for part in (base.unet, base.vae, *base.text_encoders):
         part.requires_grad_(False).eval()
     return base
 
 
-def _load_vae(path: Path, config: dict[str, Any]) -> AutoencoderKL:
+def load_parts(
+    path: Path, source: str, variant: str | None, dtype: torch.dtype | None, *, own_vae: bool
+) -> BaseModel:
+    """A base model from its folder or file; `own_vae` off leaves the VAE of a file empty."""
+    if path.is_dir():
+        return load_folder(path, source, variant, dtype)
+    return load_single_file(path, source, dtype, own_vae=own_vae)
+
+
+def load_vae(path: Path, config: dict[str, Any]) -> AutoencoderKL:
     """A VAE in fp32; `config` is the base model's own, for a file that has none."""
     return open_vae(path) if path.is_dir() else load_single_vae(path, torch.float32, config)
 

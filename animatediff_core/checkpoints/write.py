@@ -21,12 +21,11 @@ from ..errors import CheckpointError
 from ..jobs import KEPT_FOLDER, RECORD_FILE, Adapter
 from ..media.atomic import disk_errors
 from ..motion import MotionConfig, MotionModule
-from ..motion.module import sinusoids
 from ..weights.files import write_tensors
 from .base_model import BaseModel
 from .motion_adapter import motion_adapter
 from .motion_files import MOTION_FILE
-from .motion_module import config_metadata, save_motion_module
+from .motion_module import save_motion_module
 from .sd_names import single_file_tensors
 
 
@@ -74,17 +73,6 @@ def write_base_folder(base: BaseModel, folder: Path) -> None:
             index["_class_name"] = "StableDiffusionXLPipeline"
         _write_scheduler(MotionConfig(betas=base.betas), base, staged)
         (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
-
-
-def write_motion_file(motion: MotionModule, path: Path) -> None:
-    """Official keys with the positions that other programs tell modules apart by, 1 f c each, and
-    our configuration in the metadata."""
-    tensors = dict(motion.state_dict())
-    for key in [key for key in tensors if key.endswith(".to_q.weight")]:
-        query = tensors[key]
-        positions = sinusoids(motion.config.max_frames, query.shape[0], query)
-        tensors[key.replace("to_q.weight", "pos_encoder.pe")] = positions.unsqueeze(0)
-    write_tensors(path, tensors, config_metadata(motion.config))
 
 
 def write_single_file(base: BaseModel, path: Path) -> None:

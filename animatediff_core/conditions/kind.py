@@ -22,8 +22,8 @@ class PlannedModel(Protocol):
     """A model that planning has found and that is not loaded yet."""
 
     @property
-    def family(self) -> str:
-        """SD1.5, SD2, SDXL, or the UNet's channels."""
+    def base(self) -> BaseModel:
+        """The base model without values."""
 
     @property
     def vae_scale_factor(self) -> int:

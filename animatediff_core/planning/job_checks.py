@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
@@ -13,13 +12,7 @@ from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions
 from ..motion import Positions
-from ..weights.files import printable, read_config_json, refused_json
 from .models import FoundModel
-
-_LAYERS = {"SD1.5": (12,), "SD2": (23,), "SDXL": (12, 32)}
-"""Layers of the text encoders in a single file, by family."""
-_DEFAULT_LAYERS = 12
-"""transformers' own, for a configuration that names none."""
 
 
 def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
@@ -49,8 +42,8 @@ def _check_scheduler(job: Job, model: FoundModel) -> None:
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:
-    layers = _text_layers(model)
-    if layers and job.clip_skip > (most := most_clip_skip(layers)):
+    layers = [encoder.config.num_hidden_layers for encoder in model.base.text_encoders]
+    if job.clip_skip > (most := most_clip_skip(layers)):
         raise CheckpointError(
             f"must be 1 to {most}, as many layers as the text encoder of {job.base} allows, "
             f"got {job.clip_skip}"
@@ -132,18 +125,3 @@ def _check_positions(job: Job, model: FoundModel) -> None:
 
 def _rounded_down(value: float) -> str:
     return f"{math.floor(value * 1000 + 1e-6) / 1000:g}"
-
-
-def _text_layers(model: FoundModel) -> tuple[int, ...]:
-    """Layers of each text encoder, as far as files and family say."""
-    if not model.base_path.is_dir():
-        return _LAYERS.get(model.family, ())
-    files = sorted(model.base_path.glob("text_encoder*/config.json"))
-    return tuple(_layers_of(file) for file in files)
-
-
-def _layers_of(file: Path) -> int:
-    layers = read_config_json(file).get("num_hidden_layers", _DEFAULT_LAYERS)
-    if not isinstance(layers, int):
-        raise refused_json(file, f"says num_hidden_layers {printable(layers)}")
-    return layers

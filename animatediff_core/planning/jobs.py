@@ -9,7 +9,7 @@ from ..errors import Check, Problems
 from ..jobs import Job
 from ..media.image_source import check_images
 from .job_checks import job_checks
-from .models import FoundModel, ModelSpec, find_model
+from .models import Bases, FoundModel, ModelSpec, find_model
 from .output import check_output
 
 
@@ -24,13 +24,14 @@ class Planned:
 def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     """Check everything that can be checked without loading; all problems in one error."""
     found: dict[ModelSpec, FoundModel | None] = {}
+    bases: Bases = {}
     problems, planned = Problems(), []
     for job in jobs:
         spec = spec_of(job)
         if spec not in found:
             found[spec] = None
             with problems.collecting(job.origin or job.name):
-                found[spec] = find_model(spec, offline=offline)
+                found[spec] = find_model(spec, offline=offline, bases=bases)
         model = found[spec]
         if model is not None:
             problems.run(_checks(job, model, offline), job.origin or job.name)

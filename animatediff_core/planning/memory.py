@@ -4,14 +4,11 @@ Legend: f frames, c channels, h w latent size.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
+from torch import nn
 
-from ..motion import MotionConfig, MotionModule
 from .jobs import Planned
-from .model_size import ModelSize, model_size
-from .models import FoundModel
 
 UNET_FEATURES = 28
 """At its peak a forward holds about as much as this many times the first level's features. Counted
@@ -98,12 +95,12 @@ def needed(
 def need_of(planned: Planned, dtype: torch.dtype, settings: MemorySettings = FASTEST) -> Need:
     """Estimate without loading anything; the models of conditions are not counted."""
     job, found = planned.job, planned.found
-    size = _size(found)
+    base = found.base
     scale = 1.0 if job.upscale is None else job.upscale.scale
     frames = job.frames if job.window is None else min(job.window.length, job.frames)
     return needed(
-        num_weights=size.num_weights + _num_motion_weights(found.motion_config),
-        channels=(found.motion_config.block_out_channels[0], size.vae_channels),
+        num_weights=_size(base.unet, base.vae, *base.text_encoders, found.motion),
+        channels=(base.unet.config.block_out_channels[0], base.vae.config.block_out_channels[0]),
         shape=(frames, round(job.height * scale), round(job.width * scale)),
         factor=found.vae_scale_factor,
         itemsize=dtype.itemsize,
@@ -111,12 +108,5 @@ def need_of(planned: Planned, dtype: torch.dtype, settings: MemorySettings = FAS
     )
 
 
-@cache
-def _size(found: FoundModel) -> ModelSize:
-    return model_size(found.base_path, found.spec.base, found.spec.variant)
-
-
-@cache
-def _num_motion_weights(config: MotionConfig) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in MotionModule(config).parameters())
+def _size(*models: nn.Module) -> int:
+    return sum(parameter.numel() for model in models for parameter in model.parameters())

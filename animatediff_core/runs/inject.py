@@ -13,10 +13,10 @@ import torch
 
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
+from ..checkpoints.motion_module import save_motion_module
 from ..checkpoints.write import (
     check_free,
     together,
-    write_motion_file,
     write_pipeline_folder,
     write_single_file,
 )
@@ -162,7 +162,7 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
             local = [(role, _local(one, offline)) for role, one in kept]
             write_pipeline_folder(base, motion, staged[planned.output], record, local)
         if planned.motion_file is not None and motion is not None:
-            write_motion_file(motion, staged[planned.motion_file])
+            save_motion_module(motion, staged[planned.motion_file])
         if planned.single_file is not None:
             _write_single_file(planned.single_file, staged[planned.single_file], base)
     return Injected(planned.outputs, difference)

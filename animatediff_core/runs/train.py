@@ -2,7 +2,7 @@
 
 The output folder holds `state.pt` (resume), `loss.csv` and `loss.png`, `validation/`, and
 the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.safetensors`,
-`controlnet.safetensors`, `ip_adapter.safetensors`, or `unet.safetensors` with the whole model under
+`ip_adapter.safetensors`, the folder `controlnet/`, or `unet.safetensors` with the whole model under
 `base/`.
 """
 

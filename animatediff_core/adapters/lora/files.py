@@ -20,6 +20,7 @@ from ...checkpoints.families import family_reading
 from ...checkpoints.file_report import FileReport
 from ...errors import CheckpointError
 from ...weights.files import read_config_json
+from ...weights.safetensors_file import headers_only
 from ...weights.weight_file import WeightFile
 from .math import Delta
 from .names import plain_name
@@ -53,6 +54,8 @@ _OTHER_FAMILIES = (
     "lumina", "chroma", "qwen", "cogvideo", "ltx", "mochi",
 )  # fmt: skip
 """Words of trainers for families that have no Stable Diffusion UNet."""
+_MOTION_WIDTHS = {0, 320, 640, 1280, 2560, 5120}
+"""Features that the layers of a motion module for SD1.5 or SDXL read."""
 Roles = Mapping[str, tuple[int, ...]]
 
 
@@ -179,6 +182,8 @@ def _noted_family(metadata: Mapping[str, str]) -> str | None:
 def _motion_family(layers: Mapping[str, Roles]) -> str:
     """SD1.5 or SDXL, by the highest block: a module for SDXL has three on each side, not four."""
     sites = (re.match(r"(?:down|up)_blocks_(\d\d?)_motion_modules", layer) for layer in layers)
+    if not {_width(roles) for roles in layers.values()} <= _MOTION_WIDTHS:
+        return "unknown"
     return "SDXL" if max((int(site[1]) for site in sites if site), default=3) == 2 else "SD1.5"
 
 
@@ -205,9 +210,10 @@ def _layer(name: str) -> str:
 
 
 def _number(tensor: Tensor, layer: str, path: Path) -> float:
-    if tensor.numel() != 1 or not math.isfinite(float(tensor)):
+    value = 1.0 if headers_only() else float(tensor.sum())
+    if tensor.numel() != 1 or not math.isfinite(value):
         raise CheckpointError(f"{path}: {layer}'s alpha is no number; download it again")
-    return float(tensor)
+    return value
 
 
 def _peft_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ...checkpoints.file_report import require, wrong_family
 from ...checkpoints.sd_names import original_layers
 from ...errors import CheckpointError
 from ...motion import MotionModule
+from ...weights.safetensors_file import headers_only
 from ...weights.weight_file import open_weights
 from .files import LoraInfo, read_lora, recognise_lora
 from .math import Delta, changed_weight, product
@@ -54,7 +55,8 @@ def motion_deltas(motion: MotionModule, path: Path) -> Deltas:
     middle = [name for name in deltas if name.startswith("mid_block")]
     if motion.mid_block is None and middle:
         message = "%s: %d layers for a mid block, which this module lacks, are left out"
-        log.warning(message, path, len(middle))
+        if not headers_only():
+            log.warning(message, path, len(middle))
         deltas = {name: delta for name, delta in deltas.items() if name not in middle}
         if not deltas:
             raise CheckpointError(
@@ -109,7 +111,7 @@ def _check_fits(layers: Layers, deltas: Deltas, path: Path, made_for: str) -> No
         )
     for name, delta in deltas.items():
         _check_fit(layers[name], name, delta, path)
-    if all(delta.changes_nothing() for delta in deltas.values()):
+    if not headers_only() and all(delta.changes_nothing() for delta in deltas.values()):
         raise CheckpointError(
             f"{path}: changes nothing, its {len(deltas)} layers are all zero; "
             "it was saved before it learned anything"
@@ -133,5 +135,7 @@ def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
             f"{path}: {name} has the shape of another family of models; "
             "use a LoRA of the base model's family"
         ) from error
-    if not all(bool(tensor.isfinite().all()) for tensor in delta.factors.values()):
+    if not headers_only() and not all(
+        bool(tensor.isfinite().all()) for tensor in delta.factors.values()
+    ):
         raise CheckpointError(f"{path}: {name} holds values that are no numbers; use another file")
