@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 if not Path("/dev/nvidiactl").exists():  # read when torch is imported
@@ -21,6 +22,10 @@ from cli.app import app
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 TINY = ROOT / "animatediff_core" / "models" / "tiny"
+
+HAS_SPEED = find_spec("animatediff_core.speed") is not None
+both_forwards = pytest.mark.parametrize("fast", [False, True] if HAS_SPEED else [False])
+"""The plain forwards and, where they were not taken out, the fast ones."""
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if WORKERS > 1 else "2"))

@@ -10,7 +10,7 @@ import yaml
 from conftest import TINY, new_motion, new_unet
 from safetensors.torch import save_file
 
-from animatediff_core import Conditions, apply_lora, inflate, optimize
+from animatediff_core import Conditions, apply_lora, inflate
 from animatediff_core.adapters.lora.attach import attach_lora
 from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.errors import AnimateDiffError, CheckpointError
@@ -194,15 +194,3 @@ def test_a_motion_lora_takes_no_weights(folder):
     path = jobs_of(folder, {"motion_loras": [{"path": "style.safetensors", "weights": {0: 1}}]})
     with pytest.raises(AnimateDiffError, match=r"motion_loras\[0\].weights: is for loras alone"):
         load_prompt_file(path)
-
-
-@torch.no_grad()
-def test_a_suspended_model_runs_plainly_and_resumes():
-    from animatediff_core.speed import kernels_of, suspend
-
-    animated = optimize(inflate(new_unet().requires_grad_(False), new_motion()))
-    before = kernels_of(animated.unet)
-    resume = suspend(animated)
-    assert kernels_of(animated.unet) == "plain"
-    resume()
-    assert kernels_of(animated.unet) == before

@@ -58,6 +58,11 @@ class InjectPlan:
     dtype: torch.dtype
 
     @property
+    def animated(self) -> FoundModel | None:
+        """The found model, if it has a motion module."""
+        return self.found if isinstance(self.found, FoundModel) else None
+
+    @property
     def outputs(self) -> list[Path]:
         """The files and folders to write."""
         return [path for path in (self.output, self.motion_file, self.single_file) if path]
