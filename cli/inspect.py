@@ -51,10 +51,17 @@ def inspect(
             continue
         render.result(
             _report_line(report),
-            {**report.details, "path": str(file), "kind": report.kind, "family": report.family,
-             "version": report.version, "goes_in": report.goes_in, "dtype": report.dtype,
-             "parameters": report.parameters},
-        )  # fmt: skip
+            {
+                **report.details,
+                "path": str(file),
+                "kind": report.kind,
+                "family": report.family,
+                "version": report.version,
+                "goes_in": report.goes_in,
+                "dtype": report.dtype,
+                "parameters": report.parameters,
+            },
+        )
     if failed:
         raise SystemExit(max(error.exit_code for error in failed))
 
@@ -78,11 +85,14 @@ def _preset_line(name: str, preset: dict[str, Any]) -> str:
     start, end, schedule = preset["betas"]
     version = f" ({preset['motion_version']})" if "motion_version" in preset else ""
     parts = [
-        f"base {preset['base']}", f"motion {preset['motion']}{version}",
+        f"base {preset['base']}",
+        f"motion {preset['motion']}{version}",
         *(f"lora {one['path']}:{one['scale']:g}" for one in preset.get("loras", [])),
         *(f"embedding {path}" for path in preset.get("embeddings", [])),
-        f"scheduler {preset['scheduler']}", f"betas {schedule} {start:g} to {end:g}",
-        f"{preset['steps']} steps", f"guidance {preset['guidance_scale']:g}",
+        f"scheduler {preset['scheduler']}",
+        f"betas {schedule} {start:g} to {end:g}",
+        f"{preset['steps']} steps",
+        f"guidance {preset['guidance_scale']:g}",
         f"{preset['frames']} frames of {preset['width']} x {preset['height']}",
-    ]  # fmt: skip
+    ]
     return f"{name}: {preset['about']}; " + "; ".join(parts)

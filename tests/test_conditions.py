@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import HAS_SPEED, TINY
 from control_things import write_things
 from safetensors.torch import save_file
 from small_model import write_sdxl
 from torch import Tensor, nn
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animatediff_core import inflate, load_motion_module, optimize
+from animatediff_core import inflate, load_motion_module
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.single_file import family_model
 from animatediff_core.conditions import KINDS, LoadedModel
@@ -36,7 +36,7 @@ from animatediff_core.jobs import Job, parse_prompts
 from animatediff_core.media.edges import canny
 from animatediff_core.media.image import write_image
 from animatediff_core.motion import Conditions, MotionConfig, Positions
-from animatediff_core.speed import kernels_of
+from animatediff_core.sampling.placement import PlacedModel, Placement
 
 FRAMES, HEIGHT, WIDTH = 4, 24, 40
 
@@ -420,6 +420,14 @@ def loaded() -> LoadedModel:
     return LoadedModel(base, inflate(base.unet, motion), offline=True)
 
 
+def placed() -> PlacedModel:
+    """As `loaded`, with its fast forwards where there are any."""
+    model = loaded()
+    model.animated.deflate()
+    placement = Placement(torch.device("cpu"), torch.float32)
+    return PlacedModel(model.base, model.animated.motion, placement, offline=True)
+
+
 def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
@@ -479,10 +487,9 @@ def test_ip_adapters_are_attached_with_their_scales_and_detached(things):
 
 @torch.no_grad()
 def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
-    model = loaded()
-    optimize(model.animated)
-    kernels, count = kernels_of(model.base.unet), hooks(model.base.unet)
-    assert kernels != "plain"
+    model = placed()
+    kernels, count = model.kernels, hooks(model.base.unet)
+    assert kernels == ("fused" if HAS_SPEED else "plain")
     job = job_of(things, loras=[{"path": "a.safetensors", "scale": 0.5, "weights": {0: 0, 2: 1}},
                                 {"path": "b.safetensors", "weights": {0: 1, 1: 0}}])  # fmt: skip
     start = Conditioning(text=torch.zeros(1, 32, 128), negative_text=torch.zeros(1, 32, 128))
@@ -492,7 +499,7 @@ def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
     text = torch.randn(1, 32, 128, generator=torch.Generator().manual_seed(3))
 
     detach = LORAS.load(job, model)
-    assert kernels_of(model.base.unet) == "plain"
+    assert model.kernels == "plain"
     led = model.animated(sample, 500, text, conditions)
     off = tuple(weights * 0 for weights in conditions.lora_weights)
     plain = model.animated(sample, 500, text, replace(conditions, lora_weights=off))
@@ -501,20 +508,19 @@ def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
     swapped = replace(conditions, lora_weights=conditions.lora_weights[::-1])
     assert not torch.allclose(model.animated(sample, 500, text, swapped), led, atol=1e-4)
     detach()
-    assert (kernels_of(model.base.unet), hooks(model.base.unet)) == (kernels, count)
+    assert (model.kernels, hooks(model.base.unet)) == (kernels, count)
     assert LORAS.load(job_of(things, loras=["a.safetensors"]), model) is None  # it is merged
 
 
 def test_a_lora_that_cannot_be_attached_leaves_the_model_as_it_was(things):
-    model = loaded()
-    optimize(model.animated)
-    before = kernels_of(model.base.unet), hooks(model.base.unet)
+    model = placed()
+    before = model.kernels, hooks(model.base.unet)
     weights = {"weights": {0: 1.0}}
     job = job_of(things, loras=[{"path": "a.safetensors", **weights},
                                 {"path": "norm.safetensors", **weights}])  # fmt: skip
     with pytest.raises(CheckpointError, match=r"norm\.safetensors.* changes norms"):
         LORAS.load(job, model)
-    assert (kernels_of(model.base.unet), hooks(model.base.unet)) == before
+    assert (model.kernels, hooks(model.base.unet)) == before
 
 
 # --- checks

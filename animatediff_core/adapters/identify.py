@@ -19,6 +19,7 @@ from ..weights.weight_file import WeightFile, open_model
 from .control_files import recognise_control
 from .ip_adapter import recognise_ip_adapter
 from .lora.files import recognise_lora
+from .lora.peft import lora_file
 from .t2i_adapter import recognise_t2i_adapter
 from .textual_inversion import recognise_embedding
 
@@ -52,9 +53,8 @@ def identify(path: str | Path) -> FileReport:
 
 
 def _model_in(folder: Path) -> Path:
-    """The one model of a folder: PEFT's LoRA, a motion module, or the folder itself."""
-    adapter = folder / "adapter_model.safetensors"
-    if (folder / "adapter_config.json").is_file() and adapter.is_file():
+    """The one model of a folder: a LoRA, a motion module, or the folder itself."""
+    if (adapter := lora_file(folder)) != folder:
         return adapter
     if (motion := motion_path(folder)) is not None:
         return motion

@@ -60,6 +60,10 @@ class LoadedModel:
         dtype: torch.dtype = self.animated.unet.dtype
         return dtype
 
+    def run_plainly(self) -> Callable[[], None]:
+        """Run the plain forwards, which call every hook, until the result is called."""
+        return lambda: None
+
     def once(self, role: str, source: str, load: Callable[[], Loaded]) -> Loaded:
         """Load once by role and source, and return the same object again later."""
         if (role, source) not in self.shared:

@@ -12,7 +12,6 @@ from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
 from ..errors import Check
 from ..jobs import Adapter, Job
-from ..speed import suspend
 from ..weights.places import local_path
 from .kind import Kind, LoadedModel, PlannedModel, WeightSource
 
@@ -41,7 +40,7 @@ def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:
     loras = _by_frame(job)
     if not loras:
         return None
-    undo = [suspend(model.animated)]
+    undo = [model.run_plainly()]
 
     def detach() -> None:
         while undo:

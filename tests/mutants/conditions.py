@@ -37,7 +37,7 @@ MUTANTS: Table = {
             "replace(conditioning, conditions=replace(conditioning.conditions, lora_weights=tuple(weights)))",
         ),
         ("for i, lora in enumerate(job.loras):", "for i, lora in enumerate(_by_frame(job)):"),
-        ("undo = [suspend(model.animated)]", "undo = []"),
+        ("undo = [model.run_plainly()]", "undo = []"),
         ("path, number))", "path, 0))"),
         ("    except BaseException:\n        detach()\n", "    except BaseException:\n"),
     ],
