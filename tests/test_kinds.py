@@ -192,8 +192,12 @@ def test_a_unet_of_lcm_reads_the_guidance_scale(tmp_path):
     assert calls == [(1, embedding[0, 4])] * 2  # one call a step: no negative half
 
 
-def test_inspect_checks_what_it_recognises(tmp_path):
-    tensors = {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": torch.ones(320, 4)}
-    save_file(tensors, tmp_path / "x.safetensors")
-    ((_, error),) = run([tmp_path / "x.safetensors"])
-    assert str(error).endswith("0_proj_in lacks its part down; download it again")
+def test_inspect_checks_a_file_for_the_model_of_its_family(tmp_path):
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    shapes = {f"{layer}.lora_up.weight": (1280, 4), f"{layer}.lora_down.weight": (4, 768)}
+    path = write_hollow(tmp_path / "x.safetensors", shapes)
+    ((_, report),) = run([path])
+    assert report.family == "SD1.5"
+    write_hollow(path, shapes | {f"{layer}.lora_up.weight": (320, 4)})
+    ((_, error),) = run([path])
+    assert "attn2_to_k has the shape of another family of models" in str(error)

@@ -65,9 +65,14 @@ def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
         names, token = tuple(shapes), ", ".join(shapes)
         note = "each word needs a file of its own: save them one by one"
         return EmbeddingInfo(
-            path=file.path, kind="embedding of several words", goes_in=NOWHERE, file=file,
-            details={"tokens": token, "note": note}, token=token, names=names,
-        )  # fmt: skip
+            path=file.path,
+            kind="embedding of several words",
+            goes_in=NOWHERE,
+            file=file,
+            details={"tokens": token, "note": note},
+            token=token,
+            names=names,
+        )
     if not names or not all(len(shapes[n]) in (1, 2) and shapes[n][-1] for n in names):
         return None
     widths = tuple(shapes[name][-1] for name in names)
