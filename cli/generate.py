@@ -16,6 +16,7 @@ from animatediff_core.jobs import (
 
 from . import options, render
 from .deferred import importing, will_compile
+from .progress import RunProgress, bars
 
 if TYPE_CHECKING:
     from animatediff_core.planning.jobs import Planned
@@ -160,27 +161,21 @@ def _run(
     jobs: list[Job], output: Path, device: str | None, dtype: str | None, how: dict[str, bool]
 ) -> None:
     with importing():
-        from animatediff_core.runs.generate import JobStep, Loading, Result, run
+        from animatediff_core.runs.generate import JobStep, Loading, Result, Writing, run
 
     errors: list[AnimateDiffError] = []
-    with render.progress() as bars:
-        total = bars.add_task("clips", total=len(jobs), info="")
-        steps = bars.add_task("steps", total=None, info="")
+    with bars() as shown:
+        progress = RunProgress(shown, len(jobs))
         for event in run(jobs, output_dir=output, device=device, dtype=dtype, **how):
             if isinstance(event, Loading):
-                bars.update(steps, description="loading", info=event.source, completed=0)
+                progress.loading(event.source)
             elif isinstance(event, JobStep):
                 info = event.info
-                done = info.step + info.window / info.windows
-                bars.update(
-                    steps,
-                    description="steps",
-                    total=info.steps,
-                    completed=done,
-                    info=event.job.name,
-                )
+                progress.step(event.job.name, info.step + info.window / info.windows, info.steps)
+            elif isinstance(event, Writing):
+                progress.writing()
             elif isinstance(event, Result):
-                bars.advance(total)
+                progress.finished()
                 _tell(event, errors)
     if errors:
         lost = [error for error in errors if isinstance(error, SurroundingsError)]

@@ -46,6 +46,13 @@ class JobStep:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """The frames of a job are made, and its clip is being written."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
 class Result:
     """A job is over: the clip is written, or it failed."""
 
@@ -67,7 +74,7 @@ class _Finished:
     """Settings of the sidecar besides the job's."""
 
 
-Event = Loading | JobStep | Result
+Event = Loading | JobStep | Writing | Result
 _Unwritten = Loading | JobStep | Result | _Finished
 
 
@@ -141,6 +148,7 @@ def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]
                     yield done
                 if isinstance(event, _Finished):
                     writing = thread.submit(_write, event, folder)
+                    yield Writing(event.job)
                 else:
                     yield event
             if writing is not None:
