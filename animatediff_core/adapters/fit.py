@@ -12,6 +12,7 @@ from ..checkpoints.families import FOLDERS, families_with
 from ..checkpoints.file_report import FileReport, require, wrong_family
 from ..checkpoints.loading import load_parts, load_vae
 from ..checkpoints.motion_module import load_motion_module
+from ..checkpoints.single_file import load_single_unet
 from ..motion import MotionModule
 from ..weights.places import Role, local_path
 from ..weights.weight_file import open_weights
@@ -45,6 +46,7 @@ def _load_lora(base: BaseModel, path: Path) -> None:
 
 
 _LOADERS: Mapping[str, Callable[[BaseModel, Path], object]] = {
+    "unet": lambda base, path: load_single_unet(path, base.unet.config, None),
     "vae": lambda base, path: load_vae(path, dict(base.vae.config)),
     "loras": _load_lora,
     "embeddings": apply_embedding,
@@ -57,7 +59,8 @@ _LOADERS: Mapping[str, Callable[[BaseModel, Path], object]] = {
 }
 """By key of a prompt file: what loads a file for a base model."""
 _ROLES: Mapping[str, Role] = {
-    "vae": "vae", "controlnets": "control", "sparse_controls": "control", "t2i_adapters": "control",
+    "unet": "control", "vae": "vae", "controlnets": "control", "sparse_controls": "control",
+    "t2i_adapters": "control",
 }  # fmt: skip
 
 

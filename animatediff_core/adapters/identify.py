@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..checkpoints.file_report import NOWHERE, FileReport, check_class
+from ..checkpoints.file_report import FileReport, check_class, of_no_kind
 from ..checkpoints.motion_files import motion_path
+from ..checkpoints.published import recognise_published
 from ..checkpoints.recognise import (
     recognise_base_folder,
     recognise_checkpoint,
@@ -23,6 +24,7 @@ from .t2i_adapter import recognise_t2i_adapter
 from .textual_inversion import recognise_embedding
 
 RECOGNISERS: tuple[Callable[[WeightFile], FileReport | None], ...] = (
+    recognise_published,
     recognise_ip_adapter,
     recognise_control,
     recognise_t2i_adapter,
@@ -47,8 +49,7 @@ def identify(path: str | Path) -> FileReport:
     for recognise in RECOGNISERS:
         if (report := recognise(file)) is not None:
             return check_class(report)
-    details = {"tensors": str(len(file.shapes))}
-    return FileReport(path=path, kind="unknown", goes_in=NOWHERE, details=details, file=file)
+    return of_no_kind(file)
 
 
 def _model_in(folder: Path) -> Path:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base_model import BaseModel
-from ..checkpoints.file_report import FileReport, require
+from ..checkpoints.file_report import NOWHERE, FileReport, require
 from ..errors import CheckpointError
 from ..weights.safetensors_file import headers_only
 from ..weights.weight_file import WeightFile, open_weights
@@ -26,7 +26,8 @@ from ..weights.weight_file import WeightFile, open_weights
 log = logging.getLogger(__name__)
 
 _WEB_UI = "string_to_param."
-_SDXL = ("clip_l", "clip_g")
+_PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
+"""SDXL's two text encoders, the second in Replicate's .pti files."""
 _NAMELESS = ("emb_params", "*")
 """Names that stand for any token; the file's own name is the token then."""
 BUNDLED = re.compile(r"bundle_emb\.(?P<word>.+)\.(string_to_param\.\*|emb_params|clip_[lg])$")
@@ -55,18 +56,30 @@ def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
     """A textual inversion.
 
     Forms: one named tensor (diffusers), `emb_params` (its token is the file's name), the web UI's
-    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair
-    clip_l and clip_g.
+    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair.
+    A file of several words is recognised but cannot be used.
     """
     shapes, stem = file.shapes, file.path.stem
     names = tuple(name for name in shapes if name.startswith(_WEB_UI))[:1]
     if names:
         token = file.metadata.get("name") or stem
-    elif set(shapes) == set(_SDXL):
-        names, token = _SDXL, stem
+    elif pair := next((pair for pair in _PAIRS if set(shapes) == set(pair)), None):
+        names, token = pair, stem.removesuffix(".pti")
     elif len(shapes) == 1:
         names = tuple(shapes)
         token = stem if names[0] in _NAMELESS else names[0]
+    elif len({shape[-1:] for shape in shapes.values()}) == 1 and all(map(_is_word, shapes)):
+        names, token = tuple(shapes), ", ".join(shapes)
+        note = "each word needs a file of its own: save them one by one"
+        return EmbeddingInfo(
+            path=file.path,
+            kind="embedding of several words",
+            goes_in=NOWHERE,
+            file=file,
+            details={"tokens": token, "note": note},
+            token=token,
+            names=names,
+        )
     if not names or not all(len(shapes[n]) in (1, 2) and shapes[n][-1] for n in names):
         return None
     return _info(file, token, names)
@@ -97,6 +110,11 @@ def _info(file: WeightFile, token: str, names: tuple[str, ...]) -> EmbeddingInfo
         token=token,
         names=names,
     )
+
+
+def _is_word(name: str) -> bool:
+    """Whether a tensor's name can be a placeholder token: those of layers have dots."""
+    return "." not in name and len(name) <= _LONGEST_TOKEN
 
 
 def read_embedding(path: Path) -> tuple[str, list[Tensor]]:

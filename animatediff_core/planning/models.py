@@ -38,6 +38,7 @@ class ModelSpec:
     variant: str | None = None
     motion: str | None = None
     motion_version: str | None = None
+    unet: str | None = None
     vae: str | None = None
     prediction_type: str | None = None
     """Overrides what the base model's files say that the UNet predicts."""
@@ -118,6 +119,8 @@ def model_files(
     """(role, path, scale) of every file that a model is made from."""
     spec = found.spec
     yield "base", found.base_path, None
+    if spec.unet is not None:
+        yield "unet", local_path(spec.unet, "control", offline=offline), None
     if spec.vae is not None:
         yield "vae", local_path(spec.vae, "vae", offline=offline), None
     if isinstance(found, FoundModel):
@@ -132,8 +135,8 @@ def model_files(
 def _find_base(spec: ModelSpec, offline: bool, bases: Bases) -> FoundImageModel:
     with at("base"):
         path = local_path(spec.base, "base", variant=spec.variant, offline=offline)
-        if path.is_file():
-            require(identify(path), "base", spec.base)
+        if path.is_file() and (report := identify(path)).kind != "base model":
+            require(report, "base", spec.base)
         own_vae = spec.vae is None
         key = (path, spec.variant, own_vae)
         if key not in bases:
@@ -204,7 +207,8 @@ def _part_checks(image: FoundImageModel, offline: bool) -> Iterator[Check]:
     """Checks of the VAE and the adapters."""
     spec = image.spec
     base = with_own_words(image.base) if spec.embeddings else image.base
-    parts = [("vae", spec.vae)] if spec.vae is not None else []
+    own = [("unet", spec.unet), ("vae", spec.vae)]
+    parts = [(key, source) for key, source in own if source is not None]
     parts += [("loras", one.path) for one in spec.loras]
     for key, source in parts:
         yield key, partial(check_fit, key, source, base, offline=offline)
