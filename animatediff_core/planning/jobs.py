@@ -1,13 +1,13 @@
 """Everything about jobs that can be checked and foreseen before a model is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from ..conditions import KINDS
 from ..errors import Check, Problems
 from ..jobs import Job
-from ..media.image_source import check_images
+from ..media.image_source import ImageSource, check_images
 from .job_checks import job_checks
 from .models import FoundModel, ModelSpec, find_model
 from .output import check_output
@@ -25,6 +25,7 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     """Check everything that can be checked without loading; all problems in one error."""
     found: dict[ModelSpec, FoundModel | None] = {}
     problems, planned = Problems(), []
+    check_once = cache(check_images)
     for job in jobs:
         spec = spec_of(job)
         if spec not in found:
@@ -33,20 +34,22 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
                 found[spec] = find_model(spec, offline=offline)
         model = found[spec]
         if model is not None:
-            problems.run(_checks(job, model, offline), job.origin or job.name)
+            problems.run(_checks(job, model, offline, check_once), job.origin or job.name)
             planned.append(Planned(job, model))
     problems.check()
     return planned
 
 
-def _checks(job: Job, model: FoundModel, offline: bool) -> Iterator[Check]:
+def _checks(
+    job: Job, model: FoundModel, offline: bool, check: Callable[[ImageSource], None]
+) -> Iterator[Check]:
     """Every check of a job on a model that was found."""
     yield from job_checks(job, model)
     yield "output", partial(check_output, job)
     for kind in KINDS:
         yield from kind.checks(job, model, offline)
         for key, source in kind.images(job):
-            yield key, partial(check_images, source)
+            yield key, partial(check, source)
 
 
 def spec_of(job: Job) -> ModelSpec:
