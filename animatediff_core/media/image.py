@@ -25,13 +25,16 @@ Place = tuple[Path, int]
 
 def read_image(path: Path) -> np.ndarray:
     """One image, the first of the file: h w 3 uint8."""
-    return read_stills([(path, 0)])[0]
+    return next(read_stills([(path, 0)]))
 
 
-def read_stills(places: Sequence[Place], *, mask: bool = False) -> list[np.ndarray]:
+def read_stills(places: Sequence[Place], *, mask: bool = False) -> Iterator[np.ndarray]:
     """Images, h w 3 uint8 each; all of them are scaled by `span_of_stills`."""
     span = span_of_stills(places)
-    return [to_rgb(image, span, mask=mask) for image in _upright(places)]
+    for (path, _), image in zip(places, _loaded(places), strict=True):
+        with reading_image(path):
+            ready = upright(image)
+        yield to_rgb(ready, span, mask=mask)
 
 
 def span_of_stills(places: Sequence[Place]) -> Span | None:
@@ -41,7 +44,7 @@ def span_of_stills(places: Sequence[Place]) -> Span | None:
         with open_image(path) as image:
             if image.mode in DEEP:
                 deep.append((path, number))
-    return joint_span(span_of(image) for image in _upright(deep))
+    return joint_span(span_of(image) for image in _loaded(deep))
 
 
 def still_times(path: Path) -> list[float]:
@@ -53,13 +56,6 @@ def still_times(path: Path) -> list[float]:
     frames = _loaded([(path, number) for number in range(count)])
     lengths = [float(image.info.get("duration") or _DURATION) for image in frames]
     return list(np.cumsum([0.0, *lengths[:-1]]))
-
-
-def _upright(places: Sequence[Place]) -> Iterator[Image.Image]:
-    for (path, _), image in zip(places, _loaded(places), strict=True):
-        with reading_image(path):
-            ready = upright(image)
-        yield ready
 
 
 def _loaded(places: Sequence[Place]) -> Iterator[Image.Image]:

@@ -6,7 +6,7 @@ Images are h w 3 uint8 RGB; several are f h w 3.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,9 @@ def check_images(source: ImageSource) -> None:
     A range of values that is scaled and a gap in a folder's numbers are reported as warnings.
     """
     read_images(source)
-    if not is_image(source.path) and not source.path.is_dir():
+    if _is_film(source.path):
         return
-    places = list(_places(source).values())
-    if (span := span_of_stills(places)) is not None:
+    if (span := span_of_stills(list(_places(source).values()))) is not None:
         message = "%s: grey values from %g to %g are read as 0 to 255"
         log.warning(message, source.path, *span)
     if source.path.is_dir() and (gap := _gap(_files(source.path))):
@@ -58,18 +57,9 @@ def check_images(source: ImageSource) -> None:
 
 def read_images(source: ImageSource) -> np.ndarray:
     """The images, fitted: f h w 3 uint8."""
-    numbers = sorted(set(source.numbers))
-    if is_image(source.path) or source.path.is_dir():
-        places = _places(source)
-        paths = [path for path, _ in places.values()]
-        images = read_stills(list(places.values()), mask=source.mask)
-    else:
-        with open_video(source.path) as video:
-            _check_count(source, video.num_frames)
-            images = list(video.read_frames(numbers, mask=source.mask))
-        paths = [source.path] * len(images)
     fitted = {}
-    for number, path, image in zip(numbers, paths, images, strict=True):
+    numbers = sorted(set(source.numbers))
+    for number, (path, image) in zip(numbers, _images(source), strict=True):
         _check_size(source, (image.shape[1], image.shape[0]), path)
         fitted[number] = fit_image(image, source.size, source.fit)
     return np.stack([fitted[number] for number in source.numbers])
@@ -92,6 +82,23 @@ def fit_image(image: np.ndarray, size: tuple[int, int], fit: Fit) -> np.ndarray:
 def spread(frames: int, first: int, every: float) -> tuple[int, ...]:
     """Image numbers for the frames of a clip: one of `every`, from number `first`."""
     return tuple(first + round(frame * every) for frame in range(frames))
+
+
+def _is_film(path: Path) -> bool:
+    return not is_image(path) and not path.is_dir()
+
+
+def _images(source: ImageSource) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each image once, by number, with its file."""
+    if _is_film(source.path):
+        with open_video(source.path) as video:
+            _check_count(source, video.num_frames)
+            for image in video.frames(sorted(set(source.numbers)), mask=source.mask):
+                yield source.path, image
+        return
+    places = list(_places(source).values())
+    for (path, _), image in zip(places, read_stills(places, mask=source.mask), strict=True):
+        yield path, image
 
 
 def _places(source: ImageSource) -> dict[int, Place]:

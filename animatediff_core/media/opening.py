@@ -26,7 +26,7 @@ MAX_PIXELS = 2**26
 """Of one frame: 8192 x 8192."""
 _BROKEN = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, OverflowError),
-    *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+    *(struct.error, zlib.error),
 )
 """What Pillow raises on damaged or hostile files."""
 
@@ -48,8 +48,12 @@ def reading_image(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "too many") from error
     except _BROKEN as error:
-        raise MediaError(f"{path}: is not a readable image; repair or remove it") from error
+        raise MediaError(
+            f"{path}: is not a readable image ({', '.join(FORMATS)}); repair, convert or remove it"
+        ) from error
 
 
 @contextmanager
@@ -93,6 +97,8 @@ def check_file(path: Path, kind: str) -> None:
 def check_pixels(path: Path, width: int, height: int) -> None:
     """MediaError if a frame is too large to be decoded."""
     if width * height > MAX_PIXELS:
-        raise MediaError(
-            f"{path}: has {width} x {height} pixels; {MAX_PIXELS} at most are read; make it smaller"
-        )
+        raise _too_large(path, f"{width} x {height}")
+
+
+def _too_large(path: Path, size: str) -> MediaError:
+    return MediaError(f"{path}: has {size} pixels; at most {MAX_PIXELS} are read; make it smaller")

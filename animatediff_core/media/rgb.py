@@ -5,6 +5,7 @@ Frames are h w 3 uint8 RGB.
 
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -21,6 +22,7 @@ DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of grey with more than 8 bits."""
 _HDR = (16, 18)
 """ffmpeg's numbers of PQ and HLG."""
+_TONE_MAP = ":out_transfer=bt709:out_primaries=bt709:intent=perceptual"
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -32,12 +34,12 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def span_of(image: Image.Image) -> Span:
-    """The range of a deep image's values.
+    """The range of a deep image's values, as it was decoded.
 
     16 bits range from 0 to 65535 and floats from 0 to 1; other floats and integers between their
     own lowest and highest value.
     """
-    if image.mode.startswith("I;16") or image.format == "PPM":
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         return 0, 65535
     values = np.asarray(image)
     values = values[np.isfinite(values)]
@@ -63,27 +65,26 @@ def to_rgb(image: Image.Image, span: Span | None, *, mask: bool = False) -> np.n
 def film_graph(stream: "av.VideoStream", frame: "av.VideoFrame", path: Path) -> "av.filter.Graph":
     """ffmpeg's filters from a film's frames to RGB or RGBA with square pixels, HDR tone-mapped."""
     width = max(round(frame.width * (stream.sample_aspect_ratio or Fraction(1))), 1)
-    scale = f"w={width}:h={frame.height}:flags=bicubic"
     hdr = stream.codec_context.color_trc in _HDR
-    if hdr:
-        scale += ":out_transfer=bt709:out_primaries=bt709:intent=perceptual"
-    alpha = any(part.is_alpha for part in frame.format.components)
-    graph = av.filter.Graph()
     try:
-        graph.link_nodes(
-            graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=stream.time_base,
-            ),
-            graph.add("scale", scale),
-            graph.add("format", "rgba" if alpha else "rgb24"),
-            graph.add("buffersink"),
-        ).configure()
+        return _graph(frame.width, frame.height, frame.format.name, width, hdr)
     except av.FFmpegError as error:
         problem = "is HDR, which this PyAV cannot tone-map" if hdr else "has unknown pixels"
         raise MediaError(f"{path}: {problem}; convert it to 8-bit SDR with ffmpeg") from error
+
+
+@lru_cache(maxsize=8)
+def _graph(width: int, height: int, pixels: str, shown_width: int, hdr: bool) -> "av.filter.Graph":
+    """Made once: ffmpeg's table for HDR takes 5 seconds."""
+    graph, layout = av.filter.Graph(), av.VideoFormat(pixels, width, height)
+    graph.threads = 1  # a thread pool would not survive a fork
+    alpha = any(part.is_alpha for part in layout.components)
+    graph.link_nodes(
+        graph.add_buffer(width=width, height=height, format=layout, time_base=Fraction(1, 1000)),
+        graph.add("scale", f"w={shown_width}:h={height}:flags=bicubic" + _TONE_MAP * hdr),
+        graph.add("format", "rgba" if alpha else "rgb24"),
+        graph.add("buffersink"),
+    ).configure()
     return graph
 
 
@@ -91,12 +92,17 @@ def frame_to_rgb(
     graph: "av.filter.Graph", frame: "av.VideoFrame", path: Path, *, mask: bool = False
 ) -> np.ndarray:
     """A decoded frame of a film, through the filters of `film_graph`."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 has no name for other side data of the frame, as EXIF
+        matrix = None
     graph.push(frame)
     pixels = graph.pull().to_ndarray()
     if pixels.shape[2] == 4:
         pixels = _flattened(pixels, mask=mask)
-    return pixels if matrix is None else _displayed(pixels, bytes(matrix), path)
+    if matrix is None:
+        return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
+    return _displayed(pixels, bytes(matrix), path)
 
 
 def _displayed(pixels: np.ndarray, matrix: bytes, path: Path) -> np.ndarray:

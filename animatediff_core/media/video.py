@@ -12,11 +12,13 @@ import numpy as np
 
 from ..errors import MediaError
 from .frames import by_time
-from .opening import check_pixels, open_film, reading_film
+from .opening import MAX_PIXELS, check_pixels, open_film, reading_film
 from .rgb import film_graph, frame_to_rgb
 
 _INVISIBLE = ("vp8",)
 """Codecs with packets that show no frame."""
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read the alpha channel of a WebM; ffmpeg's own do not."""
 _TIMED = ("mov", "matroska")
 """Containers with a time for each packet."""
 
@@ -24,6 +26,12 @@ _TIMED = ("mov", "matroska")
 def open_video(path: Path) -> "Video":
     """Open a video; MediaError if it is missing or cannot be read."""
     return Video(path)
+
+
+def _decoded_by(name: str, packets: "Iterator[av.Packet]") -> "Iterator[av.VideoFrame]":
+    decoder = av.CodecContext.create(name, "r")
+    for packet in packets:
+        yield from decoder.decode(packet)
 
 
 class Video:
@@ -41,6 +49,7 @@ class Video:
             raise self._error("has no video stream that can be decoded")
         self._stream = stream
         self._stream.thread_type = "AUTO"
+        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
     def __enter__(self) -> "Video":
         return self
@@ -53,22 +62,26 @@ class Video:
         """Counted: headers may be wrong, and edit lists hide frames."""
         return len(self._shown)
 
-    def read_frames(self, numbers: Sequence[int], *, mask: bool = False) -> np.ndarray:
-        """The frames of these numbers, in this order: f h w 3 uint8."""
-        shown = self._shown
-        wanted = [int(shown[number]) if number < len(shown) else number for number in numbers]
-        last = max(wanted)
-        found: dict[int, np.ndarray] = {}
-        graph = None
+    def frames(self, numbers: Sequence[int], *, mask: bool = False) -> Iterator[np.ndarray]:
+        """The frames of these ascending numbers, one at a time: h w 3 uint8."""
+        shown = [int(self._shown[number]) for number in numbers if number < self.num_frames]
+        graph, done = None, 0
         for index, frame in enumerate(self._decoded()):
-            if index in wanted:
+            if done < len(shown) and index == shown[done]:
                 graph = graph or film_graph(self._stream, frame, self.path)
-                found[index] = frame_to_rgb(graph, frame, self.path, mask=mask)
-            if index == last:
-                break
-        if last not in found:
-            raise self._error(f"ends before frame {last}")
-        return np.stack([found[index] for index in wanted])
+                pixels = frame_to_rgb(graph, frame, self.path, mask=mask)
+                while done < len(shown) and index == shown[done]:
+                    yield pixels
+                    done += 1
+            if done == len(numbers):
+                return
+        raise self._error(f"ends before frame {numbers[-1]}")
+
+    def read_frames(self, numbers: Sequence[int]) -> np.ndarray:
+        """The frames of these numbers, in this order: f h w 3 uint8."""
+        ascending = sorted(set(numbers))
+        found = dict(zip(ascending, self.frames(ascending), strict=True))
+        return np.stack([found[number] for number in numbers])
 
     def read_all(self) -> np.ndarray:
         """Every frame: f h w 3 uint8."""
@@ -81,8 +94,8 @@ class Video:
         if name.startswith(_TIMED) and codec not in _INVISIBLE:
             with reading_film(self.path):
                 self._container.seek(0)
-                packets = [one for one in self._container.demux(self._stream) if one.size]
-            times = [one.pts for one in packets if not one.is_discard]
+                packets = self._container.demux(self._stream)
+                times = [one.pts for one in packets if one.size and not one.is_discard]
         else:
             times = [frame.pts for frame in self._decoded()]
         if not times:
@@ -93,7 +106,13 @@ class Video:
         check_pixels(self.path, self._stream.width, self._stream.height)
         with reading_film(self.path):
             self._container.seek(0)
-            yield from self._container.decode(self._stream)
+            decoder = None
+            if self._stream.metadata.get("alpha_mode") == "1":
+                decoder = _WITH_ALPHA.get(self._stream.codec_context.name)
+            if decoder is None:
+                yield from self._container.decode(self._stream)
+            else:
+                yield from _decoded_by(decoder, self._container.demux(self._stream))
 
     def _error(self, problem: str) -> MediaError:
         return MediaError(
