@@ -62,11 +62,11 @@ Compile = Annotated[
     bool, flag("--compile", help="Compile the model first: minutes once, then faster.")
 ]
 
-MODEL = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
+MODEL = ("base", "variant", "motion", "motion_version", "unet", "vae", "prediction_type", "loras",
          "motion_loras", "embeddings")  # fmt: skip
 _FLAGS: dict[str, tuple[str, ...]] = {
     "base": ("--base",), "variant": ("--variant",), "motion": ("--motion",),
-    "motion_version": ("--motion-version",), "vae": ("--vae",),
+    "motion_version": ("--motion-version",), "unet": ("--unet",), "vae": ("--vae",),
     "prediction_type": ("--prediction-type",), "loras": ("--lora",),
     "motion_loras": ("--motion-lora",), "camera.moves": ("--camera",),
     "embeddings": ("--embedding",), "negative_prompt": ("--negative",),

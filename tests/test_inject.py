@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from animatediff_core import inflate, load_motion_module, save_motion_module
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
-from animatediff_core.checkpoints.write import together, write_motion_file
+from animatediff_core.checkpoints.write import together
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
 from animatediff_core.jobs import Adapter, defaults_of, kept_adapters
@@ -225,7 +225,7 @@ def test_a_motion_file_is_known_to_other_programs_and_comes_back_exactly(
     motion = new_motion((32, 64, 64, 64), mid_block=mid_block, max_frames=frames, version="mine",
                         resnet_norm="clip", layers_per_block=2)  # fmt: skip
     path = tmp_path / "motion.safetensors"
-    write_motion_file(motion, path)
+    save_motion_module(motion, path)
     content = load_file(path)
     sites = 21 if mid_block else 20
     assert len(content) == 28 * sites  # the official count, two of them positions

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base_model import BaseModel
-from ..checkpoints.file_report import FileReport, require
+from ..checkpoints.file_report import NOWHERE, FileReport, require
 from ..errors import CheckpointError
+from ..weights.safetensors_file import headers_only
 from ..weights.weight_file import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
 
 _WEB_UI = "string_to_param."
-_SDXL = ("clip_l", "clip_g")
+_PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
+"""SDXL's two text encoders, the second in Replicate's .pti files."""
 _NAMELESS = ("emb_params", "*")
 """Names that stand for any token; the file's own name is the token then."""
 _LONGEST_TOKEN = 64
@@ -47,18 +49,30 @@ def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
     """A textual inversion.
 
     Forms: one named tensor (diffusers), `emb_params` (its token is the file's name), the web UI's
-    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair
-    clip_l and clip_g.
+    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair.
+    A file of several words is recognised but cannot be used.
     """
     shapes, stem = file.shapes, file.path.stem
     names = tuple(name for name in shapes if name.startswith(_WEB_UI))[:1]
     if names:
         token = file.metadata.get("name") or stem
-    elif set(shapes) == set(_SDXL):
-        names, token = _SDXL, stem
+    elif pair := next((pair for pair in _PAIRS if set(shapes) == set(pair)), None):
+        names, token = pair, stem.removesuffix(".pti")
     elif len(shapes) == 1:
         names = tuple(shapes)
         token = stem if names[0] in _NAMELESS else names[0]
+    elif len({shape[-1:] for shape in shapes.values()}) == 1 and all(map(_is_word, shapes)):
+        names, token = tuple(shapes), ", ".join(shapes)
+        note = "each word needs a file of its own: save them one by one"
+        return EmbeddingInfo(
+            path=file.path,
+            kind="embedding of several words",
+            goes_in=NOWHERE,
+            file=file,
+            details={"tokens": token, "note": note},
+            token=token,
+            names=names,
+        )
     if not names or not all(len(shapes[n]) in (1, 2) and shapes[n][-1] for n in names):
         return None
     widths = tuple(shapes[name][-1] for name in names)
@@ -75,9 +89,15 @@ def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
     )
 
 
+def _is_word(name: str) -> bool:
+    """Whether a tensor's name can be a placeholder token: those of layers have dots."""
+    return "." not in name and len(name) <= _LONGEST_TOKEN
+
+
 def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
     """The placeholder token, and for each text encoder its vectors, v d."""
     info = require(recognise_embedding(open_weights(path)), "embeddings", path)
+    _check_token(info.token, path)
     tensors = info.file.tensors(*info.names)
     vectors = [
         tensors[name].detach().float().reshape(-1, tensors[name].shape[-1]) for name in info.names
@@ -98,7 +118,6 @@ def apply_embedding(base: BaseModel, path: Path) -> str:
             f"{path}: is made for {len(vectors)} text encoders but this model has "
             f"{len(base.text_encoders)}; use an embedding of the base model's family"
         )
-    _check_token(token, path)
     parts = list(zip(base.tokenizers, base.text_encoders, vectors, strict=True))
     for tokenizer, encoder, rows in parts:
         _check_vectors(rows, encoder.config.hidden_size, tokenizer.model_max_length - 2, path)
@@ -109,7 +128,8 @@ def apply_embedding(base: BaseModel, path: Path) -> str:
     for tokenizer, encoder, rows in parts:
         add_placeholder_token(tokenizer, encoder, token, rows)
     base.placeholder_tokens.append(token)
-    log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
+    if not headers_only():
+        log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
     return token
 
 
@@ -178,5 +198,5 @@ def _check_vectors(vectors: Tensor, width: int, most: int, path: Path) -> None:
             f"{path}: has {len(vectors)} vectors but a prompt holds {most} at most; use another "
             "textual inversion"
         )
-    if not bool(vectors.isfinite().all()):
+    if not headers_only() and not bool(vectors.isfinite().all()):
         raise CheckpointError(f"{path}: holds values that are no numbers; use another file")

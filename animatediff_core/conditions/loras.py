@@ -6,15 +6,12 @@ from functools import partial
 
 import torch
 
-from ..adapters.identify import identify
+from ..adapters.fit import check_fit
 from ..adapters.lora.attach import attach_lora
-from ..checkpoints.families import FOLDERS
-from ..checkpoints.file_report import require, wrong_family
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
 from ..errors import Check
 from ..jobs import Adapter, Job
-from ..speed import suspend
 from ..weights.places import local_path
 from .kind import Kind, LoadedModel, PlannedModel, WeightSource
 
@@ -32,13 +29,10 @@ def _weights(job: Job) -> Iterator[WeightSource]:
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, lora in enumerate(job.loras):
         if lora.weights is not None:
-            yield f"loras[{i}].path", partial(_check, lora.path, model, offline)
-
-
-def _check(source: str, model: PlannedModel, offline: bool) -> None:
-    report = require(identify(local_path(source, offline=offline)), "loras", source)
-    if {report.family, model.family} <= FOLDERS.keys() and report.family != model.family:
-        raise wrong_family(report, model.family, source)
+            yield (
+                f"loras[{i}].path",
+                partial(check_fit, "loras", lora.path, model.base, offline=offline),
+            )
 
 
 def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:
@@ -46,7 +40,7 @@ def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:
     loras = _by_frame(job)
     if not loras:
         return None
-    undo = [suspend(model.animated)]
+    undo = [model.run_plainly()]
 
     def detach() -> None:
         while undo:

@@ -38,8 +38,8 @@ from .output import Output
 from .record import Record, is_key_frames, kinds_of
 from .sampling import FreeInit, Noise, Upscale, Window
 
-MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
-                "motion_loras", "camera", "embeddings")  # fmt: skip
+MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "unet", "vae", "prediction_type",
+                "loras", "motion_loras", "camera", "embeddings")  # fmt: skip
 """Settings of a job that say which model it needs."""
 
 
@@ -81,6 +81,9 @@ class Job(Record):
     model."""
     motion_version: str | None = None
     """Version of the motion module (v1, v2, v3, …) if its file does not identify it."""
+    unet: Source | None = None
+    """UNet to use instead of the base model's: a file or folder of a UNet alone (SDXL-Lightning,
+    LCM)."""
     vae: Source | None = None
     """VAE to use instead of the base model's."""
     prediction_type: PredictionType | None = None

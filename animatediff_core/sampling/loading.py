@@ -35,7 +35,9 @@ def load_image_model(
 ) -> BaseModel:
     """The image model with its adapters merged."""
     spec = found.spec
-    base = load_base(spec.base, vae=spec.vae, variant=spec.variant, dtype=None, offline=offline)
+    base = load_base(
+        spec.base, vae=spec.vae, unet=spec.unet, variant=spec.variant, dtype=None, offline=offline
+    )
     if spec.prediction_type is not None:
         base.scheduler_config["prediction_type"] = spec.prediction_type
     files = [(local_path(one.path, offline=offline), one.scale) for one in spec.loras]
