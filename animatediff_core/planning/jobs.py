@@ -7,15 +7,9 @@ from functools import cache, partial
 from ..conditions import KINDS
 from ..errors import Check, Problems
 from ..jobs import Job
-<<<<<<< HEAD
 from ..media.image_source import ImageSource, check_images
-from .job_checks import job_checks
-from .models import FoundModel, ModelSpec, find_model
-=======
-from ..media.image_source import check_images
 from .job_checks import job_checks, model_checks
 from .models import Bases, FoundModel, ModelSpec, find_model
->>>>>>> main
 from .output import check_output
 
 
@@ -38,34 +32,22 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
         if spec not in found:
             found[spec] = None
             with problems.collecting(job.origin or job.name):
-<<<<<<< HEAD
-                found[spec] = find_model(spec, offline=offline)
-        model = found[spec]
-        if model is not None:
-            problems.run(_checks(job, model, offline, check_once), job.origin or job.name)
-=======
                 found[spec] = find_model(spec, offline=offline, bases=bases)
-        problems.run(_checks(job, found[spec], offline), job.origin or job.name)
-        if (model := found[spec]) is not None:
->>>>>>> main
+        model = found[spec]
+        problems.run(_checks(job, model, offline, check_once), job.origin or job.name)
+        if model is not None:
             planned.append(Planned(job, model))
     problems.check()
     return planned
 
 
-<<<<<<< HEAD
 def _checks(
-    job: Job, model: FoundModel, offline: bool, check: Callable[[ImageSource], None]
+    job: Job, model: FoundModel | None, offline: bool, check: Callable[[ImageSource], None]
 ) -> Iterator[Check]:
-    """Every check of a job on a model that was found."""
-    yield from job_checks(job, model)
-=======
-def _checks(job: Job, model: FoundModel | None, offline: bool) -> Iterator[Check]:
     """Every check of a job; without its model, those that need none."""
     yield from job_checks(job)
     if model is not None:
         yield from model_checks(job, model)
->>>>>>> main
     yield "output", partial(check_output, job)
     for kind in KINDS:
         if model is not None:
