@@ -68,8 +68,9 @@ def inspect(
 
 def _report_line(report: "FileReport") -> str:
     version = f" {report.version}" if report.version else ""
-    parts = [f"{report.path}: {report.kind}{version} for {report.family}"]
-    parts.append(f"goes in {report.goes_in}")
+    family = "" if report.family == "unknown" else f" for {report.family}"
+    parts = [f"{report.path}: {report.kind}{version}{family}"]
+    parts.append("cannot be used" if report.goes_in == "nowhere" else f"goes in {report.goes_in}")
     parts += [f"{key} {value}" for key, value in report.details.items() if key != "note"]
     if report.parameters is not None:
         count = report.parameters

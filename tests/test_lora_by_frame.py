@@ -63,6 +63,10 @@ FILES = {
     "time embedding": low_rank(TIME),
     "kronecker": lokr(QUERY),
     "dora": dora(QUERY),
+    "glora": {
+        f"lora_unet_{QUERY}.{part}.weight": drawn(*shape)
+        for part, shape in {"a1": (32, 2), "a2": (2, 32), "b1": (32, 2), "b2": (2, 32)}.items()
+    },
     "full": {f"lora_unet_{QUERY}.diff": drawn(*shape_of(QUERY))},
     "several": low_rank(QUERY) | low_rank(CONV) | low_rank(TEXT_KEY),
 }
@@ -121,6 +125,14 @@ def test_two_add_up_each_with_its_own_weights(tmp_path):
     for frame in (0, 1):
         assert (both - plain)[:, :, frame].abs().max() > 1e-3
         assert (both - swapped)[:, :, frame].abs().max() > 1e-3
+
+
+def test_boft_cannot_be_scaled_by_frame(tmp_path):
+    file = {f"lora_unet_{QUERY}.oft_blocks": drawn(2, 16, 2, 2)}
+    save_file(file, tmp_path / "l.safetensors")
+    animated = inflate(new_unet(), new_motion())
+    with pytest.raises(CheckpointError, match="an OFT in stages or with lengths, which cannot be"):
+        attach_lora(base_of(animated.unet), animated.call, tmp_path / "l.safetensors", 0)
 
 
 def test_norms_cannot_be_scaled_by_frame(tmp_path):

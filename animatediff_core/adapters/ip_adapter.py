@@ -38,6 +38,8 @@ _READ_BY: dict[Form, str] = {
     "plain": "proj.weight", "plus": "proj_in.weight", "full face": "proj.0.weight",
 }  # fmt: skip
 """The tensor of each form that reads CLIP."""
+_FACE = 512
+"""Numbers by which a face recogniser describes a face."""
 _VISION_SETTINGS = ("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
                     "num_attention_heads", "num_channels", "image_size", "patch_size",
                     "hidden_act", "layer_norm_eps")  # fmt: skip
@@ -73,6 +75,8 @@ def recognise_ip_adapter(file: WeightFile) -> IPAdapterInfo | None:
         return None
     unknown = ("unknown form", None)
     name, form = next((found for mark, found in _FORMS.items() if mark in inner), unknown)
+    if shapes.get(f"{_PROJECTION}proj_in.weight", ())[1:] == (_FACE,):
+        name, form = "InstantID", None
     details = {"form": name, "layers": str(len(layers))}
     if form is None:
         details["note"] = (

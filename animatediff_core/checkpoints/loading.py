@@ -9,28 +9,32 @@ from diffusers.models import AutoencoderKL
 from ..weights.places import local_path
 from .base_model import BaseModel
 from .diffusers_folder import load_folder, open_vae
-from .single_file import load_single_file, load_single_vae
+from .single_file import load_single_file, load_single_unet, load_single_vae
 
 
 def load_base(
     source: str,
     *,
     vae: str | None = None,
+    unet: str | None = None,
     variant: str | None = None,
     dtype: torch.dtype | None = torch.float32,
     offline: bool = False,
 ) -> BaseModel:
     """Load a base model from `bundled:…`, a diffusers folder, a single file or a hub id.
 
-    `variant` names which weights of a folder: fp16, for instance. With the dtype None each weight
-    of the UNet and the text encoders is as its file has it, until `BaseModel.to`; the VAE is in
-    fp32.
+    `unet` and `vae` replace its own. `variant` names which weights of a folder: fp16, for instance.
+    With the dtype None each weight of the UNet and the text encoders is as its file has it, until
+    `BaseModel.to`; the VAE is in fp32.
     """
     path = local_path(source, "base", variant=variant, offline=offline)
     _silence_progress_bars()
     base = load_parts(path, source, variant, dtype, own_vae=vae is None)
     if vae is not None:
         base.vae = load_vae(local_path(vae, "vae", offline=offline), dict(base.vae.config))
+    if unet is not None:
+        path = local_path(unet, "control", offline=offline)
+        base.unet = load_single_unet(path, base.unet.config, dtype)
     for part in (base.unet, base.vae, *base.text_encoders):
         part.requires_grad_(False).eval()
     return base

@@ -82,10 +82,7 @@ def save_motion_module(
     """
     path = Path(path)
     if form == "official":
-        tensors = motion.state_dict()
-        if motion.config.version != "animatelcm":
-            tensors |= _positions(tensors, motion.config.max_frames)
-        write_tensors(path, tensors, config_metadata(motion.config))
+        write_tensors(path, official_tensors(motion), config_metadata(motion.config))
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists already and is not empty; choose another name")
@@ -100,13 +97,16 @@ def config_metadata(config: MotionConfig) -> dict[str, str]:
     return {CONFIG_KEY: json.dumps(asdict(config)), "format": "pt"}
 
 
-def _positions(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
-    """The positions of every attention, 1 f c each, by official name."""
-    return {
+def official_tensors(motion: MotionModule) -> dict[str, Tensor]:
+    """The weights by official name, and positions (1 f c) unless it is AnimateLCM."""
+    tensors = motion.state_dict()
+    frames = motion.config.max_frames
+    positions = {
         key.replace("to_q.weight", "pos_encoder.pe"): sinusoids(frames, len(query), query)[None]
         for key, query in tensors.items()
-        if key.endswith(".to_q.weight")
+        if key.endswith(".to_q.weight") and motion.config.version != "animatelcm"
     }
+    return tensors | positions
 
 
 def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> None:

@@ -19,14 +19,25 @@ from transformers.models.clip import (
     CLIPTokenizer,
 )
 
+from ..errors import CheckpointError
 from ..weights.match import check_tensors
 from ..weights.safetensors_file import headers_only
-from ..weights.weight_file import WeightFile, open_weights
+from ..weights.weight_file import WeightFile, open_model, open_weights
 from . import families
 from .base_model import BaseModel
 from .empty_model import fill, without_weights
-from .families import EMA, FOLDERS, UNET, VAE, SingleFile, check_single_file
+from .families import (
+    EMA,
+    FOLDERS,
+    UNET,
+    VAE,
+    SingleFile,
+    UNetLayout,
+    check_single_file,
+    unet_layout,
+)
 from .sd_names import (
+    GUIDANCE_EMBEDDING,
     Original,
     text_entries,
     text_prefix,
@@ -85,7 +96,8 @@ def load_single_file(
     kind = check_single_file(file.shapes, source, vae_given=not own_vae)
     base = family_model(kind.family, source)
     base.scheduler_config |= _prediction(file, kind, source)
-    _fill_unet(base.unet, file, kind, source, dtype)
+    layout = UNetLayout(EMA if kind.averaged else UNET, "input_blocks.0.0.weight")
+    base.unet = _unet(file, layout, base.unet.config, source, dtype)
     for number, encoder in enumerate(base.text_encoders):  # files have more: position_ids, …
         prefix, spelled = text_prefix(number, len(base.text_encoders)), _without_text_model
         entries = text_entries(encoder)
@@ -114,21 +126,42 @@ def load_single_vae(
     return vae
 
 
+def load_single_unet(
+    path: Path, config: Mapping[str, Any], dtype: torch.dtype | None
+) -> UNet2DConditionModel:
+    """A UNet alone, in the first release's names or diffusers', from a file or its folder.
+
+    `config` is that of the base model's own UNet.
+    """
+    file = open_model(path)
+    layout = unet_layout(file.shapes)
+    if layout is None:
+        raise CheckpointError(f"{path}: is no UNet; `animatediff inspect` says what it is")
+    return _unet(file, layout, config, str(path), dtype)
+
+
 def _config(family: str, part: str) -> Path:
     return families.CONFIGS / FOLDERS[family] / part
 
 
-def _fill_unet(
-    unet: UNet2DConditionModel,
+def _unet(
     file: WeightFile,
-    kind: SingleFile,
+    layout: UNetLayout,
+    config: Mapping[str, Any],
     source: str,
     dtype: torch.dtype | None,
-) -> None:
-    """The ordinary weights, or the averaged ones if the file has no others."""
-    prefix = EMA if kind.averaged else UNET
-    spelled = _without_dots if kind.averaged else str
-    _fill(unet, unet_entries(unet), prefix, "UNet", file, source, dtype, spelled=spelled)
+) -> UNet2DConditionModel:
+    """A UNet's weights; those of LCM have an embedding of the guidance scale besides."""
+    embedding = file.shapes.get(f"{layout.prefix}{GUIDANCE_EMBEDDING}.weight", (0, None))
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    settings["time_cond_proj_dim"] = embedding[-1]
+    unet: UNet2DConditionModel = without_weights(UNet2DConditionModel.from_config, settings)
+    entries = unet_entries(unet)
+    if not layout.original:
+        entries = [Original(name, (name,)) for name in unet.state_dict()]
+    spelled = _without_dots if layout.prefix == EMA else str
+    _fill(unet, entries, layout.prefix, "UNet", file, source, dtype, spelled=spelled)
+    return unet
 
 
 def _without_dots(name: str) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
-from ..diffusion.schedules import check_scheduler
+from ..diffusion.schedules import check_scheduler, check_steps
 from ..diffusion.windows import is_divided, max_stride, window_length
 from ..errors import Check, CheckpointError
 from ..jobs import Job
@@ -15,11 +15,18 @@ from ..motion import Positions
 from .models import FoundModel
 
 
-def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
-    """Checks of everything but output and conditions, each with the key of its setting."""
+def job_checks(job: Job) -> Iterator[Check]:
+    """Checks of texts, sampler, noise and windows that need no model, by key of the setting."""
     for key in ("prompt", "negative_prompt"):
         for frame, text in getattr(job, key).items():
             yield f"{key}[{frame}]", partial(check_prompt, text)
+    yield "scheduler", partial(check_steps, job.scheduler, job.steps)
+    yield "noise.type", partial(_check_noise, job)
+    yield "window.stride", partial(_check_stride, job)
+
+
+def model_checks(job: Job, model: FoundModel) -> Iterator[Check]:
+    """Checks of sampler, sizes and length on a model that was found, by key of the setting."""
     yield "clip_skip", partial(_check_clip_skip, job, model)
     yield "scheduler", partial(_check_scheduler, job, model)
     for key, size in (("width", job.width), ("height", job.height)):
@@ -27,18 +34,15 @@ def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
         if job.upscale is not None:
             check = partial(_check_scale, key, size, job.upscale.scale, model.vae_scale_factor)
             yield "upscale.scale", check
-    yield "noise.type", partial(_check_noise, job)
     if job.motion_positions != MotionPositions():
         yield "motion_positions", partial(_check_positions, job, model)
     else:
         yield "", partial(_check_length, job, model)
-    yield "window.stride", partial(_check_stride, job)
 
 
 def _check_scheduler(job: Job, model: FoundModel) -> None:
     prediction_type = job.prediction_type or "epsilon"
-    config = model.motion_config
-    check_scheduler(job.scheduler, config, prediction_type=prediction_type, steps=job.steps)
+    check_scheduler(job.scheduler, model.motion_config, prediction_type=prediction_type)
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:

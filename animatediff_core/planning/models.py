@@ -20,7 +20,7 @@ from ..checkpoints.loading import load_parts
 from ..checkpoints.motion_files import MOTION_FILE, read_motion
 from ..checkpoints.motion_module import load_motion_module
 from ..errors import Check, CheckpointError, Problems, at
-from ..jobs import Adapter, kept_adapters, load_preset
+from ..jobs import Adapter, Embedding, kept_adapters, load_preset
 from ..jobs.camera import Camera
 from ..motion import MotionConfig, MotionModule, inflate
 from ..weights.places import local_path
@@ -38,13 +38,14 @@ class ModelSpec:
     variant: str | None = None
     motion: str | None = None
     motion_version: str | None = None
+    unet: str | None = None
     vae: str | None = None
     prediction_type: str | None = None
     """Overrides what the base model's files say that the UNet predicts."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
     camera: Camera = field(default_factory=Camera)
-    embeddings: tuple[str, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,8 @@ def model_files(
     """(role, path, scale) of every file that a model is made from."""
     spec = found.spec
     yield "base", found.base_path, None
+    if spec.unet is not None:
+        yield "unet", local_path(spec.unet, "control", offline=offline), None
     if spec.vae is not None:
         yield "vae", local_path(spec.vae, "vae", offline=offline), None
     if isinstance(found, FoundModel):
@@ -125,15 +128,15 @@ def model_files(
     for role, adapters in (("lora", spec.loras), ("motion_lora", spec.motion_loras)):
         for adapter in adapters:
             yield role, local_path(adapter.path, offline=offline), adapter.scale
-    for path in spec.embeddings:
-        yield "embedding", local_path(path, offline=offline), None
+    for one in spec.embeddings:
+        yield "embedding", local_path(one.path, offline=offline), None
 
 
 def _find_base(spec: ModelSpec, offline: bool, bases: Bases) -> FoundImageModel:
     with at("base"):
         path = local_path(spec.base, "base", variant=spec.variant, offline=offline)
-        if path.is_file():
-            require(identify(path), "base", spec.base)
+        if path.is_file() and (report := identify(path)).kind != "base model":
+            require(report, "base", spec.base)
         own_vae = spec.vae is None
         key = (path, spec.variant, own_vae)
         if key not in bases:
@@ -204,11 +207,14 @@ def _part_checks(image: FoundImageModel, offline: bool) -> Iterator[Check]:
     """Checks of the VAE and the adapters."""
     spec = image.spec
     base = with_own_words(image.base) if spec.embeddings else image.base
-    parts = [("vae", spec.vae)] if spec.vae is not None else []
+    own = [("unet", spec.unet), ("vae", spec.vae)]
+    parts = [(key, source) for key, source in own if source is not None]
     parts += [("loras", one.path) for one in spec.loras]
-    parts += [("embeddings", path) for path in spec.embeddings]
     for key, source in parts:
         yield key, partial(check_fit, key, source, base, offline=offline)
+    for embedding in spec.embeddings:
+        path, word = embedding.path, embedding.word
+        yield "embeddings", partial(check_fit, "embeddings", path, base, offline=offline, word=word)
     if isinstance(image, FoundModel):
         for one in spec.motion_loras:
             yield (

@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from ..adapters.lora.peft import lora_files
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
 from ..checkpoints.motion_module import save_motion_module
@@ -21,7 +23,7 @@ from ..checkpoints.write import (
     write_single_file,
 )
 from ..errors import AnimateDiffError, CheckpointError
-from ..jobs import Adapter, defaults_of
+from ..jobs import defaults_of
 from ..motion import inflate
 from ..planning.models import (
     FoundImageModel,
@@ -152,15 +154,20 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
     if isinstance(found, FoundModel):
         base, motion = load_model(found, dtype=planned.dtype, offline=offline)
         inflate(base.unet, motion).deflate()
+        _check_numbers(planned, base, motion)
         difference = one_step_difference(base, motion)
     else:
         base = load_image_model(found, dtype=planned.dtype, offline=offline)
+        _check_numbers(planned, base)
     with together(planned.outputs) as places:
         staged = dict(zip(planned.outputs, places, strict=True))
         if planned.output is not None and motion is not None:
             record = _record(planned, offline)
-            local = [(role, _local(one, offline)) for role, one in kept]
-            write_pipeline_folder(base, motion, staged[planned.output], record, local)
+            files = [
+                (role, one.scale, lora_files(local_path(one.path, offline=offline)))
+                for role, one in kept
+            ]
+            write_pipeline_folder(base, motion, staged[planned.output], record, files)
         if planned.motion_file is not None and motion is not None:
             save_motion_module(motion, staged[planned.motion_file])
         if planned.single_file is not None:
@@ -168,15 +175,22 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
     return Injected(planned.outputs, difference)
 
 
+def _check_numbers(planned: InjectPlan, base: BaseModel, *others: nn.Module) -> None:
+    """Reject a model that would write a weight that is no number."""
+    for model in (base.unet, base.vae, *base.text_encoders, *others):
+        for name, weight in model.state_dict().items():
+            if not bool(weight.isfinite().all()):
+                raise CheckpointError(
+                    f"{planned.found.spec.base}: the {type(model).__name__}'s {name} holds values "
+                    "that are no numbers; use another file, or lower the scales of LoRAs"
+                )
+
+
 def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
     if base.placeholder_tokens:
         message = "%s: has no place for new tokens, so %s stay out; load their files beside it"
         log.warning(message, path, ", ".join(base.placeholder_tokens))
     write_single_file(base, place)
-
-
-def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return adapter.model_copy(update={"path": str(local_path(adapter.path, offline=offline))})
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:

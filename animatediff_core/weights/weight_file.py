@@ -34,6 +34,11 @@ _DTYPES = {
     "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "f8_e4m3",
     "float8_e5m2": "f8_e5m2",
 }  # fmt: skip
+_FORMS = {
+    ".gguf": "a quantised GGUF model", ".onnx": "an ONNX model", ".engine": "a TensorRT engine",
+    ".trt": "a TensorRT engine", ".msgpack": "Flax weights", ".h5": "Keras weights",
+}  # fmt: skip
+"""Other programs' files by their ending."""
 _TORCH = {short: name for name, short in _DTYPES.items() if name.islower()}
 """torch's names of the dtypes that have a short one."""
 
@@ -186,6 +191,11 @@ def _check_start(start: bytes, path: Path) -> None:
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` or download it"
+        )
+    if (form := _FORMS.get(path.suffix)) is not None or start[:4] == b"GGUF":
+        raise CheckpointError(
+            f"{path}: is {form or _FORMS['.gguf']}, which cannot be used; use the .safetensors "
+            "file of the same model in fp16 or fp32"
         )
     if start[8:9] == b"{" or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return
