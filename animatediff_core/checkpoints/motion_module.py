@@ -91,10 +91,7 @@ def save_motion_module(
     """
     path = Path(path)
     if form == "official":
-        tensors = motion.state_dict()
-        if motion.config.version != "animatelcm":
-            tensors |= stored_positions(motion)
-        write_tensors(path, tensors, config_metadata(motion.config))
+        write_tensors(path, official_tensors(motion), config_metadata(motion.config))
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists already and is not empty; choose another name")
@@ -107,6 +104,12 @@ def save_motion_module(
 def config_metadata(config: MotionConfig) -> dict[str, str]:
     """The metadata that makes a file say what it is."""
     return {CONFIG_KEY: json.dumps(asdict(config)), "format": "pt"}
+
+
+def official_tensors(motion: MotionModule) -> dict[str, Tensor]:
+    """The weights by official name, and positions (1 f c) unless it is AnimateLCM."""
+    positions = {} if motion.config.version == "animatelcm" else stored_positions(motion)
+    return motion.state_dict() | positions
 
 
 def own_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> dict[str, Tensor]:
