@@ -39,7 +39,7 @@ from animatediff_core.checkpoints.single_file import (
 )
 from animatediff_core.checkpoints.write import write_base_folder, write_single_file
 from animatediff_core.errors import CheckpointError
-from animatediff_core.jobs import Adapter, Job
+from animatediff_core.jobs import Adapter, Embedding, Job
 from animatediff_core.motion import VERSIONS, MotionModule
 from animatediff_core.planning import models as model
 from animatediff_core.planning.models import ModelSpec, find_model, model_files
@@ -102,6 +102,16 @@ def small_families(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", FOLDERS.values())
 def test_every_tensor_of_a_checkpoint_finds_its_place(tmp_path, small_families, family):
     check(tmp_path, small_families, family, torch.float32)
+
+
+def test_temporal_layers_inside_a_checkpoint_are_named(tmp_path, small_families, caplog):
+    tensors, own = checkpoint(small_families, "sd15")
+    layer = "model.diffusion_model.input_blocks.1.2.temporal_transformer.norm.weight"
+    save_file(tensors | {layer: torch.ones(32)}, tmp_path / "m.safetensors")
+    note = "1 tensors inside, not used; name the module with motion"
+    assert identify(tmp_path / "m.safetensors").details["motion module"] == note
+    assert_holds(load_base(str(tmp_path / "m.safetensors")), own)
+    assert "holds 1 tensors of a motion module, which are left out" in caplog.text
 
 
 @pytest.mark.parametrize("family", FOLDERS.values())
@@ -619,10 +629,11 @@ def test_an_sd15_file_on_an_sd2_base_is_refused_by_family(tmp_path, monkeypatch)
     parts = ModelSpec(base=str(tmp_path), motion=module, motion_version="v3")
     assert find_model(parts, offline=True).family == "SD2"
     lora = Adapter(path=str(tmp_path / "l.safetensors"))
+    word = Embedding(path=str(tmp_path / "word.safetensors"))
     with pytest.raises(CheckpointError, match="is a LoRA for SD1.5 but .* is SD2; use one of the"):
         find_model(replace(parts, loras=(lora,)), offline=True)
     with pytest.raises(CheckpointError, match="is an embedding for SD1.5 but .* is SD2; use one"):
-        find_model(replace(parts, embeddings=(str(tmp_path / "word.safetensors"),)), offline=True)
+        find_model(replace(parts, embeddings=(word,)), offline=True)
 
 
 def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_families):

@@ -15,13 +15,20 @@ from ..checkpoints.motion_module import load_motion_module
 from ..checkpoints.single_file import load_single_unet
 from ..motion import MotionModule
 from ..weights.places import Role, local_path
+from ..weights.weight_file import open_weights
 from .identify import identify
 from .ip_adapter import check_ip_adapter, read_ip_adapter
 from .lora.files import LoraInfo, read_lora
 from .lora.layers import image_deltas, motion_deltas
+from .lora.peft import lora_file
 from .sparse_ctrl import load_sparse_control
 from .t2i_adapter import load_t2i_adapter
-from .textual_inversion import apply_embedding, read_embedding
+from .textual_inversion import (
+    add_embedding,
+    apply_embedding,
+    bundled_embeddings,
+    read_embedding,
+)
 
 
 def _load_controlnet(base: BaseModel, path: Path) -> None:
@@ -30,10 +37,18 @@ def _load_controlnet(base: BaseModel, path: Path) -> None:
     load_controlnet(path, base.unet, None)
 
 
+def _load_lora(base: BaseModel, path: Path) -> None:
+    image_deltas(base, path)
+    if words := bundled_embeddings(open_weights(lora_file(path))):
+        own = with_own_words(base)
+        for embedding in words:
+            add_embedding(own, embedding)
+
+
 _LOADERS: Mapping[str, Callable[[BaseModel, Path], object]] = {
     "unet": lambda base, path: load_single_unet(path, base.unet.config, None),
     "vae": lambda base, path: load_vae(path, dict(base.vae.config)),
-    "loras": image_deltas,
+    "loras": _load_lora,
     "embeddings": apply_embedding,
     "controlnets": _load_controlnet,
     "sparse_controls": lambda base, path: load_sparse_control(path, base.unet, dtype=None),
@@ -49,8 +64,11 @@ _ROLES: Mapping[str, Role] = {
 }  # fmt: skip
 
 
-def check_fit(key: str, source: str, base: BaseModel, *, offline: bool) -> FileReport:
-    """Check that a source goes into a key and fits a base model without values."""
+def check_fit(
+    key: str, source: str, base: BaseModel, *, offline: bool, word: str | None = None
+) -> FileReport:
+    """Check that a source goes into a key and fits a base model without values; `word`: the
+    placeholder token of an embedding, instead of its own."""
     path = local_path(source, _ROLES.get(key, "file"), offline=offline)
     report = identify(path)
     if (key, report.kind) != ("vae", "base model"):  # whose VAE is used
@@ -58,7 +76,10 @@ def check_fit(key: str, source: str, base: BaseModel, *, offline: bool) -> FileR
         if {report.family, base.family} <= FOLDERS.keys() and report.family != base.family:
             raise wrong_family(report, base.family, source, base.source)
     with torch.device("meta"):
-        _LOADERS[key](base, path)
+        if word is not None:
+            apply_embedding(base, path, word)
+        else:
+            _LOADERS[key](base, path)
     return report
 
 

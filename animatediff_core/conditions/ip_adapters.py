@@ -43,7 +43,7 @@ def _images(job: Job) -> ImageSources:
         key = f"{_KEY}[{i}].images"
         yield from key_frame_sources(adapter.images, job, "stretch", key)  # of any size
         if adapter.mask is not None:
-            yield f"{_KEY}[{i}].mask", images_source(adapter.mask, job)
+            yield f"{_KEY}[{i}].mask", images_source(adapter.mask, job, mask=True)
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:

@@ -8,9 +8,10 @@ import torch
 
 from ..adapters.fit import check_fit
 from ..adapters.lora.attach import attach_lora
+from ..checkpoints.base_model import BaseModel
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
-from ..errors import Check
+from ..errors import Check, CheckpointError
 from ..jobs import Adapter, Job
 from ..weights.places import local_path
 from .kind import Kind, LoadedModel, PlannedModel, WeightSource
@@ -29,10 +30,16 @@ def _weights(job: Job) -> Iterator[WeightSource]:
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, lora in enumerate(job.loras):
         if lora.weights is not None:
-            yield (
-                f"loras[{i}].path",
-                partial(check_fit, "loras", lora.path, model.base, offline=offline),
-            )
+            yield f"loras[{i}].path", partial(_check, lora.path, model.base, offline)
+
+
+def _check(source: str, base: BaseModel, offline: bool) -> None:
+    report = check_fit("loras", source, base, offline=offline)
+    if words := report.details.get("embeddings"):
+        raise CheckpointError(
+            f"{source}: holds an embedding ({words}), which has no weights by frame; leave weights "
+            "out"
+        )
 
 
 def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:

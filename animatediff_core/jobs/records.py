@@ -55,6 +55,15 @@ class Adapter(Record):
     its layers of the text encoders are left out."""
 
 
+class Embedding(Record):
+    """A textual inversion."""
+
+    path: Source
+    """A file, local or on the hub."""
+    word: str | None = None
+    """Its placeholder token in prompts; default: the one in the file, else the file's name."""
+
+
 class Job(Record):
     """One clip. Paths are as a command in the working folder would need them."""
 
@@ -95,8 +104,8 @@ class Job(Record):
     """MotionLoRA, merged into the motion module."""
     camera: Camera = Camera()
     """How the camera moves."""
-    embeddings: tuple[Source, ...] = ()
-    """Textual inversion file."""
+    embeddings: tuple[Embedding, ...] = ()
+    """Textual inversion."""
     frames: Count = 16
     """Length of the clip."""
     width: Count = 512

@@ -1,13 +1,13 @@
 """Everything about jobs that can be checked and foreseen before a model is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from ..conditions import KINDS
 from ..errors import Check, Problems
 from ..jobs import Job
-from ..media.image_source import check_images
+from ..media.image_source import ImageSource, check_images
 from .job_checks import job_checks, model_checks
 from .models import Bases, FoundModel, ModelSpec, find_model
 from .output import check_output
@@ -26,20 +26,24 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     found: dict[ModelSpec, FoundModel | None] = {}
     bases: Bases = {}
     problems, planned = Problems(), []
+    check_once = cache(check_images)
     for job in jobs:
         spec = spec_of(job)
         if spec not in found:
             found[spec] = None
             with problems.collecting(job.origin or job.name):
                 found[spec] = find_model(spec, offline=offline, bases=bases)
-        problems.run(_checks(job, found[spec], offline), job.origin or job.name)
-        if (model := found[spec]) is not None:
+        model = found[spec]
+        problems.run(_checks(job, model, offline, check_once), job.origin or job.name)
+        if model is not None:
             planned.append(Planned(job, model))
     problems.check()
     return planned
 
 
-def _checks(job: Job, model: FoundModel | None, offline: bool) -> Iterator[Check]:
+def _checks(
+    job: Job, model: FoundModel | None, offline: bool, check: Callable[[ImageSource], None]
+) -> Iterator[Check]:
     """Every check of a job; without its model, those that need none."""
     yield from job_checks(job)
     if model is not None:
@@ -49,7 +53,7 @@ def _checks(job: Job, model: FoundModel | None, offline: bool) -> Iterator[Check
         if model is not None:
             yield from kind.checks(job, model, offline)
         for key, source in kind.images(job):
-            yield key, partial(check_images, source)
+            yield key, partial(check, source)
 
 
 def spec_of(job: Job) -> ModelSpec:

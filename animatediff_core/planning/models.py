@@ -20,7 +20,7 @@ from ..checkpoints.loading import load_parts
 from ..checkpoints.motion_files import MOTION_FILE, read_motion
 from ..checkpoints.motion_module import load_motion_module
 from ..errors import Check, CheckpointError, Problems, at
-from ..jobs import Adapter, kept_adapters, load_preset
+from ..jobs import Adapter, Embedding, kept_adapters, load_preset
 from ..jobs.camera import Camera
 from ..motion import MotionConfig, MotionModule, inflate
 from ..weights.places import local_path
@@ -45,7 +45,7 @@ class ModelSpec:
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
     camera: Camera = field(default_factory=Camera)
-    embeddings: tuple[str, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,8 @@ def model_files(
     for role, adapters in (("lora", spec.loras), ("motion_lora", spec.motion_loras)):
         for adapter in adapters:
             yield role, local_path(adapter.path, offline=offline), adapter.scale
-    for path in spec.embeddings:
-        yield "embedding", local_path(path, offline=offline), None
+    for one in spec.embeddings:
+        yield "embedding", local_path(one.path, offline=offline), None
 
 
 def _find_base(spec: ModelSpec, offline: bool, bases: Bases) -> FoundImageModel:
@@ -210,9 +210,11 @@ def _part_checks(image: FoundImageModel, offline: bool) -> Iterator[Check]:
     own = [("unet", spec.unet), ("vae", spec.vae)]
     parts = [(key, source) for key, source in own if source is not None]
     parts += [("loras", one.path) for one in spec.loras]
-    parts += [("embeddings", path) for path in spec.embeddings]
     for key, source in parts:
         yield key, partial(check_fit, key, source, base, offline=offline)
+    for embedding in spec.embeddings:
+        path, word = embedding.path, embedding.word
+        yield "embeddings", partial(check_fit, "embeddings", path, base, offline=offline, word=word)
     if isinstance(image, FoundModel):
         for one in spec.motion_loras:
             yield (

@@ -8,14 +8,16 @@ once.
 
 import torch
 
-from ..adapters.lora.merge import apply_loras, apply_motion_loras
-from ..adapters.textual_inversion import apply_embedding
+from ..adapters.lora.merge import apply_loras
+from ..adapters.lora.peft import lora_file
+from ..adapters.textual_inversion import add_embedding, apply_embedding, bundled_embeddings
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
 from ..checkpoints.motion_module import load_motion_module
 from ..motion import MotionModule
 from ..planning.models import FoundImageModel, FoundModel
 from ..weights.places import local_path
+from ..weights.weight_file import open_weights
 
 
 def load_model(
@@ -26,7 +28,7 @@ def load_model(
     base = load_image_model(found, dtype=dtype, offline=offline)
     motion = load_motion_module(found.motion_path, version=spec.motion_version, dtype=None)
     files = [(local_path(one.path, offline=offline), one.scale) for one in spec.motion_loras]
-    apply_motion_loras(motion, files, dtype)
+    apply_loras(motion, files, dtype)
     return base, motion.to(dtype)
 
 
@@ -43,6 +45,9 @@ def load_image_model(
     files = [(local_path(one.path, offline=offline), one.scale) for one in spec.loras]
     apply_loras(base, files, dtype)
     base.to("cpu", dtype)
-    for path in spec.embeddings:
-        apply_embedding(base, local_path(path, offline=offline))
+    for path, _ in files:
+        for embedding in bundled_embeddings(open_weights(lora_file(path))):
+            add_embedding(base, embedding)
+    for one in spec.embeddings:
+        apply_embedding(base, local_path(one.path, offline=offline), one.word)
     return base

@@ -10,7 +10,10 @@ MUTANTS: Table = {
             "permute(3, 0, 1, 2).unsqueeze(0).float()",
         ),
         ("permute(3, 0, 1, 2)", "permute(3, 0, 2, 1)"),
-        ("(job.width, job.height), images.fit)", "(job.height, job.width), images.fit)"),
+        (
+            "(job.width, job.height), images.fit, mask)",
+            "(job.height, job.width), images.fit, mask)",
+        ),
     ],
     ("adapters/fit.py", "conditions"): [
         ("if {report.family, base.family} <= FOLDERS.keys() and", "if False and"),

@@ -23,13 +23,14 @@ from ...errors import CheckpointError
 from ...weights.files import printable
 from ...weights.safetensors_file import headers_only
 from ...weights.weight_file import WeightFile, open_weights
+from ..textual_inversion import BUNDLED
 from .math import Delta, lacking
 from .names import plain_name
 from .peft import lora_file, peft_settings, set_alphas
 
 log = logging.getLogger(__name__)
 
-_ADAPTER = r"(?:\.(?!weight$)\w+)?"
+_ADAPTER = r"(?:\.(?!weight$)[^.]+)?"
 """PEFT's name of an adapter among others: default, default_0."""
 _UP_DOWN = re.compile(
     r"^(?P<layer>.+?)[._](?P<kind>lora_up|lora_down|lora_A|lora_B|lora\.up|lora\.down|"
@@ -90,7 +91,8 @@ def open_lora(path: Path) -> LoraInfo | None:
 def recognise_lora(file: WeightFile) -> LoraInfo | None:
     """A LoRA in any dialect, for the image model or for a motion module."""
     parts = _parts(file)
-    unknown = [key for key in file.shapes if key not in parts]
+    words = {bundled["word"] for key in file.shapes if (bundled := BUNDLED.match(key))}
+    unknown = [key for key in file.shapes if key not in parts and not BUNDLED.match(key)]
     not_read = {part for key in unknown for part in key.split(".") if part in _NOT_READ}
     roles = {role for _, role in parts.values()} - {"alpha"}
     if not roles and not not_read and not any("lora" in key for key in unknown):
@@ -106,6 +108,8 @@ def recognise_lora(file: WeightFile) -> LoraInfo | None:
         details["mid block"] = "yes" if has_middle else "no"
     elif details.get("rank") == "128" and all(".processor." in key for key in file.shapes):
         kind = "domain adapter"
+    if words:
+        details["embeddings"] = ", ".join(sorted(words))
     if (note := _problem(parts, layers, unknown, not_read)) is not None:
         goes_in, details["note"] = NOWHERE, note
     return LoraInfo(

@@ -1,9 +1,10 @@
 """LoRAs merged into weights: `W += scale * change`, in fp32, whatever the file's dialect.
 
-Several add up, and their order does not matter beyond rounding; DoRA alone sets the length of the
-weight that it finds, so its position among others does.
+Several add up, and their order does not matter beyond rounding, except for forms that change the
+weight that they find by its own values: DoRA, GLoRA, IA3, OFT, BOFT.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,24 @@ from typing import Any
 import torch
 
 from ...motion import MotionModule
+from .files import open_lora
 from .layers import Deltas, Layer, Layers, image_deltas, image_layers, layers_of, motion_deltas
 from .math import Delta, changed_weight
+
+log = logging.getLogger(__name__)
 
 
 def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
     """Merge a LoRA into a UNet, a BaseModel or a diffusers pipeline; returns the layers changed.
 
     Raises CheckpointError if it changes nothing, is of another family, or if some of its layers
-    match nothing: named. At scale 0 the file is checked and the model stays as it is.
+    match nothing: named. At scale 0 the file is checked and the model stays as it is. Embeddings
+    in the file are left out, with a warning.
     """
+    info = open_lora(Path(path))
+    if info is not None and "embeddings" in info.details:
+        log.warning("%s: its embeddings (%s) are left out", path, info.details["embeddings"])
     return apply_loras(target, [(Path(path), scale)])[0]
-
-
-def apply_loras(
-    target: Any, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
-) -> list[int]:
-    """Merge several LoRAs, each with its scale; returns the layers changed by each.
-
-    Every weight is computed in fp32 and rounded once, to `dtype` (by default its own).
-    """
-    changes = [(image_deltas(target, path), scale) for path, scale in adapters]
-    _merge(image_layers(target), changes, dtype)
-    return [len(deltas) for deltas, _ in changes]
 
 
 def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0) -> int:
@@ -41,18 +37,23 @@ def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0
 
     Layers for a mid block that the module lacks are left out, with a warning that says so.
     """
-    return apply_motion_loras(motion, [(Path(path), scale)])[0]
+    return apply_loras(motion, [(Path(path), scale)])[0]
 
 
-def apply_motion_loras(
-    motion: MotionModule, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
+def apply_loras(
+    target: Any, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
 ) -> list[int]:
-    """Merge several MotionLoRAs, each with its scale; returns the layers changed by each.
+    """Merge several LoRAs, or MotionLoRAs into a motion module; returns the layers changed by each.
 
     Every weight is computed in fp32 and rounded once, to `dtype` (by default its own).
     """
-    changes = [(motion_deltas(motion, path), scale) for path, scale in adapters]
-    _merge(layers_of(motion), changes, dtype)
+    if isinstance(target, MotionModule):
+        layers: Layers = layers_of(target)
+        changes = [(motion_deltas(target, path), scale) for path, scale in adapters]
+    else:
+        layers = image_layers(target)
+        changes = [(image_deltas(target, path), scale) for path, scale in adapters]
+    _merge(layers, changes, dtype)
     return [len(deltas) for deltas, _ in changes]
 
 

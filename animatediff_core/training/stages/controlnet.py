@@ -20,10 +20,11 @@ from ...errors import MediaError, TrainingError
 from ...jobs.conditions import Canny
 from ...media.edges import canny
 from ...media.image import read_image
+from ...media.opening import is_hidden, is_image
 from ...motion import Conditions, added_conditions
 from ...weights.files import write_tensors
 from ...weights.places import local_path
-from ..clips import IMAGE_SUFFIXES, ReadCondition, to_image, to_pixels
+from ..clips import ReadCondition, to_image, to_pixels
 from ..config import TrainConfig
 from ..stage import Stage, Weights, frozen_text, image_scheduler
 
@@ -139,7 +140,7 @@ def paired_condition(folder: Path, size: tuple[int, int]) -> ReadCondition:
         raise TrainingError(
             f"{folder}: no such folder; set condition_folder to where the conditions are"
         )
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+    files = {p.stem: p for p in sorted(folder.iterdir()) if is_image(p) and not is_hidden(p)}
 
     def paired(file: Path, pixels: Tensor) -> Tensor:
         if file.stem not in files:
