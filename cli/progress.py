@@ -48,7 +48,7 @@ class RunProgress:
         return self.shown.add_task("", total=total)
 
     def loading(self, source: str) -> None:
-        """A model is being loaded."""
+        """The model of the next jobs is being loaded."""
         self._show(f"loading {source}", None)
 
     def step(self, name: str, done: float, steps: int) -> None:

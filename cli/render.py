@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -73,13 +75,15 @@ def result(text: str, record: Mapping[str, object] | None = None) -> None:
         typer.echo(line)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for a person at a terminal, on stderr."""
-    if settings.quiet or not console.is_terminal:
+def table(title: str, widths: Mapping[str, int], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stderr, with columns of these widths; long texts end in an ellipsis."""
+    if settings.quiet or settings.json:
         return
-    drawn = Table(*columns, title=title, title_justify="left")
+    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column, width in widths.items():
+        drawn.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(str(value)) for value in row))
     console.print(drawn)
 
 

@@ -47,7 +47,7 @@ def test_paths_stay_above_the_bars_which_tell_job_stage_and_time(terminal, monke
             render._bars[0].refresh()
             seen[name] = terminal.lines()
 
-        yield Loading("sd15.safetensors", 2)
+        yield Loading("sd15.safetensors", 2, 1_312_400_000, "cuda:1", "float16")
         look("loading")
         yield step(first, 1, window=1)
         look("step")
@@ -63,17 +63,19 @@ def test_paths_stay_above_the_bars_which_tell_job_stage_and_time(terminal, monke
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setattr("animatediff_core.runs.generate.run", events)
     generate._run([first, second], "outputs", None, None, {})
+    model = "model: sd15.safetensors, 1,312 million parameters, float16 on cuda:1"
+    assert seen["loading"][0] == model
     assert seen["loading"][-1].startswith("loading sd15.safetensors ")
-    assert seen["step"][0].startswith("job 1 of 2  knight  ")
-    assert seen["step"][1].startswith("step 2 of 4  ")
-    assert seen["decoding"][1].startswith("decoding ")
-    assert seen["writing"][1].startswith("writing ")
-    path, run, stage = seen["second"]
+    assert seen["step"][1].startswith("job 1 of 2  knight  ")
+    assert seen["step"][2].startswith("step 2 of 4  ")
+    assert seen["decoding"][2].startswith("decoding ")
+    assert seen["writing"][2].startswith("writing ")
+    _, path, run, stage = seen["second"]
     assert path == "outputs/knight-1.gif"
     assert run.startswith("job 2 of 2  a long name of a job that")
     assert stage.startswith("step 2 of 4 ")
     assert stage.endswith("--:--")  # the job's clock starts anew
-    assert terminal.lines() == ["outputs/knight-1.gif", "outputs/second-2.gif"]
+    assert terminal.lines() == [model, "outputs/knight-1.gif", "outputs/second-2.gif"]
 
 
 def test_paths_go_to_stdout_where_only_stderr_is_a_terminal(terminal, monkeypatch):
