@@ -30,7 +30,7 @@ from .peft import lora_file, peft_settings, set_alphas
 
 log = logging.getLogger(__name__)
 
-_ADAPTER = r"(?:\.(?!weight$)\w+)?"
+_ADAPTER = r"(?:\.(?!weight$)[^.]+)?"
 """PEFT's name of an adapter among others: default, default_0."""
 _UP_DOWN = re.compile(
     r"^(?P<layer>.+?)[._](?P<kind>lora_up|lora_down|lora_A|lora_B|lora\.up|lora\.down|"
