@@ -2,16 +2,22 @@
 
 import json
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import settings_page
 import yaml
 from conftest import ROOT
+from setuptools.config.pyprojecttoml import read_configuration
+from typer.main import get_command
 
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import job_from_options
 from cli import render
+from cli.app import app
 from cli.generate import _tell
 
 DOCS = ROOT / "docs"
@@ -85,6 +91,37 @@ def test_the_json_of_generate_has_the_documented_keys(capsys, monkeypatch):
     page = (DOCS / "json.md").read_text("utf-8")
     assert json.dumps(made) in page
     assert failed == {"name": "ball", "seed": 1, "path": None, "error": "no memory"}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of each animatediff command in a page's blocks."""
+    blocks = re.findall(r"^ *```(?:sh|console)\n(.*?)^ *```", page.read_text("utf-8"), re.S | re.M)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    plain = [re.sub(r"^\$ |^[A-Z_]+=\S+ | >.*| 2>.*", "", line) for line in lines]
+    words = [shlex.split(line, comments=True) for line in plain]
+    return [one[1:] for one in words if one[:1] == ["animatediff"]]
+
+
+def test_the_command_line_reads_every_command_of_the_documents():
+    program, known = get_command(app), 0
+    for page in PAGES:
+        for name, *arguments in commands(page):
+            program.commands[name].make_context(name, arguments)
+            known += 1
+    assert known > 40
+
+
+def test_the_program_runs_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["animatediff", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("animatediff_core", run_name="__main__")
+    assert (end.value.code, capsys.readouterr().out) == (0, "animatediff 0.1.0\n")
+
+
+def test_a_wheel_carries_every_example_file():
+    packed = read_configuration(ROOT / "pyproject.toml")["tool"]["setuptools"]["data-files"]
+    files = {ROOT / file for _, files in packed for file in files}
+    assert files == {file for file in (ROOT / "prompts").rglob("*") if file.is_file()}
 
 
 def test_examples_are_written_into_a_new_folder(tmp_path, monkeypatch):
