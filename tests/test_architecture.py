@@ -10,6 +10,7 @@ from setuptools.config.pyprojecttoml import read_configuration
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
+    ("__main__",),
     ("cli",),
     ("tiny",),
     ("runs",),

@@ -1,17 +1,24 @@
 """The documentation: navigation, links, images, and what pages quote from the program."""
 
+import ast
 import json
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import settings_page
 import yaml
 from conftest import ROOT
+from setuptools.config.pyprojecttoml import read_configuration
+from typer.main import get_command
 
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.jobs import job_from_options
 from cli import render
+from cli.app import app
 from cli.generate import _tell
 
 DOCS = ROOT / "docs"
@@ -85,6 +92,62 @@ def test_the_json_of_generate_has_the_documented_keys(capsys, monkeypatch):
     page = (DOCS / "json.md").read_text("utf-8")
     assert json.dumps(made) in page
     assert failed == {"name": "ball", "seed": 1, "path": None, "error": "no memory"}
+
+
+def json_keys(file: Path) -> set[str]:
+    """Keys of the records that a command prints with --json."""
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    printed = [call for call in calls if ast.unparse(call.func) == "render.result"]
+    printed += [
+        node.value for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign) and node.value
+        if ast.unparse(getattr(node, "target", None) or node.targets[0]) in ("record", "paths")
+    ]  # fmt: skip
+    dicts = [one for node in printed for one in ast.walk(node) if isinstance(one, ast.Dict)]
+    return {key.value for one in dicts for key in one.keys if isinstance(key, ast.Constant)}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "cli").glob("*.py")), ids=lambda file: file.stem)
+def test_every_json_key_is_documented(file):
+    page = (DOCS / "json.md").read_text("utf-8")
+    assert {key for key in json_keys(file) if f"`{key}`" not in page} == set()
+
+
+def test_the_keys_of_a_dry_run_are_found():
+    assert json_keys(ROOT / "cli" / "generate.py") == {
+        "error", "memory", "motion", "name", "path", "seed",
+    }  # fmt: skip
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of each animatediff command in a page's blocks."""
+    blocks = re.findall(r"^ *```(?:sh|console)\n(.*?)^ *```", page.read_text("utf-8"), re.S | re.M)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    plain = [re.sub(r"^\$ |^[A-Z_]+=\S+ | >.*| 2>.*", "", line) for line in lines]
+    words = [shlex.split(line, comments=True) for line in plain]
+    return [one[1:] for one in words if one[:1] == ["animatediff"]]
+
+
+def test_the_command_line_reads_every_command_of_the_documents():
+    program, known = get_command(app), 0
+    for page in PAGES:
+        for name, *arguments in commands(page):
+            program.commands[name].make_context(name, arguments)
+            known += 1
+    assert known > 40
+
+
+def test_the_program_runs_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["animatediff", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("animatediff_core", run_name="__main__")
+    assert (end.value.code, capsys.readouterr().out) == (0, "animatediff 0.1.0\n")
+
+
+def test_a_wheel_carries_every_example_file():
+    packed = read_configuration(ROOT / "pyproject.toml")["tool"]["setuptools"]["data-files"]
+    files = {ROOT / file for _, files in packed for file in files}
+    assert files == {file for file in (ROOT / "prompts").rglob("*") if file.is_file()}
 
 
 def test_examples_are_written_into_a_new_folder(tmp_path, monkeypatch):
