@@ -102,16 +102,9 @@ def _from_file(
         over = {**over, "motion": None}
     path, text = Path(prompt_file), None
     if path.is_dir() or path.suffix.lower().removeprefix(".") in FORMATS:
-        from animatediff_core.media.settings import read_settings, sidecar_of
+        from animatediff_core.media.settings import settings_of
 
-        sidecar = sidecar_of(path)
-        if sidecar.is_file():
-            path = sidecar
-        elif (text := read_settings(path)) is None:
-            raise AnimateDiffError(
-                f"{path}: carries no settings and has no sidecar {sidecar.name} beside it; name a "
-                "clip made by generate, or a prompt file"
-            )
+        path, text = settings_of(path)
     return valid_jobs(path, text=text, root=root, overrides=over, repeats=repeats)
 
 
