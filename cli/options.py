@@ -90,7 +90,7 @@ _HELP = {
     "window.schedule": f"How windows move from step to step: {described(WindowSchedule)}",
     "window.stride": "Windows also over frames 2, 4, ... 2**N apart; default: 0, neighbours only. "
     "(In a prompt file window.stride is one more: the number of such scales.)",
-    "seed": "0 to 2**64-1; -1 or none draws one.",
+    "seed": "Whole number up to 2**64-1; -1 or none draws one.",
     "negative_prompt": "What not to show.",
 }
 """Help of options that mean less than the setting, or count otherwise."""
@@ -139,7 +139,8 @@ def _parameter(key: str) -> inspect.Parameter:
         min=0 if key == "window.stride" else None,
         rich_help_panel=_PANELS.get(key.split(".")[0], "Clip"),
     )
-    kind = list[str] if declared.is_list else (kind if kind in (int, float) else str)
+    number = kind in (int, float) and key != "seed"  # which may be none
+    kind = list[str] if declared.is_list else (kind if number else str)
     return inspect.Parameter(
         key.replace(".", "_"),
         inspect.Parameter.KEYWORD_ONLY,

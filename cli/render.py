@@ -23,7 +23,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(stderr=True, highlight=False)
+from animatediff_core.errors import printable
+
+CONSOLE = {"stderr": True, "highlight": False, "markup": False, "emoji": False}
+console = Console(**CONSOLE)
 
 
 @dataclass
@@ -53,19 +56,19 @@ def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}", always=True)
+        note(printable(f"{record.levelname.lower()}: {record.getMessage()}"), always=True)
 
 
 def error(message: str) -> None:
     """Say what went wrong, also when quiet."""
     for line in message.splitlines():
-        console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {line}", style="red", soft_wrap=True)
 
 
 def note(message: str, *, always: bool = False) -> None:
     """Tell a person at a terminal something that no script needs; `always`: logs too."""
     if always or (console.is_terminal and not settings.quiet):
-        console.print(message, markup=False, soft_wrap=True)
+        console.print(message, soft_wrap=True)
 
 
 def result(text: str, record: Mapping[str, object] | None = None) -> None:
@@ -87,12 +90,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def progress(what: str = "") -> Iterator[Progress]:
     """Bars on a terminal, nothing elsewhere."""
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[info]}"),
+        TextColumn("{task.fields[info]}", markup=False),
         console=console,
         transient=True,
         disable=settings.quiet or not console.is_terminal,

@@ -121,6 +121,7 @@ def _prepare(job: Job, model: LoadedModel) -> _Run:
         job.negative_prompt,
         job.frames,
         travel=job.travel,
+        travel_loop=job.travel_loop,
         clip_skip=job.clip_skip,
     )
     return _Run(
