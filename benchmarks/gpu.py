@@ -488,7 +488,7 @@ def train() -> Iterator[Row]:
 
 def training_sides(checkpointing: bool) -> dict[str, Side]:
     import animatediff_core as ad
-    from animatediff_core.speed.checkpointing import recompute_blocks
+    from animatediff_core.training.checkpointing import recompute_blocks
 
     unet, motion = parts(dtype=torch.float32)
     theirs = diffusers_model(unet, motion, torch.contiguous_format)
@@ -530,7 +530,6 @@ def memory() -> Iterator[Row]:
     from animatediff_core.checkpoints.base_model import BaseModel
     from animatediff_core.diffusion.decoding import decode
     from animatediff_core.sampling.placement import PlacedModel, Placement
-    from animatediff_core.speed.memory import described
 
     unet, motion = (part.cpu() for part in parts())
     levels = (128, 256, 512, 512) if ON_GPU else (32, 32, 32, 32)
@@ -553,20 +552,20 @@ def memory() -> Iterator[Row]:
             try:
                 scheduler = ad.make_scheduler("ddim", motion.config)
                 latents = ad.denoise(placed.animated, scheduler, x, texts[:1], texts[1:], steps=2)
-                decode(vae, latents, chunk=placed.placing.thrift.decode_chunk)
+                decode(vae, latents, chunk=placed.placement.memory.decode_chunk)
             except torch.OutOfMemoryError:
-                if not placed.go_leaner():
+                if not placed.use_less_memory():
                     yield f"{limit} GiB", {"fits": False}
                     return
             else:
                 break
         if ON_GPU:
             yield f"{limit} GiB", {
-                "level": described(placed.placing.thrift), "s": clock() - start,
+                "level": str(placed.placement.memory), "s": clock() - start,
                 "peak": torch.cuda.max_memory_reserved() / 2**30,
             }  # fmt: skip
         else:
-            yield f"{limit} GiB", {"level": described(placed.placing.thrift)}
+            yield f"{limit} GiB", {"level": str(placed.placement.memory)}
             return
 
 

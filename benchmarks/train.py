@@ -20,7 +20,7 @@ from turns import alternate
 import animatediff_core as ad
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.checkpoints.motion_names import site_name
-from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
+from animatediff_core.training.checkpointing import counting_kept, recompute_blocks
 from animatediff_core.training.stages.motion import motion_parameters
 
 SIDES = {"small": 16, "full": 32}

@@ -133,7 +133,7 @@ def _ours(place: Place, files: _Files, folder: Path) -> Callable[[int], Path]:
         events = sample(job, placed, folder=folder)
         (frames,) = (event for event in events if not isinstance(event, StepInfo))
         try:
-            return write(job, frames, made_with(placed.base.unet), folder)
+            return write(job, frames, made_with(placed), folder)
         except ClipError:  # random weights make noise, which is kept and refused
             return folder
 

@@ -3,12 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff_core.errors import (
-    AnimateDiffError,
-    Problems,
-    SurroundingsError,
-    UnexpectedError,
-)
+from animatediff_core.errors import AnimateDiffError, Problems, SurroundingsError, UnexpectedError
 from animatediff_core.jobs import (
     FORMATS,
     Job,
@@ -145,22 +140,24 @@ def _show_plan(planned: "list[Planned]", bytes_needed: list[int], output: Path) 
         }
         render.result(path, record)
     rows = [
-        (p.job.name, str(p.job.seed), next(iter(p.job.prompt.values()))[:60], p.job.base,
-         p.found.motion_path.name, f"{p.job.frames} x {p.job.width} x {p.job.height}",
-         str(p.job.steps),
-         f"{peak / 1e9:.1f} GB")
+        (
+            p.job.name,
+            str(p.job.seed),
+            next(iter(p.job.prompt.values()))[:60],
+            p.job.base,
+            p.found.motion_path.name,
+            f"{p.job.frames} x {p.job.width} x {p.job.height}",
+            str(p.job.steps),
+            f"{peak / 1e9:.1f} GB",
+        )
         for p, peak in zip(planned, bytes_needed, strict=True)
-    ]  # fmt: skip
+    ]
     columns = ("job", "seed", "prompt", "base", "motion", "frames", "steps", "memory")
     render.table(f"{len(rows)} clips would be made", columns, rows)
 
 
 def _run(
-    jobs: list[Job],
-    output: Path,
-    device: str | None,
-    dtype: str | None,
-    how: dict[str, bool],
+    jobs: list[Job], output: Path, device: str | None, dtype: str | None, how: dict[str, bool]
 ) -> None:
     with importing():
         from animatediff_core.runs.generate import JobStep, Loading, Result, run
@@ -176,9 +173,12 @@ def _run(
                 info = event.info
                 done = info.step + info.window / info.windows
                 bars.update(
-                    steps, description="steps", total=info.steps, completed=done,
+                    steps,
+                    description="steps",
+                    total=info.steps,
+                    completed=done,
                     info=event.job.name,
-                )  # fmt: skip
+                )
             elif isinstance(event, Result):
                 bars.advance(total)
                 _tell(event, errors)

@@ -1,7 +1,7 @@
 """`animatediff inject`: base model, adapters and motion module as one folder, or as plain files."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from animatediff_core.errors import AnimateDiffError
 
 from . import options, render
 from .deferred import importing
+
+if TYPE_CHECKING:
+    from animatediff_core.runs.inject import InjectPlan
 
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Folder to write; must be new.")
@@ -65,7 +68,7 @@ def inject(
         raise AnimateDiffError("--base is missing: which model should be made to move?")
     options.go_offline(offline)
     with importing():
-        from animatediff_core.planning.models import FoundModel, ModelSpec
+        from animatediff_core.planning.models import ModelSpec
         from animatediff_core.runs import inject as use
 
     planned = use.plan(
@@ -73,27 +76,30 @@ def inject(
         output,
         motion_file=motion_file,
         single_file=single_file,
-        keep_adapters=keep_adapters,
         dtype=dtype,
+        keep_adapters=keep_adapters,
         offline=offline,
     )
-    found = planned.found
-    moved = found if isinstance(found, FoundModel) else None
-    record: dict[str, object] = {
-        "folder": _text(output), "motion_file": _text(motion_file),
-        "single_file": _text(single_file), "base": str(found.base_path),
-        "motion": _text(moved.motion_path if moved else None), "dtype": dtype,
-    }  # fmt: skip
+    record = _record(planned, dtype)
     if not dry_run:
         record["difference"] = use.run(planned, offline=offline).difference
         _note_difference(record["difference"], quiet)
+    moved = planned.animated
     with_motion = f" + {moved.motion_path} ({moved.motion_config.version})" if moved else ""
-    render.note(f"{found.base_path}{with_motion}")
+    render.note(f"{planned.found.base_path}{with_motion}")
     render.result("\n".join(map(str, planned.outputs)), record)
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _record(planned: "InjectPlan", dtype: str) -> dict[str, object]:
+    """The record of `--json`: the paths that are read and written."""
+    paths: dict[str, object] = {
+        "folder": planned.output,
+        "motion_file": planned.motion_file,
+        "single_file": planned.single_file,
+        "base": planned.found.base_path,
+        "motion": planned.animated and planned.animated.motion_path,
+    }
+    return {key: path and str(path) for key, path in paths.items()} | {"dtype": dtype}
 
 
 def _note_difference(difference: object, quiet: bool) -> None:

@@ -51,18 +51,26 @@ def inspect(
             continue
         render.result(
             _report_line(report),
-            {**report.details, "path": str(file), "kind": report.kind, "family": report.family,
-             "version": report.version, "goes_in": report.goes_in, "dtype": report.dtype,
-             "parameters": report.parameters},
-        )  # fmt: skip
+            {
+                **report.details,
+                "path": str(file),
+                "kind": report.kind,
+                "family": report.family,
+                "version": report.version,
+                "goes_in": report.goes_in,
+                "dtype": report.dtype,
+                "parameters": report.parameters,
+            },
+        )
     if failed:
         raise SystemExit(max(error.exit_code for error in failed))
 
 
 def _report_line(report: "FileReport") -> str:
     version = f" {report.version}" if report.version else ""
-    parts = [f"{report.path}: {report.kind}{version} for {report.family}"]
-    parts.append(f"goes in {report.goes_in}")
+    family = "" if report.family == "unknown" else f" for {report.family}"
+    parts = [f"{report.path}: {report.kind}{version}{family}"]
+    parts.append("cannot be used" if report.goes_in == "nowhere" else f"goes in {report.goes_in}")
     parts += [f"{key} {value}" for key, value in report.details.items() if key != "note"]
     if report.parameters is not None:
         count = report.parameters
@@ -77,11 +85,14 @@ def _preset_line(name: str, preset: dict[str, Any]) -> str:
     start, end, schedule = preset["betas"]
     version = f" ({preset['motion_version']})" if "motion_version" in preset else ""
     parts = [
-        f"base {preset['base']}", f"motion {preset['motion']}{version}",
+        f"base {preset['base']}",
+        f"motion {preset['motion']}{version}",
         *(f"lora {one['path']}:{one['scale']:g}" for one in preset.get("loras", [])),
         *(f"embedding {path}" for path in preset.get("embeddings", [])),
-        f"scheduler {preset['scheduler']}", f"betas {schedule} {start:g} to {end:g}",
-        f"{preset['steps']} steps", f"guidance {preset['guidance_scale']:g}",
+        f"scheduler {preset['scheduler']}",
+        f"betas {schedule} {start:g} to {end:g}",
+        f"{preset['steps']} steps",
+        f"guidance {preset['guidance_scale']:g}",
         f"{preset['frames']} frames of {preset['width']} x {preset['height']}",
-    ]  # fmt: skip
+    ]
     return f"{name}: {preset['about']}; " + "; ".join(parts)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import Adapter, Job, Move, WindowSchedule, setting
+from animatediff_core.jobs import Adapter, Embedding, Job, Move, WindowSchedule, setting
 from animatediff_core.jobs.reading import described
 
 
@@ -62,11 +62,11 @@ Compile = Annotated[
     bool, flag("--compile", help="Compile the model first: minutes once, then faster.")
 ]
 
-MODEL = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
+MODEL = ("base", "variant", "motion", "motion_version", "unet", "vae", "prediction_type", "loras",
          "motion_loras", "embeddings")  # fmt: skip
 _FLAGS: dict[str, tuple[str, ...]] = {
     "base": ("--base",), "variant": ("--variant",), "motion": ("--motion",),
-    "motion_version": ("--motion-version",), "vae": ("--vae",),
+    "motion_version": ("--motion-version",), "unet": ("--unet",), "vae": ("--vae",),
     "prediction_type": ("--prediction-type",), "loras": ("--lora",),
     "motion_loras": ("--motion-lora",), "camera.moves": ("--camera",),
     "embeddings": ("--embedding",), "negative_prompt": ("--negative",),
@@ -84,7 +84,7 @@ _PANELS = dict.fromkeys((*MODEL, "camera"), "Model") | {
     "guidance_scale": "Sampling", "fast": "Sampling", "scheduler": "Sampling",
 }  # fmt: skip
 """Titles of the groups of options in the help; the others are of the clip."""
-_METAVARS = {"camera.moves": "MOVE[:SCALE]", "embeddings": "PATH"}
+_METAVARS = {"camera.moves": "MOVE[:SCALE]", "embeddings": "PATH[:WORD]"}
 _HELP = {
     "camera.moves": f"Camera move for a v2 motion module: {described(Move)}",
     "window.schedule": f"How windows move from step to step: {described(WindowSchedule)}",
@@ -157,6 +157,8 @@ def _value(key: str, value: Any) -> Any:
         return adapters(value)
     if key == "camera.moves":
         return [{"move": one.path, "scale": one.scale} for one in adapters(value)]
+    if key == "embeddings":
+        return tuple(_embedding(text) for text in value)
     if key == "window.stride":
         return value + 1
     return tuple(value) if isinstance(value, list) else value
@@ -180,6 +182,14 @@ def adapters(texts: list[str]) -> tuple[Adapter, ...]:
                 f"{text}: the scale after the colon must be a number, for instance {path}:0.8"
             ) from None
     return tuple(parsed)
+
+
+def _embedding(text: str) -> Embedding:
+    """A `PATH[:WORD]` text as an embedding."""
+    path, colon, word = text.rpartition(":")
+    if not colon or path == "bundled" or "/" in word or "\\" in word or Path(text).exists():
+        return Embedding(path=text)
+    return Embedding(path=path, word=word)
 
 
 def go_offline(offline: bool) -> None:

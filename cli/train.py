@@ -77,9 +77,14 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
                     f"{event.clips} clips, {event.decoded} decoded, one step: loss "
                     f"{event.loss:.4f}, peak memory {megabytes:.0f} MiB, "
                     f"of it activations kept for the backward {kept:.1f} MiB",
-                    {"clips": event.clips, "decoded": event.decoded, "loss": event.loss,
-                     "memory_mib": round(megabytes), "activations_mib": round(kept, 1)},
-                )  # fmt: skip
+                    {
+                        "clips": event.clips,
+                        "decoded": event.decoded,
+                        "loss": event.loss,
+                        "memory_mib": round(megabytes),
+                        "activations_mib": round(kept, 1),
+                    },
+                )
             elif isinstance(event, Written):
                 if event.final:
                     idle = waited / seconds if seconds else 0.0

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 if not Path("/dev/nvidiactl").exists():  # read when torch is imported
@@ -22,10 +23,18 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 TINY = ROOT / "animatediff_core" / "models" / "tiny"
 
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-THREADS = int(os.environ.get("OMP_NUM_THREADS", "1" if WORKERS > 1 else "2"))
-torch.set_num_threads(THREADS)
-os.environ["OMP_NUM_THREADS"] = str(THREADS)  # the installed command's too
+HAS_SPEED = find_spec("animatediff_core.speed") is not None
+both_forwards = pytest.mark.parametrize("fast", [False, True] if HAS_SPEED else [False])
+"""The plain forwards and, where they were not taken out, the fast ones."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread for each of several workers; the installed command gets as many."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # the workers inherit this process's environment
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1" if workers > 1 else "2")
+    torch.set_num_threads(int(threads))
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ def test_a_wheel_has_every_package():
 
 LEANING = ("The same", "Of ", "As ", "That ", "What ")
 """How first lines of docstrings begin that cannot be read without the ones before them."""
-SETTLING = {"cli", "speed", "tiny"}
+SETTLING = {"tiny"}
 """Rooms whose docstrings, sizes and formatting are still being mended."""
 SETTLED = {module: path for module, path in FILES.items() if room_of(module) not in SETTLING}
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

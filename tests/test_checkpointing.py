@@ -6,7 +6,7 @@ from conftest import new_motion, new_unet
 
 import animatediff_core as ad
 from animatediff_core.motion import Conditions, Positions
-from animatediff_core.speed.checkpointing import counting_kept, recompute_blocks
+from animatediff_core.training.checkpointing import counting_kept, recompute_blocks
 
 
 def gradients(model, parameters, *arguments):

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+import torch
 import yaml
 from conftest import TINY, new_motion, pictures
 from PIL import Image
@@ -169,10 +170,8 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, number, code):
 
 
 def test_inspect_tells_what_files_are(asked, tmp_path):
-    save_file(
-        {"lora_unet_a.lora_up.weight": new_motion().down_blocks[0].motion_modules[0]
-         .temporal_transformer.proj_in.weight}, tmp_path / "l.safetensors",
-    )  # fmt: skip
+    lora = {"lora_unet_a.lora_up.weight": torch.ones(2, 1)}
+    save_file(lora | {"lora_unet_a.lora_down.weight": torch.ones(1, 2)}, tmp_path / "l.safetensors")
     (tmp_path / "page.ckpt").write_text("<html>")
     done = asked(
         "inspect", TINY / "motion_module.safetensors", TINY / "base", "l.safetensors", "page.ckpt"

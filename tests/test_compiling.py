@@ -15,10 +15,12 @@ import animatediff_core as ad
 from animatediff_core import Conditions
 from animatediff_core.adapters.ip_adapter import IPAdapterWeights, attach_ip_adapters
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.sampling.placement import check_compiling
-from animatediff_core.speed import kernels_of, restore
-from animatediff_core.speed.compiling import compiling_explained
-from animatediff_core.speed.memory import PLENTY, Thrift
+from animatediff_core.planning.memory import FASTEST, MemorySettings
+from animatediff_core.sampling.compiling import (
+    check_compiling,
+    compile_model,
+    compiling_explained,
+)
 
 CPU = torch.device("cpu")
 SKIPS = ((32, 8, 8), (32, 8, 8), (32, 4, 4), (64, 4, 4))
@@ -40,7 +42,7 @@ def test_the_compiled_model_is_one_graph_with_all_that_conditions_it():
         graphs.append(graph)
         return graph.forward
 
-    ad.optimize(fast, backend=counted)
+    undo = compile_model(fast, counted)
     x, time, text = torch.randn(1, 4, 3, 8, 8), torch.tensor([500]), torch.randn(1, 5, 16)
     seen = {"image_embeddings": (torch.randn(3, 1, 24),)}
     conditions = Conditions(**seen, motion_strength=0.5)
@@ -56,16 +58,14 @@ def test_the_compiled_model_is_one_graph_with_all_that_conditions_it():
             assert len(graphs) == number  # torch.compile(fullgraph=True) breaks none
         fast(x * 2, time - 100, text, more)
         assert len(graphs) == 2
-        assert kernels_of(fast) == "compiled"
-        restore(fast)
-        assert kernels_of(fast) == "plain"
+        undo()
         assert torch.equal(fast(x, time, text, more), wanted)
 
 
 def test_a_compiler_and_a_place_for_its_results_must_be_there(tmp_path, monkeypatch, asked):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    check_compiling(CPU, PLENTY)
+    check_compiling(CPU, FASTEST)
     place = tmp_path / "animatediff" / "compiled"
     assert place.is_dir()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(place)
@@ -74,11 +74,11 @@ def test_a_compiler_and_a_place_for_its_results_must_be_there(tmp_path, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(AnimateDiffError, match="TORCHINDUCTOR_CACHE_DIR"):
-        check_compiling(CPU, PLENTY)
+        check_compiling(CPU, FASTEST)
     with pytest.raises(AnimateDiffError, match="leave one of them out"):
-        check_compiling(CPU, Thrift(offload=True))
+        check_compiling(CPU, MemorySettings(offload=True))
     with pytest.raises(AnimateDiffError, match="does not run on mps"):
-        check_compiling(torch.device("mps"), PLENTY)
+        check_compiling(torch.device("mps"), FASTEST)
 
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     done = asked("generate", "--prompt", "x", "--compile", "--dry-run")
@@ -90,7 +90,8 @@ def test_what_cannot_be_compiled_is_told_in_one_sentence():
     def broken(graph, inputs):
         raise RuntimeError("no such instruction\nand much more")
 
-    fast = ad.optimize(model(), backend=broken)
+    fast = model()
+    compile_model(fast, broken)
     with (
         pytest.raises(AnimateDiffError, match="no such instruction.*leave --compile out") as told,
         compiling_explained(True),

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import HAS_SPEED, TINY
 from control_things import write_things
 from safetensors.torch import save_file
 from small_model import write_sdxl
 from torch import Tensor, nn
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animatediff_core import inflate, load_motion_module, optimize
+from animatediff_core import inflate, load_motion_module
 from animatediff_core.checkpoints.loading import load_base
+from animatediff_core.checkpoints.single_file import family_model
 from animatediff_core.conditions import KINDS, LoadedModel
 from animatediff_core.conditions.controlnets import CONTROLNETS
 from animatediff_core.conditions.ip_adapters import IP_ADAPTERS
@@ -35,7 +36,7 @@ from animatediff_core.jobs import Job, parse_prompts
 from animatediff_core.media.edges import canny
 from animatediff_core.media.image import write_image
 from animatediff_core.motion import Conditions, MotionConfig, Positions
-from animatediff_core.speed import kernels_of
+from animatediff_core.sampling.placement import PlacedModel, Placement
 
 FRAMES, HEIGHT, WIDTH = 4, 24, 40
 
@@ -419,6 +420,14 @@ def loaded() -> LoadedModel:
     return LoadedModel(base, inflate(base.unet, motion), offline=True)
 
 
+def placed() -> PlacedModel:
+    """As `loaded`, with its fast forwards where there are any."""
+    model = loaded()
+    model.animated.deflate()
+    placement = Placement(torch.device("cpu"), torch.float32)
+    return PlacedModel(model.base, model.animated.motion, placement, offline=True)
+
+
 def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in model.modules())
 
@@ -478,10 +487,9 @@ def test_ip_adapters_are_attached_with_their_scales_and_detached(things):
 
 @torch.no_grad()
 def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
-    model = loaded()
-    optimize(model.animated)
-    kernels, count = kernels_of(model.base.unet), hooks(model.base.unet)
-    assert kernels != "plain"
+    model = placed()
+    kernels, count = model.kernels, hooks(model.base.unet)
+    assert kernels == ("fused" if HAS_SPEED else "plain")
     job = job_of(things, loras=[{"path": "a.safetensors", "scale": 0.5, "weights": {0: 0, 2: 1}},
                                 {"path": "b.safetensors", "weights": {0: 1, 1: 0}}])  # fmt: skip
     start = Conditioning(text=torch.zeros(1, 32, 128), negative_text=torch.zeros(1, 32, 128))
@@ -491,7 +499,7 @@ def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
     text = torch.randn(1, 32, 128, generator=torch.Generator().manual_seed(3))
 
     detach = LORAS.load(job, model)
-    assert kernels_of(model.base.unet) == "plain"
+    assert model.kernels == "plain"
     led = model.animated(sample, 500, text, conditions)
     off = tuple(weights * 0 for weights in conditions.lora_weights)
     plain = model.animated(sample, 500, text, replace(conditions, lora_weights=off))
@@ -500,20 +508,19 @@ def test_loras_by_frame_act_on_the_plain_model_until_they_are_detached(things):
     swapped = replace(conditions, lora_weights=conditions.lora_weights[::-1])
     assert not torch.allclose(model.animated(sample, 500, text, swapped), led, atol=1e-4)
     detach()
-    assert (kernels_of(model.base.unet), hooks(model.base.unet)) == (kernels, count)
+    assert (model.kernels, hooks(model.base.unet)) == (kernels, count)
     assert LORAS.load(job_of(things, loras=["a.safetensors"]), model) is None  # it is merged
 
 
 def test_a_lora_that_cannot_be_attached_leaves_the_model_as_it_was(things):
-    model = loaded()
-    optimize(model.animated)
-    before = kernels_of(model.base.unet), hooks(model.base.unet)
+    model = placed()
+    before = model.kernels, hooks(model.base.unet)
     weights = {"weights": {0: 1.0}}
     job = job_of(things, loras=[{"path": "a.safetensors", **weights},
                                 {"path": "norm.safetensors", **weights}])  # fmt: skip
     with pytest.raises(CheckpointError, match=r"norm\.safetensors.* changes norms"):
         LORAS.load(job, model)
-    assert (kernels_of(model.base.unet), hooks(model.base.unet)) == before
+    assert (model.kernels, hooks(model.base.unet)) == before
 
 
 # --- checks
@@ -526,8 +533,11 @@ CONFIG = MotionConfig(
 
 def planned(family: str = "levels 48, 96, 160", **config: object) -> SimpleNamespace:
     """What planning knows of a model that is not loaded."""
+    with torch.device("meta"):
+        own = family == "levels 48, 96, 160"
+        base = load_base("bundled:tiny") if own else family_model(family, "m")
     return SimpleNamespace(
-        family=family, vae_scale_factor=4, motion_path=Path("folder") / "module.safetensors",
+        base=base, vae_scale_factor=4, motion_path=Path("folder") / "module.safetensors",
         motion_config=replace(CONFIG, **config),
     )  # fmt: skip
 
@@ -597,13 +607,13 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"ip_adapters": [IP, {**IP, "path": "controlnet"}]}, {}, "ip_adapters[1].path",
          "is a ControlNet, which goes into controlnets"),
         ({"ip_adapters": [{**IP, "path": "sd15-ip.safetensors"}]}, {"family": "SDXL"},
-         "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but the base model is SDXL"),
+         "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but m is SDXL"),
         ({"ip_adapters": [{**IP, "encoder": "nowhere"}]}, {}, "ip_adapters[0].encoder", "nowhere"),
         ({"loras": ["a.safetensors", {"path": "controlnet/diffusion_pytorch_model.safetensors",
                                       "weights": {0: 1}}]}, {},
          "loras[1].path", "is a ControlNet, which goes into controlnets"),
         ({"loras": [{"path": "sd15-lora.safetensors", "weights": {0: 1}}]}, {"family": "SDXL"},
-         "loras[0].path", "is a LoRA for SD1.5 but the base model is SDXL"),
+         "loras[0].path", "is a LoRA for SD1.5 but m is SDXL"),
         ({"animate": "film/0.png"}, {}, "animate",
          "animate needs a PIA motion module, but module.safetensors is v2"),
         ({}, {"conv_in_channels": 9}, "animate", "module.safetensors is a PIA module"),

@@ -5,6 +5,8 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from diffusers.models import ControlNetModel
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -19,7 +21,11 @@ from animatediff_core.runs.train import Step, Written, run
 from animatediff_core.tiny.clips import write_clips
 from animatediff_core.training.clips import Clips, list_clips
 from animatediff_core.training.config_file import load_train_config
-from animatediff_core.training.stages.controlnet import edge_condition, paired_condition
+from animatediff_core.training.stages.controlnet import (
+    CONTROLNET_FILE,
+    edge_condition,
+    paired_condition,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +78,14 @@ def test_a_controlnet_begins_as_the_base_and_learns(drawn, tmp_path, small):
     first = next(e for e in run(plain, tmp_path / "p") if isinstance(e, Step))
     assert steps[0].loss == pytest.approx(first.loss, rel=1e-4)  # zero convolutions add nothing
     assert steps[0].gradient_norm > 0
-    assert events[-1] == Written(tmp_path / "o" / "controlnet.safetensors", final=True)
+    assert events[-1] == Written(tmp_path / "o" / CONTROLNET_FILE, final=True)
+    with safe_open(events[-1].path, "pt") as file:
+        marks = file.metadata()
+    assert marks.get("animatediff_controlnet") == ("small, ResNets alone" if small else None)
+    stock = ControlNetModel.from_pretrained(tmp_path / "o" / "controlnet")
+    assert stock.state_dict().keys() == load_file(events[-1].path).keys()
     base = load_base(str(TINY / "base"))
-    control = load_controlnet(events[-1].path, base.unet)
+    control = load_controlnet(tmp_path / "o" / "controlnet", base.unet)
     x, text = torch.randn(1, 4, 8, 8), torch.randn(1, 32, 128)
     with torch.no_grad():
         down, mid = control(x, 300, text, torch.rand(1, 3, 32, 32), return_dict=False)
@@ -96,7 +107,7 @@ def test_a_resumed_controlnet_is_that_of_an_uninterrupted_run(drawn, tmp_path):
         if isinstance(event, Step) and event.step == 2:
             break
     list(run(made, tmp_path / "cut", resume=True))
-    whole, cut = (load_file(tmp_path / n / "controlnet.safetensors") for n in ("whole", "cut"))
+    whole, cut = (load_file(tmp_path / n / CONTROLNET_FILE) for n in ("whole", "cut"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 

@@ -29,7 +29,7 @@ from animatediff_core.planning.jobs import plan
 from animatediff_core.sampling.loading import load_model
 from animatediff_core.sampling.placement import PlacedModel, Placement
 from animatediff_core.sampling.sample import sample
-from animatediff_core.speed.checkpointing import recompute_blocks
+from animatediff_core.training.checkpointing import recompute_blocks
 from animatediff_core.training.clips import Sample, collate
 from animatediff_core.training.config import TrainConfig
 from animatediff_core.training.config_file import load_train_config

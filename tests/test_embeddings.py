@@ -5,6 +5,7 @@ import torch
 from conftest import TINY
 from safetensors.torch import save_file
 
+from animatediff_core import apply_lora
 from animatediff_core.adapters.identify import identify
 from animatediff_core.adapters.textual_inversion import (
     apply_embedding,
@@ -15,7 +16,12 @@ from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.write import write_base_folder
 from animatediff_core.diffusion.chunks import chunks_of
 from animatediff_core.diffusion.encoders import encode
-from animatediff_core.errors import CheckpointError
+from animatediff_core.errors import AnimateDiffError, CheckpointError
+from animatediff_core.jobs import Adapter, parse_prompts
+from animatediff_core.planning.jobs import plan
+from animatediff_core.planning.models import ModelSpec, find_image_model
+from animatediff_core.sampling.loading import load_image_model
+from cli.options import _embedding
 
 WIDTH = 128
 
@@ -141,6 +147,7 @@ def test_case_does_not_matter_and_the_word_is_told(tmp_path, caplog):
         ("!?", torch.randn(1, WIDTH), "has no letter or digit"),
         ("a", torch.randn(1, WIDTH), "'a' exists already"),
         ("A", torch.randn(1, WIDTH), "'A' exists already"),
+        ("Circle", torch.randn(1, WIDTH), "exists already"),  # in the vocabulary as circle</w>
         ("<|endoftext|>", torch.randn(1, WIDTH), "exists already"),
     ],
 )
@@ -169,3 +176,76 @@ def test_a_word_that_begins_as_another_is_spelled_by_its_own_vectors(tmp_path):
         apply_embedding(base, tmp_path / f"{word}.safetensors")
     texts = expand_placeholders(base.tokenizers[0], ["a lookout, look at LOOKOUTS"])
     assert texts == ["a lookout lookout_1, look look_1 at lookouts lookouts_1"]
+
+
+def taught(word, path):
+    """The bundled model with an embedding whose file says `cat`."""
+    base = load_base("bundled:tiny")
+    save_file({"cat": torch.ones(1, WIDTH)}, path)
+    return base, apply_embedding(base, path, word)
+
+
+def test_another_word_takes_the_place_of_the_files_own(tmp_path):
+    base, token = taught("<mine>", tmp_path / "e.safetensors")
+    assert (token, base.placeholder_tokens) == ("<mine>", ["<mine>"])
+    tokenizer, encoder = base.tokenizers[0], base.text_encoders[0]
+    (number,) = tokenizer("<mine>", add_special_tokens=False).input_ids
+    assert encoder.get_input_embeddings().weight[number].tolist() == [1.0] * WIDTH
+    assert "<mine>" not in [tokenizer.decode(i) for i in tokenizer("cat").input_ids]
+
+
+def test_a_word_of_the_vocabulary_is_rejected_when_planned_with_the_way_out(tmp_path):
+    save_file({"circle": torch.ones(1, WIDTH)}, tmp_path / "e.safetensors")
+    job = f"{{base: 'bundled:tiny', embeddings: [{tmp_path / 'e.safetensors'}], prompt: x}}"
+    with pytest.raises(AnimateDiffError, match="name another one: `word: NEW` beside its path"):
+        plan(parse_prompts(f"jobs: [{job}]", "f", tmp_path))
+    job = job.replace(f"[{tmp_path}", f"[{{word: <new>, path: {tmp_path}").replace("s]", "s}]")
+    (planned,) = plan(parse_prompts(f"jobs: [{job}]", "f", tmp_path))
+    assert planned.job.embeddings[0].word == "<new>"
+
+
+def test_the_command_line_names_a_word_after_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd:name.pt").touch()
+    texts = {
+        "a.pt": ("a.pt", None), "a.pt:<b>": ("a.pt", "<b>"), "odd:name.pt": ("odd:name.pt", None),
+        "bundled:tiny/giant.safetensors": ("bundled:tiny/giant.safetensors", None),
+        "bundled:tiny/giant.safetensors:b": ("bundled:tiny/giant.safetensors", "b"),
+        "C:\\a.pt": ("C:\\a.pt", None),
+    }  # fmt: skip
+    for text, expected in texts.items():
+        found = _embedding(text)
+        assert (found.path, found.word) == expected
+
+
+def bundle(folder, word="<mine>"):
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{name}.lora_{part}.weight": torch.ones(shape)
+               for part, shape in (("up", (96, 2)), ("down", (2, 96)))}  # fmt: skip
+    tensors[f"bundle_emb.{word}.string_to_param.*"] = torch.ones(2, WIDTH)
+    save_file(tensors, folder / "l.safetensors")
+    return str(folder / "l.safetensors")
+
+
+def test_the_embedding_in_a_lora_is_learned_with_it(tmp_path, caplog):
+    lora = bundle(tmp_path)
+    assert identify(lora).details["embeddings"] == "<mine>"
+    spec = ModelSpec(base="bundled:tiny", loras=(Adapter(path=lora),))
+    base = load_image_model(find_image_model(spec, offline=True), offline=True)
+    assert base.placeholder_tokens == ["<mine>"]
+    numbers = base.tokenizers[0].convert_tokens_to_ids(["<mine>", "<mine>_1"])
+    table = base.text_encoders[0].get_input_embeddings().weight
+    assert table[numbers].tolist() == [[1.0] * WIDTH] * 2
+    assert apply_lora(load_base("bundled:tiny"), lora) == 1
+    assert "its embeddings (<mine>) are left out" in caplog.text
+
+
+def test_the_embedding_in_a_lora_is_checked_when_planned(tmp_path):
+    lora = bundle(tmp_path, "circle")
+    job = f"{{base: 'bundled:tiny', prompt: x, loras: [{{path: {lora}}}]}}"
+    with pytest.raises(AnimateDiffError, match="'circle' exists already; it belongs to the LoRA"):
+        plan(parse_prompts(f"jobs: [{job}]", "f", tmp_path))
+    lora = bundle(tmp_path)
+    job = job.replace("}]", ", weights: 0.5}]")
+    with pytest.raises(AnimateDiffError, match=r"holds an embedding \(<mine>\), which has no"):
+        plan(parse_prompts(f"jobs: [{job}]", "f", tmp_path))

@@ -180,8 +180,8 @@ def test_foreign_clips_carry_no_settings(tmp_path):
     assert read_settings(tmp_path / "c.gif") is None
     assert read_settings(tmp_path / "c.mp4") is None
     for name, told in (
-        ("c.webp", "is damaged or not a clip"),
-        ("c.apng", "is damaged or not a clip"),
+        ("c.webp", "is not a readable image"),
+        ("c.apng", "is not a readable image"),
         ("d.gif", "no such clip"),
     ):
         with pytest.raises(MediaError, match=told):

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from animatediff_core import inflate, load_motion_module, save_motion_module
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
-from animatediff_core.checkpoints.write import together, write_motion_file
+from animatediff_core.checkpoints.write import together
 from animatediff_core.diffusion.encoders import encode
 from animatediff_core.errors import AnimateDiffError, CheckpointError
-from animatediff_core.jobs import Adapter, defaults_of, kept_adapters
+from animatediff_core.jobs import Adapter, Embedding, defaults_of, kept_adapters
 from animatediff_core.planning.models import ModelSpec, find_model
 from animatediff_core.runs import inject
 from animatediff_core.runs.difference import one_step_difference
@@ -85,7 +85,7 @@ def rich_parts(tmp_path):
             Adapter(path=write_lora(tmp_path / "ml.safetensors", MOTION_LAYER, 48,
                                     ("up", "down")), scale=-0.3),
         ),
-        embeddings=(str(tmp_path / "word.safetensors"),),
+        embeddings=(Embedding(path=str(tmp_path / "word.safetensors")),),
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_a_motion_file_is_known_to_other_programs_and_comes_back_exactly(
     motion = new_motion((32, 64, 64, 64), mid_block=mid_block, max_frames=frames, version="mine",
                         resnet_norm="clip", layers_per_block=2)  # fmt: skip
     path = tmp_path / "motion.safetensors"
-    write_motion_file(motion, path)
+    save_motion_module(motion, path)
     content = load_file(path)
     sites = 21 if mid_block else 20
     assert len(content) == 28 * sites  # the official count, two of them positions
@@ -343,7 +343,7 @@ def test_the_command_gives_the_same_clips_from_parts_folder_and_kept_adapters(
         given += ["--lora", f"{one.path}:{one.scale}"]
     for one in rich_parts.motion_loras:
         given += ["--motion-lora", f"{one.path}:{one.scale}"]
-    given += ["--embedding", rich_parts.embeddings[0]]
+    given += ["--embedding", rich_parts.embeddings[0].path]
     merged = command("inject", *given, "-o", "merged", "--motion-file", "motion.safetensors")
     assert merged.stdout == "merged\nmotion.safetensors\n", merged.stderr
     assert "differs from ours by 0." in merged.stderr

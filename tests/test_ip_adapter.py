@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import new_motion, new_unet
+from conftest import both_forwards, new_motion, new_unet
 from diffusers.models import AutoencoderKL, UNetMotionModel
 from diffusers.pipelines.animatediff import AnimateDiffPipeline
 from PIL import Image
@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor
 from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
+import animatediff_core as ad
+from animatediff_core import Conditions, denoise, inflate, make_scheduler
 from animatediff_core.adapters.ip_adapter import (
     IPAdapterWeights,
     attach_ip_adapters,
@@ -150,7 +151,7 @@ def two_adapters(tmp_path) -> list[IPAdapterWeights]:
     return [read_ip_adapter(tmp_path / f"{form}.bin") for form in ("plain", "full face")]
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@both_forwards
 def test_weights_by_frame_scale_what_each_adapter_adds(tmp_path, fast):
     scales = (0.6, 0.9)
     by_frame = tuple(
@@ -164,7 +165,7 @@ def test_weights_by_frame_scale_what_each_adapter_adds(tmp_path, fast):
     )
     animated = inflate(new_unet().requires_grad_(False), new_motion())
     if fast:
-        optimize(animated)
+        ad.optimize(animated)
     adapters = two_adapters(tmp_path)
 
     def made(given: tuple[float, ...], conditions: Conditions | None) -> torch.Tensor:

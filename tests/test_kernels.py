@@ -10,7 +10,7 @@ import animatediff_core as ad
 from animatediff_core.speed import optimizer, plain_ops, restore
 
 pytest.importorskip("triton")
-from animatediff_core.speed import kernels  # noqa: E402
+from animatediff_core.speed import kernels, norm_kernels  # noqa: E402
 
 NEAR = {torch.float32: 1e-5, torch.float16: 4e-3}
 HEIGHT, WIDTH, CHANNELS = 9, 16, 24
@@ -82,7 +82,7 @@ def test_a_kernel_gives_the_numbers_of_the_plain_operation(case, dtype):
 def fused(monkeypatch):
     """A model that runs by the kernels, and the same model plain."""
     monkeypatch.setattr(optimizer, "has_kernels", lambda device: True)
-    monkeypatch.setattr(kernels, "_COLUMNS", 32)
+    monkeypatch.setattr(norm_kernels, "_COLUMNS", 32)
     sides = []
     for _ in range(2):
         torch.manual_seed(4)

@@ -1,13 +1,12 @@
 """Long clips, loops, FreeNoise, FreeInit and the second pass on the bundled model."""
 
 import gc
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, THREADS
+from conftest import ROOT
 
 from animatediff_core import generate, load_prompt_file
 from animatediff_core.errors import AnimateDiffError
@@ -146,7 +145,6 @@ def peak(frames: int, side: int, folder) -> int:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(frames), str(side), str(folder), MOTION],
         capture_output=True, text=True, check=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(THREADS)},
     )  # fmt: skip
     return int(done.stdout)
 

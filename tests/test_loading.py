@@ -11,7 +11,7 @@ from small_model import LEVELS, write_half, write_model
 from animatediff_core import apply_lora, apply_motion_lora, save_motion_module
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_module import load_motion_module
-from animatediff_core.jobs import Adapter
+from animatediff_core.jobs import Adapter, Embedding
 from animatediff_core.planning.models import ModelSpec, find_model
 from animatediff_core.sampling.loading import load_model
 
@@ -51,7 +51,7 @@ def spec(tmp_path) -> ModelSpec:
         motion_loras=tuple(
             Adapter(path=str(tmp_path / f"motion-{n}.safetensors"), scale=-0.3) for n in "ab"
         ),
-        embeddings=(str(tmp_path / "word.safetensors"),),
+        embeddings=(Embedding(path=str(tmp_path / "word.safetensors")),),
     )
 
 
@@ -69,7 +69,7 @@ def test_weights_are_those_that_fp32_merging_gives_rounded_once(spec, dtype):
             assert tensor.dtype == dtype
             assert torch.equal(tensor, expected.state_dict()[name].to(dtype)), name
     assert base.vae.dtype == torch.float32
-    words, table = base.text_encoders[0].state_dict(), load_file(spec.embeddings[0])["word"]
+    words, table = base.text_encoders[0].state_dict(), load_file(spec.embeddings[0].path)["word"]
     for name, tensor in plain.text_encoders[0].state_dict().items():
         assert torch.equal(words[name][: len(tensor)], tensor.to(dtype)), name
     name = next(name for name in words if name.endswith("token_embedding.weight"))

@@ -1,5 +1,7 @@
 """LoRA dialects: each changes exactly its layers, by scale * alpha / rank * up @ down."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import new_motion, new_unet
@@ -25,6 +27,9 @@ def dialect(name: str):
     up, down = matrices()
     flat = LAYER.replace(".", "_")
     files = {
+        "default_0": (
+            {f"{LAYER}.to_q.lora_B.default_0.weight": up,
+             f"{LAYER}.to_q.lora_A.default_0.weight": down}, "to_q", 1.0),
         "kohya": (
             {f"lora_unet_{flat}_to_q.lora_up.weight": up,
              f"lora_unet_{flat}_to_q.lora_down.weight": down,
@@ -45,7 +50,9 @@ def dialect(name: str):
     return files[name]
 
 
-@pytest.mark.parametrize("name", ["kohya", "kohya out", "peft", "diffusers", "official adapter"])
+@pytest.mark.parametrize(
+    "name", ["default_0", "kohya", "kohya out", "peft", "diffusers", "official adapter"]
+)
 def test_every_dialect_changes_its_layer_by_the_product(tmp_path, name):
     tensors, layer, factor = dialect(name)
     save_file(tensors, tmp_path / "l.safetensors")
@@ -135,7 +142,8 @@ def test_a_lora_of_another_family_changes_nothing_and_names_a_layer(tmp_path):
         apply_lora(unet, tmp_path / "wide.safetensors", 1.0)
     with pytest.raises(CheckpointError, match="elsewhere_to_k"):
         apply_lora(unet, tmp_path / "lost.safetensors", 1.0)
-    assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
+    plain = new_unet().state_dict()
+    assert all(torch.equal(t, plain[k]) for k, t in unet.state_dict().items())
 
 
 def test_several_loras_add_up_in_any_order_and_come_off_again(tmp_path):
@@ -165,7 +173,8 @@ def test_scale_zero_checks_the_file_and_leaves_every_bit(tmp_path):
     save_file(dialect("kohya")[0], tmp_path / "l.safetensors")
     unet = new_unet()
     assert apply_lora(unet, tmp_path / "l.safetensors", 0.0) == 1
-    assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
+    plain = new_unet().state_dict()
+    assert all(torch.equal(t, plain[k]) for k, t in unet.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,7 @@ def test_scale_zero_checks_the_file_and_leaves_every_bit(tmp_path):
          "holds values that are no numbers"),
         (lambda t: {k: torch.ones(3) if "alpha" in k else v for k, v in t.items()},
          "alpha is no number"),
-        (lambda t: {**t, "lora_unet_mid_block_attentions_0_proj_in.oft_blocks": torch.ones(2)},
+        (lambda t: {**t, "lora_unet_mid_block_attentions_0_proj_in.other": torch.ones(2)},
          "1 of 4 tensors are of no LoRA kind that is known, first lora_unet_mid_block"),
         (lambda t: {**t, **{k.replace("attn1", "attn7"): v for k, v in t.items()}},
          "1 of its 2 layers match nothing in this model, first down_blocks_0_attentions_0_"),
@@ -193,7 +202,8 @@ def test_a_lora_that_cannot_be_applied_whole_is_not_applied(tmp_path, edit, mess
     unet = new_unet()
     with pytest.raises(CheckpointError, match=message):
         apply_lora(unet, tmp_path / "l.safetensors", 1.0)
-    assert all(torch.equal(t, new_unet().state_dict()[k]) for k, t in unet.state_dict().items())
+    plain = new_unet().state_dict()
+    assert all(torch.equal(t, plain[k]) for k, t in unet.state_dict().items())
 
 
 def reads_text(width: int, form: str):
@@ -258,6 +268,34 @@ def test_names_of_the_original_code_reach_the_models_layers(tmp_path):
     assert torch.allclose(
         unet.state_dict()[key], new_unet().state_dict()[key] + up @ down, atol=1e-5
     )
+
+
+def test_a_projection_that_no_frame_depends_on_is_left_out_and_said(tmp_path, caplog):
+    extra = {f"lora_te1_text_projection.lora_{name}.weight": torch.ones(2, 2)
+             for name in ("up", "down")}  # fmt: skip
+    save_file(dialect("kohya")[0] | extra, tmp_path / "l.safetensors")
+    pipeline = SimpleNamespace(unet=new_unet(), text_encoders=[])
+    assert apply_lora(pipeline, tmp_path / "l.safetensors") == 1
+    assert "the projection of the first text encoder is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("oft_R.weight", "is a LoRA that cannot be used: PEFT's OFT is not supported"),
+        ("ia3_l", "PEFT's IA3 is not supported; kohya, LyCORIS"),
+        ("lora_E", "AdaLoRA is not supported"),
+        ("lora_Z.weight", "1 of 1 tensors are of no LoRA kind that is known, first base_model"),
+    ],
+)
+def test_a_form_that_is_not_read_is_named_by_inspect_and_loader(tmp_path, key, message):
+    save_file(
+        {f"base_model.model.{LAYER}.to_q.{key}": torch.ones(2, 2)}, tmp_path / "l.safetensors"
+    )
+    report = identify(tmp_path / "l.safetensors")
+    assert (report.kind, report.goes_in) == ("LoRA", "nowhere")
+    with pytest.raises(CheckpointError, match=message):
+        apply_lora(new_unet(), tmp_path / "l.safetensors")
 
 
 def test_text_encoder_layers_of_every_dialect_are_changed(tmp_path):

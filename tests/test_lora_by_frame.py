@@ -10,7 +10,7 @@ import yaml
 from conftest import TINY, new_motion, new_unet
 from safetensors.torch import save_file
 
-from animatediff_core import Conditions, apply_lora, inflate, optimize
+from animatediff_core import Conditions, apply_lora, inflate
 from animatediff_core.adapters.lora.attach import attach_lora
 from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.errors import AnimateDiffError, CheckpointError
@@ -63,6 +63,10 @@ FILES = {
     "time embedding": low_rank(TIME),
     "kronecker": lokr(QUERY),
     "dora": dora(QUERY),
+    "glora": {
+        f"lora_unet_{QUERY}.{part}.weight": drawn(*shape)
+        for part, shape in {"a1": (32, 2), "a2": (2, 32), "b1": (32, 2), "b2": (2, 32)}.items()
+    },
     "full": {f"lora_unet_{QUERY}.diff": drawn(*shape_of(QUERY))},
     "several": low_rank(QUERY) | low_rank(CONV) | low_rank(TEXT_KEY),
 }
@@ -121,6 +125,14 @@ def test_two_add_up_each_with_its_own_weights(tmp_path):
     for frame in (0, 1):
         assert (both - plain)[:, :, frame].abs().max() > 1e-3
         assert (both - swapped)[:, :, frame].abs().max() > 1e-3
+
+
+def test_boft_cannot_be_scaled_by_frame(tmp_path):
+    file = {f"lora_unet_{QUERY}.oft_blocks": drawn(2, 16, 2, 2)}
+    save_file(file, tmp_path / "l.safetensors")
+    animated = inflate(new_unet(), new_motion())
+    with pytest.raises(CheckpointError, match="an OFT in stages or with lengths, which cannot be"):
+        attach_lora(base_of(animated.unet), animated.call, tmp_path / "l.safetensors", 0)
 
 
 def test_norms_cannot_be_scaled_by_frame(tmp_path):
@@ -182,15 +194,3 @@ def test_a_motion_lora_takes_no_weights(folder):
     path = jobs_of(folder, {"motion_loras": [{"path": "style.safetensors", "weights": {0: 1}}]})
     with pytest.raises(AnimateDiffError, match=r"motion_loras\[0\].weights: is for loras alone"):
         load_prompt_file(path)
-
-
-@torch.no_grad()
-def test_a_suspended_model_runs_plainly_and_resumes():
-    from animatediff_core.speed import kernels_of, suspend
-
-    animated = optimize(inflate(new_unet().requires_grad_(False), new_motion()))
-    before = kernels_of(animated.unet)
-    resume = suspend(animated)
-    assert kernels_of(animated.unet) == "plain"
-    resume()
-    assert kernels_of(animated.unet) == before

@@ -199,3 +199,79 @@ def test_a_bare_peft_folder_is_scaled_as_its_settings_say(tmp_path):
     after, before = applied(tmp_path, tensors, name="lora.safetensors")
     new, old = weights(LINEAR, after, before)
     assert torch.allclose(new - old, up @ down, atol=1e-5)
+
+
+HALF_TURN = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+"""Its difference to its transpose, by Cayley's transform, turns by 90 degrees."""
+PAIRS = {"linear": LINEAR, "convolution": CONV}
+
+
+@pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
+def test_glora_also_multiplies_the_weight(tmp_path, layer):
+    a1, a2, b1 = drawn(IN, RANK, seed=1), drawn(RANK, IN, seed=2), drawn(OUT, RANK, seed=3)
+    b2 = drawn(RANK, *new_unet().get_submodule(layer).weight.shape[1:], seed=4)
+    file = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2}
+    changed, before = weights(layer, *applied(tmp_path, kohya(file, layer, 2.0), 0.7))
+    w = before.flatten(2) if before.ndim == 4 else before[..., None]
+    multiplied = torch.stack([w[..., k] @ a1 @ a2 for k in range(w.shape[2])], 2)
+    expected = before + 0.7 * 2.0 / RANK * (multiplied.view_as(before) + (b1 @ b2.flatten(1))
+                                            .view_as(before))  # fmt: skip
+    assert torch.allclose(changed, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("on_input", [False, True])
+@pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
+def test_ia3_scales_channels(tmp_path, layer, on_input):
+    factors = drawn(32)
+    file = {"weight": factors, "on_input": torch.tensor(on_input)}
+    changed, before = weights(layer, *applied(tmp_path, kohya(file, layer), 0.7))
+    for channel in (0, 31):
+        of = (slice(None), channel) if on_input else channel
+        assert torch.allclose(changed[of], before[of] * (1 + 0.7 * factors[channel]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora_unet_", "oft_unet_"])
+@pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
+def test_oft_turns_outputs_in_blocks(tmp_path, layer, name):
+    file = kohya({"oft_blocks": HALF_TURN.repeat(16, 1, 1)}, layer)
+    file = {key.replace("lora_unet_", name): tensor for key, tensor in file.items()}
+    changed, before = weights(layer, *applied(tmp_path, file))
+    assert torch.allclose(changed[::2], -before[1::2], atol=1e-6)
+    assert torch.allclose(changed[1::2], before[::2], atol=1e-6)
+    half, _ = weights(layer, *applied(tmp_path, file, 0.5))
+    assert torch.allclose(half, (before + changed) / 2, atol=1e-6)
+
+
+def test_oft_stays_within_its_constraint_and_learns_lengths(tmp_path):
+    file = {"oft_blocks": HALF_TURN.repeat(16, 1, 1), "rescale": torch.full((OUT, 1), 2.0)}
+    changed, before = weights(LINEAR, *applied(tmp_path, kohya(file, LINEAR, 0.01)))
+    q = 0.32 / 32**0.5  # alpha * outputs is the longest, of 32 entries of one size
+    cosine, sine = (1 - q * q) / (1 + q * q), 2 * q / (1 + q * q)
+    expected = 2 * (cosine * before[0] - sine * before[1])
+    assert torch.allclose(changed[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", PAIRS.values(), ids=PAIRS)
+def test_boft_turns_outputs_in_stages(tmp_path, layer):
+    file = {"oft_blocks": HALF_TURN.repeat(2, 16, 1, 1)}
+    changed, before = weights(layer, *applied(tmp_path, kohya(file, layer)))
+    expected = torch.stack([before[3], -before[2], -before[1], before[0]])
+    assert torch.allclose(changed[:4], expected, atol=1e-6)
+
+
+def test_an_alpha_of_zero_is_said_and_changes_nothing(tmp_path, caplog):
+    file = {"lora_up.weight": drawn(OUT, 2), "lora_down.weight": drawn(2, IN)}
+    changed, before = weights(LINEAR, *applied(tmp_path, kohya(file, LINEAR, 0.0)))
+    assert torch.equal(changed, before)
+    assert "alpha is 0 in 1 of 1 layers (first down_blocks_0_attentions_0_" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_fp8_is_read_as_the_numbers_that_it_holds(tmp_path, dtype):
+    up, down = torch.full((OUT, 2), 0.5).to(dtype), torch.full((2, IN), 0.25).to(dtype)
+    file = kohya({"lora_up.weight": up, "lora_down.weight": down}, LINEAR)
+    changed, before = weights(LINEAR, *applied(tmp_path, file))
+    assert torch.allclose(changed, before + 0.25, atol=1e-6)
+    file = {"lora_up.weight": (up.float() * float("nan")).to(dtype), "lora_down.weight": down}
+    with pytest.raises(CheckpointError, match="attn1_to_q holds values that are no numbers"):
+        applied(tmp_path, kohya(file, LINEAR))

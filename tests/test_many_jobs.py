@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from animatediff_core.errors import PromptFileError
+from animatediff_core.errors import AnimateDiffError, PromptFileError
 from animatediff_core.jobs import Job, dump_job, load_prompt_file, output_name, parse_prompts
+from animatediff_core.planning.jobs import plan
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,3 +196,19 @@ def test_the_same_file_gives_the_same_jobs_in_another_process(wild):
         for place, seed, locale in ((ROOT, "1", "C"), (wild.parent, "2", "C.UTF-8"))
     }  # fmt: skip
     assert told == {"\n".join(map(repr, load_prompt_file(wild / "f.yaml"))) + "\n"}
+
+
+def test_a_missing_model_hides_no_other_problem_of_its_job(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("""
+        jobs:
+          - {prompt: x, base: nowhere.safetensors, steps: 101, scheduler: lcm, noise: freenoise,
+             start: {images: none.png}, output: {format: mp4}, width: 33}
+    """)
+    made = load_prompt_file(path)
+    with pytest.raises(AnimateDiffError) as found:
+        plan(made)
+    assert [problem.key for problem in found.value.problems] == [
+        "base", "scheduler", "noise.type", "output", "start.images"
+    ]  # fmt: skip
+    assert {problem.where for problem in found.value.problems} == {f"{path}: jobs[0]"}

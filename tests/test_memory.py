@@ -1,4 +1,4 @@
-"""Memory: the estimate against a count of every allocation, offloading, the ladder."""
+"""Memory: the estimate against a count of every allocation, offloading, the fallbacks."""
 
 import json
 import weakref
@@ -21,9 +21,16 @@ from animatediff_core.diffusion.noise import draw_noise
 from animatediff_core.diffusion.schedules import make_scheduler
 from animatediff_core.diffusion.text import embed_prompt
 from animatediff_core.jobs import job_from_options
+from animatediff_core.planning.memory import (
+    FASTEST,
+    MemorySettings,
+    memory_fallbacks,
+    needed,
+    next_fallback,
+)
 from animatediff_core.runs.generate import Result, run
 from animatediff_core.sampling.loading import load_model
-from animatediff_core.speed.memory import PLENTY, Thrift, ladder, leaner, needed, place
+from animatediff_core.sampling.offload import place
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -66,7 +73,7 @@ def test_the_estimate_is_what_a_forward_and_a_decoder_hold_at_their_peak(frames,
     channels = (base.unet.config.block_out_channels[0], base.vae.config.block_out_channels[0])
     need = needed(
         num_weights=1, channels=channels, shape=(frames, 4 * size, 4 * size),
-        factor=base.vae_scale_factor, itemsize=4, thrift=Thrift(decode_chunk=4),
+        factor=base.vae_scale_factor, itemsize=4, settings=MemorySettings(decode_chunk=4),
     )  # fmt: skip
     text = embed_prompt(base, {0: "x"}, frames).tokens
     with torch.no_grad(), Counted() as forward:
@@ -93,19 +100,19 @@ def test_a_plan_tells_what_a_job_will_need(asked):
 
 def test_offloaded_models_give_the_same_clip_and_leave_their_weights_elsewhere():
     clips = []
-    for thrift in (PLENTY, Thrift(decode_chunk=1, offload=True)):
+    for settings in (FASTEST, MemorySettings(decode_chunk=1, offload=True)):
         base = load_base("bundled:tiny")
         motion = load_motion_module(TINY / "motion_module.safetensors")
-        place(base, motion, CPU, torch.float32, thrift)
+        place(base, motion, CPU, torch.float32, settings)
         animated = inflate(base.unet, motion)
         text = embed_prompt(base, {0: "a red circle", 3: "a blue star"}, 4)
         noise = draw_noise(1, (1, 4, 4, 8, 8))
         scheduler = make_scheduler("ddim", motion.config)
         latents = denoise(animated, scheduler, noise, text.tokens, text.tokens, steps=1)
-        clips.append(decode(base.vae, latents, chunk=thrift.decode_chunk))
+        clips.append(decode(base.vae, latents, chunk=settings.decode_chunk))
         away = sum(p.numel() for p in animated.parameters() if p.is_meta)
         whole = sum(p.numel() for p in animated.parameters())
-        assert (away > 0.9 * whole) == thrift.offload
+        assert (away > 0.9 * whole) == settings.offload
         assert (base.unet.device, base.vae.device, base.text_encoders[0].device) == (CPU,) * 3
     assert (clips[0] == clips[1]).all()
 
@@ -183,13 +190,13 @@ def _none_at_all(layer, inputs):
     raise torch.OutOfMemoryError
 
 
-def test_the_ladder_ends_and_offloads_only_where_there_is_other_memory():
+def test_the_fallbacks_end_and_offloads_only_where_there_is_other_memory():
     for device in (CPU, CUDA):
-        seen, thrift = [], PLENTY
-        while thrift is not None:
-            seen.append(thrift)
-            thrift = leaner(thrift, device)
-        assert seen == ladder(device)
+        seen, settings = [], FASTEST
+        while settings is not None:
+            seen.append(settings)
+            settings = next_fallback(settings, device)
+        assert seen == memory_fallbacks(device)
         assert any(one.offload for one in seen) == (device == CUDA)
         assert seen[-1].tiles
-    assert leaner(Thrift(decode_chunk=5), CPU) is None
+    assert next_fallback(MemorySettings(decode_chunk=5), CPU) is None

@@ -52,6 +52,10 @@ DIALECTS = {
     "old diffusers": "unet.{site}.transformer_blocks.0.{attention}.{name}.lora.{up}.weight",
     "trainer": "module.{site}.temporal_transformer.transformer_blocks.0.attention_blocks.{n}."
                "processor.{name}_lora.{up}.weight",
+    "kohya": "lora_unet_{site_}_temporal_transformer_transformer_blocks_0_attention_blocks_{n}_"
+             "{name_}.lora_{up}.weight",
+    "kohya of diffusers": "lora_unet_{site_}_transformer_blocks_0_{attention}_{name_}."
+                          "lora_{up}.weight",
 }  # fmt: skip
 
 
@@ -66,8 +70,11 @@ def test_motion_loras_of_diffusers_and_trainers_change_what_the_official_one_doe
     for key, tensor in official.items():
         site, n, name, up = pattern.fullmatch(key).groups()
         name = "to_out.0" if name == "to_out" and form in ("PEFT", "old diffusers") else name
-        renamed[DIALECTS[form].format(site=site, attention=f"attn{int(n) + 1}", n=n, name=name,
-                                      up=up, AB="B" if up == "up" else "A")] = tensor  # fmt: skip
+        site_, name_ = site.replace(".", "_"), name.replace("to_out", "to_out_0")
+        renamed[DIALECTS[form].format(
+            site=site, site_=site_, attention=f"attn{int(n) + 1}", n=n, name=name, name_=name_,
+            up=up, AB="B" if up == "up" else "A",
+        )] = tensor  # fmt: skip
     save_file(official, tmp_path / "official.safetensors")
     save_file(renamed, tmp_path / "theirs.safetensors")
     assert identify(tmp_path / "theirs.safetensors").kind == "MotionLoRA"

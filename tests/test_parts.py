@@ -9,7 +9,7 @@ import torch
 from conftest import new_unet
 from small_model import LEVELS, write_half, write_model
 
-from animatediff_core.checkpoints.diffusers_folder import folder_shape, open_vae
+from animatediff_core.checkpoints.diffusers_folder import load_folder, open_vae
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.errors import CheckpointError
 
@@ -106,16 +106,23 @@ def test_the_other_files_of_a_folder_are_checked_too(model, name):
         load_base(str(model))
 
 
-def test_planning_refuses_what_needs_no_weights(model):
-    assert folder_shape(model, "m", None) == (LEVELS, 16, 2)
-    change(model / "vae" / "config.json", {"block_out_channels": 8})
-    assert folder_shape(model, "m", None)[2] == 1
+def test_a_folder_is_checked_from_its_headers(model):
+    def load():
+        with torch.device("meta"):
+            return load_folder(model, "m", None, None)
+
+    base = load()
+    assert (base.unet.config.block_out_channels, base.vae_scale_factor) == ([*LEVELS], 2)
+    assert {weight.device.type for weight in base.unet.parameters()} == {"meta"}
+    change(model / "vae" / "config.json", {"block_out_channels": [8] * 3})
+    with pytest.raises(CheckpointError, match=LACK):
+        load()
     change(model / "unet" / "config.json", {"layers_per_block": 10**9})
     with pytest.raises(CheckpointError, match=SANE):
-        folder_shape(model, "m", None)
+        load()
     shutil.rmtree(model / "vae")
     with pytest.raises(CheckpointError, match="m: is no diffusers folder, it has no vae/"):
-        folder_shape(model, "m", None)
+        load()
 
 
 def test_nothing_that_a_folder_names_is_run(model, tmp_path, monkeypatch):

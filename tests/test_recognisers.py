@@ -40,8 +40,9 @@ SENTENCES = {
         "a.pt: is a ControlNet that cannot be used: it is a part",
     ),
     "unknown": (
-        report("unknown", "nowhere"), "t2i_adapters",
-        "a.pt: is no T2I-Adapter; `animatediff inspect` says what it is",
+        report("unknown", "nowhere", details={"note": "its tensors (x) are of no kind"}),
+        "t2i_adapters",
+        "a.pt: is no T2I-Adapter, which t2i_adapters takes: its tensors (x) are of no kind",
     ),
     "none": (None, "base", "a.pt: is no base model; `animatediff inspect` says what it is"),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.diffusion import samplers
 from animatediff_core.diffusion.noise import seeded, step_noise
 from animatediff_core.diffusion.samplers import SAMPLERS, plain_name
-from animatediff_core.diffusion.schedules import check_scheduler, scheduler_names
+from animatediff_core.diffusion.schedules import check_scheduler, check_steps, scheduler_names
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.motion import VERSIONS
 
@@ -295,10 +295,6 @@ def test_other_tools_names_are_known(name, same):
         ("ddim_karras", {}, "ddim has no form karras; use ddim"),
         ("k_euler_a", {}, "euler_a has no form karras; use euler_a"),
         ("k_lms_karras", {}, "no scheduler 'k_lms_karras'"),
-        ("lcm", {"steps": 101}, "lcm takes 100 steps at most, got 101"),
-        ("tcd", {"steps": 51}, "tcd takes 50 steps at most, got 51"),
-        ("ddim", {"steps": 1001}, "ddim takes 1000 steps at most"),
-        ("deis", {"steps": 1}, "deis takes 2 steps or more, got 1"),
         ("pndm", {"zero_snr": True}, "pndm does not run on .* zero SNR; use ddim"),
         ("heun", {"zero_snr": True}, "heun does not run on .* zero SNR; use ddim"),
         ("dpm_2", {"prediction_type": "sample"}, "dpm_2 does not run on .* sample; use ddim"),
@@ -310,11 +306,25 @@ def test_what_a_sampler_cannot_do_is_refused(name, settings, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "steps", "message"),
+    [
+        ("lcm", 101, "lcm takes 100 steps at most, got 101"),
+        ("tcd", 51, "tcd takes 50 steps at most, got 51"),
+        ("ddim", 1001, "ddim takes 1000 steps at most"),
+        ("deis", 1, "deis takes 2 steps or more, got 1"),
+    ],
+)
+def test_steps_that_a_sampler_cannot_take_are_refused(name, steps, message):
+    with pytest.raises(AnimateDiffError, match=message):
+        check_steps(name, steps)
+
+
+@pytest.mark.parametrize(
     ("name", "steps"),
     [("lcm", 100), ("tcd", 50), ("ddim", 1000), ("deis", 2), ("sa_solver", 2), ("euler", 1)],
 )
 def test_the_least_and_the_most_steps_are_taken(name, steps):
-    check_scheduler(name, VERSIONS["v2"], steps=steps)
+    check_steps(name, steps)
 
 
 def test_few_step_modules_refuse_samplers_that_choose_their_steps_themselves():

@@ -16,6 +16,7 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from hollow import write_hollow
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.models.clip import (
@@ -31,15 +32,20 @@ from animatediff_core.checkpoints.base_model import BaseModel
 from animatediff_core.checkpoints.families import CONFIGS, FOLDERS, single_file_of
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.sd_names import single_file_tensors, unet_names
-from animatediff_core.checkpoints.single_file import clip_tokenizer, load_single_vae
+from animatediff_core.checkpoints.single_file import (
+    clip_tokenizer,
+    family_model,
+    load_single_vae,
+)
 from animatediff_core.checkpoints.write import write_base_folder, write_single_file
 from animatediff_core.errors import CheckpointError
-from animatediff_core.jobs import Adapter, Job
-from animatediff_core.motion import VERSIONS
+from animatediff_core.jobs import Adapter, Embedding, Job
+from animatediff_core.motion import VERSIONS, MotionModule
 from animatediff_core.planning import models as model
 from animatediff_core.planning.models import ModelSpec, find_model, model_files
 from animatediff_core.runs import inject
 from animatediff_core.sampling.loading import load_model
+from animatediff_core.weights.match import shapes_of
 
 
 def test_the_word_pieces_are_clips_own():
@@ -368,10 +374,6 @@ def full_size(family):
                      scheduler_config={}, family=family, source=family)  # fmt: skip
 
 
-def shapes_of(tensors):
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-
-
 def check(folder, configs, family, dtype):
     own = write_checkpoint(folder / "m.safetensors", configs, family)
     assert_holds(load_base(str(folder / "m.safetensors"), dtype=dtype), own)
@@ -604,23 +606,24 @@ def test_sd2_takes_sd15s_motion_modules_but_not_its_loras_and_words(tmp_path, sm
 
 
 def test_an_sd15_file_on_an_sd2_base_is_refused_by_family(tmp_path, monkeypatch):
-    monkeypatch.setattr(model, "_base_shape", lambda *_: ((320, 640, 1280, 1280), 1024, 8))
+    monkeypatch.setattr(model, "load_parts", lambda *_, **__: family_model("SD2", str(tmp_path)))
     save_file({"<word>": torch.zeros(1, 768)}, tmp_path / "word.safetensors")
     layers = {
         f"{LORA}.lora_down.weight": torch.zeros(4, 768),
         f"{LORA}.lora_up.weight": torch.zeros(320, 4),
     }
     save_file(layers, tmp_path / "l.safetensors")
-    config = VERSIONS["v3"]
-    monkeypatch.setattr(model, "_motion_config", lambda *_: config)
-    (tmp_path / "m.safetensors").touch()
-    parts = ModelSpec(base=str(tmp_path), motion=str(tmp_path / "m.safetensors"))
+    with torch.device("meta"):
+        shapes = shapes_of(MotionModule(VERSIONS["v3"]))
+    module = str(write_hollow(tmp_path / "m.safetensors", shapes))
+    parts = ModelSpec(base=str(tmp_path), motion=module, motion_version="v3")
     assert find_model(parts, offline=True).family == "SD2"
     lora = Adapter(path=str(tmp_path / "l.safetensors"))
+    word = Embedding(path=str(tmp_path / "word.safetensors"))
     with pytest.raises(CheckpointError, match="is a LoRA for SD1.5 but .* is SD2; use one of the"):
         find_model(replace(parts, loras=(lora,)), offline=True)
     with pytest.raises(CheckpointError, match="is an embedding for SD1.5 but .* is SD2; use one"):
-        find_model(replace(parts, embeddings=(str(tmp_path / "word.safetensors"),)), offline=True)
+        find_model(replace(parts, embeddings=(word,)), offline=True)
 
 
 def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_families):
@@ -629,7 +632,7 @@ def test_planning_asks_for_a_vae_and_refuses_what_is_none(tmp_path, small_famili
     write_checkpoint(bare, small_families, "sd15", leave="first_stage_model.")
     with pytest.raises(CheckpointError, match="has no VAE inside; name one with --vae"):
         find_model(replace(parts, base=str(bare)), offline=True)
-    with pytest.raises(CheckpointError, match="is a motion module; name a VAE's folder or file"):
+    with pytest.raises(CheckpointError, match="is a motion module, which .* not into vae"):
         find_model(replace(parts, base=str(bare), vae=parts.motion), offline=True)
     with pytest.raises(CheckpointError, match="no such file"):
         find_model(replace(parts, base=str(bare), vae="missing.safetensors"), offline=True)

@@ -4,11 +4,12 @@ import re
 
 import pytest
 import torch
-from conftest import new_motion, new_unet
+from conftest import both_forwards, new_motion, new_unet
 from diffusers.models.adapter import T2IAdapter
 from safetensors.torch import save_file
 
-from animatediff_core import Conditions, denoise, inflate, make_scheduler, optimize
+import animatediff_core as ad
+from animatediff_core import Conditions, denoise, inflate, make_scheduler
 from animatediff_core.adapters.identify import identify
 from animatediff_core.adapters.t2i_adapter import load_t2i_adapter
 from animatediff_core.diffusion.residuals import Control, add_residuals
@@ -53,7 +54,7 @@ def given() -> tuple[torch.Tensor, torch.Tensor]:
             torch.randn(1, 5, 16, generator=generator))  # fmt: skip
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@both_forwards
 @pytest.mark.parametrize("kind", ["full_adapter", "light_adapter"])
 def test_each_frame_is_the_plain_unets_with_its_residuals(kind, fast):
     adapter, unet = new_adapter(kind), new_unet(LEVELS[kind]).requires_grad_(False)
@@ -68,7 +69,7 @@ def test_each_frame_is_the_plain_unets_with_its_residuals(kind, fast):
             wanted.append(out)
         animated = inflate(unet, new_motion(LEVELS[kind]))
         if fast:
-            optimize(animated)
+            ad.optimize(animated)
         still = Conditions(motion_strength=0)
         led = add_residuals([control], sample, 500, text, still)
         found = animated(sample, 500, text, led)

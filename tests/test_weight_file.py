@@ -170,3 +170,21 @@ def test_a_run_of_ten_jobs_opens_a_pickled_controlnet_once(asked, tmp_path, load
         sys.stdout.write(f"{options[0]}: {len(loads)} torch.load, {len(checks)} check\n")
         assert (loads, checks) == (["edges.ckpt"], ["edges.ckpt"])
     assert len(list((tmp_path / "clips").glob("ball*.gif"))) == 10
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "zip", "old"])
+def test_on_the_meta_device_tensors_come_from_the_header(tmp_path, suffix):
+    tensors = {"a": torch.ones(2, 3, dtype=torch.bfloat16), "b.c": torch.ones(1).long()}
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "safetensors":
+        save_file(tensors | {"d": torch.ones(4).to(torch.float8_e5m2)}, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=suffix == "zip")
+    with torch.device("meta"):
+        found = open_weights(path).tensors()
+    kinds = {name: (t.device.type, tuple(t.shape), str(t.dtype)) for name, t in found.items()}
+    assert kinds.pop("d", kinds["a"])[0] == "meta"
+    assert kinds == {
+        "a": ("meta", (2, 3), "torch.bfloat16"), "b.c": ("meta", (1,), "torch.int64"),
+    }  # fmt: skip
+    assert torch.equal(open_weights(path).tensors("a")["a"], tensors["a"])

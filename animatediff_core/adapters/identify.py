@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..checkpoints.file_report import NOWHERE, FileReport, check_class
+from ..checkpoints.file_report import FileReport, check_class, of_no_kind
 from ..checkpoints.motion_files import motion_path
+from ..checkpoints.published import recognise_published
 from ..checkpoints.recognise import (
     recognise_base_folder,
     recognise_checkpoint,
@@ -18,10 +19,12 @@ from ..weights.weight_file import WeightFile, open_model
 from .control_files import recognise_control
 from .ip_adapter import recognise_ip_adapter
 from .lora.files import recognise_lora
+from .lora.peft import lora_file
 from .t2i_adapter import recognise_t2i_adapter
 from .textual_inversion import recognise_embedding
 
 RECOGNISERS: tuple[Callable[[WeightFile], FileReport | None], ...] = (
+    recognise_published,
     recognise_ip_adapter,
     recognise_control,
     recognise_t2i_adapter,
@@ -46,14 +49,12 @@ def identify(path: str | Path) -> FileReport:
     for recognise in RECOGNISERS:
         if (report := recognise(file)) is not None:
             return check_class(report)
-    details = {"tensors": str(len(file.shapes))}
-    return FileReport(path=path, kind="unknown", goes_in=NOWHERE, details=details, file=file)
+    return of_no_kind(file)
 
 
 def _model_in(folder: Path) -> Path:
-    """The one model of a folder: PEFT's LoRA, a motion module, or the folder itself."""
-    adapter = folder / "adapter_model.safetensors"
-    if (folder / "adapter_config.json").is_file() and adapter.is_file():
+    """The one model of a folder: a LoRA, a motion module, or the folder itself."""
+    if (adapter := lora_file(folder)) != folder:
         return adapter
     if (motion := motion_path(folder)) is not None:
         return motion

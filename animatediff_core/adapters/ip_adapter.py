@@ -38,6 +38,8 @@ _READ_BY: dict[Form, str] = {
     "plain": "proj.weight", "plus": "proj_in.weight", "full face": "proj.0.weight",
 }  # fmt: skip
 """The tensor of each form that reads CLIP."""
+_FACE = 512
+"""Numbers by which a face recogniser describes a face."""
 _VISION_SETTINGS = ("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers",
                     "num_attention_heads", "num_channels", "image_size", "patch_size",
                     "hidden_act", "layer_norm_eps")  # fmt: skip
@@ -73,6 +75,8 @@ def recognise_ip_adapter(file: WeightFile) -> IPAdapterInfo | None:
         return None
     unknown = ("unknown form", None)
     name, form = next((found for mark, found in _FORMS.items() if mark in inner), unknown)
+    if shapes.get(f"{_PROJECTION}proj_in.weight", ())[1:] == (_FACE,):
+        name, form = "InstantID", None
     details = {"form": name, "layers": str(len(layers))}
     if form is None:
         details["note"] = (
@@ -114,7 +118,7 @@ def attach_ip_adapters(
     CheckpointError if one is of another family or not whole. After any error the UNet is as it was.
     """
     for weights, _ in adapters:
-        _check_fits(unet, weights)
+        check_ip_adapter(unet, weights)
     processors, hid_dim_type = unet.attn_processors, unet.config.encoder_hid_dim_type
     projection = unet.encoder_hid_proj
 
@@ -155,7 +159,7 @@ def encoder_width(weights: IPAdapterWeights) -> int:
     return int(weights.parts["image_proj"][_READ_BY[weights.form]].shape[1])
 
 
-def _check_fits(unet: UNet2DConditionModel, weights: IPAdapterWeights) -> None:
+def check_ip_adapter(unet: UNet2DConditionModel, weights: IPAdapterWeights) -> None:
     """The projection is whole, and there are keys and values for each attention to the text."""
     expected: dict[str, tuple[int, ...]] = {}
     layers = [n for n in unet.attn_processors if not n.endswith("attn1.processor")]

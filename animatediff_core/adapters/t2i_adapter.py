@@ -64,9 +64,12 @@ def recognise_t2i_adapter(file: WeightFile) -> T2IInfo | None:
     end = "out_conv.weight" if light else "resnets.0.block1.weight"
     blocks = range(max(int(block) for block, _ in numbers) + 1)
     is_diffusers = any(key.startswith(_PREFIX) for key in file.shapes)
+    channels = tuple(shapes.get(f"adapter.body.{i}.{end}", (0,))[0] for i in blocks)
+    families = families_with(channels) or families_with(channels[:-1])  # SDXL's has one more
     return T2IInfo(
         path=file.path,
         kind="T2I-Adapter",
+        family=" or ".join(families) or "unknown",
         goes_in="t2i_adapters",
         details={
             "layout": "diffusers" if is_diffusers else "original",
@@ -75,7 +78,7 @@ def recognise_t2i_adapter(file: WeightFile) -> T2IInfo | None:
         file=file,
         names=names,
         light=light,
-        channels=tuple(shapes.get(f"adapter.body.{i}.{end}", (0,))[0] for i in blocks),
+        channels=channels,
         num_res_blocks=max(int(number) for _, number in numbers) + 1,
         in_features=shapes.get(first, (0, 0))[1],
     )

@@ -10,7 +10,7 @@ Legend: v vectors, d features.
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,23 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.base_model import BaseModel
-from ..checkpoints.file_report import FileReport, require
+from ..checkpoints.file_report import NOWHERE, FileReport, require
 from ..errors import CheckpointError
+from ..weights.safetensors_file import headers_only
 from ..weights.weight_file import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
 
 _WEB_UI = "string_to_param."
-_SDXL = ("clip_l", "clip_g")
+_PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
+"""SDXL's two text encoders, the second in Replicate's .pti files."""
 _NAMELESS = ("emb_params", "*")
 """Names that stand for any token; the file's own name is the token then."""
+BUNDLED = re.compile(r"bundle_emb\.(?P<word>.+)\.(string_to_param\.\*|emb_params|clip_[lg])$")
+"""The name of an embedding's tensor in a LoRA file."""
+_OWN_WORD = (
+    "name another one: `word: NEW` beside its path in a prompt file, or --embedding PATH:NEW"
+)
 _LONGEST_TOKEN = 64
 _FAMILIES = {(768,): "SD1.5", (1024,): "SD2", (768, 1280): "SDXL"}
 """By the features that the text encoders have."""
@@ -41,28 +48,58 @@ class EmbeddingInfo(FileReport):
     token: str
     names: tuple[str, ...]
     """The tensor of each text encoder."""
+    remedy: str = field(default=_OWN_WORD, repr=False)
+    """What to do if the token cannot be used."""
 
 
 def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
     """A textual inversion.
 
     Forms: one named tensor (diffusers), `emb_params` (its token is the file's name), the web UI's
-    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair
-    clip_l and clip_g.
+    `string_to_param` (and that of the first textual inversions, which names no token), SDXL's pair.
+    A file of several words is recognised but cannot be used.
     """
     shapes, stem = file.shapes, file.path.stem
     names = tuple(name for name in shapes if name.startswith(_WEB_UI))[:1]
     if names:
         token = file.metadata.get("name") or stem
-    elif set(shapes) == set(_SDXL):
-        names, token = _SDXL, stem
+    elif pair := next((pair for pair in _PAIRS if set(shapes) == set(pair)), None):
+        names, token = pair, stem.removesuffix(".pti")
     elif len(shapes) == 1:
         names = tuple(shapes)
         token = stem if names[0] in _NAMELESS else names[0]
+    elif len({shape[-1:] for shape in shapes.values()}) == 1 and all(map(_is_word, shapes)):
+        names, token = tuple(shapes), ", ".join(shapes)
+        note = "each word needs a file of its own: save them one by one"
+        return EmbeddingInfo(
+            path=file.path,
+            kind="embedding of several words",
+            goes_in=NOWHERE,
+            file=file,
+            details={"tokens": token, "note": note},
+            token=token,
+            names=names,
+        )
     if not names or not all(len(shapes[n]) in (1, 2) and shapes[n][-1] for n in names):
         return None
-    widths = tuple(shapes[name][-1] for name in names)
-    first = shapes[names[0]]
+    return _info(file, token, names)
+
+
+def bundled_embeddings(file: WeightFile) -> list[EmbeddingInfo]:
+    """The embeddings that the web UI put into a LoRA file, each with its word."""
+    words: dict[str, list[str]] = {}
+    for name in sorted(file.shapes, reverse=True):  # clip_l before clip_g
+        if bundled := BUNDLED.match(name):
+            words.setdefault(bundled["word"], []).append(name)
+    remedy = "it belongs to the LoRA; use another file"
+    return [
+        replace(_info(file, word, tuple(names)), remedy=remedy) for word, names in words.items()
+    ]
+
+
+def _info(file: WeightFile, token: str, names: tuple[str, ...]) -> EmbeddingInfo:
+    widths = tuple(file.shapes[name][-1] for name in names)
+    first = file.shapes[names[0]]
     return EmbeddingInfo(
         path=file.path,
         kind="embedding",
@@ -75,9 +112,51 @@ def recognise_embedding(file: WeightFile) -> EmbeddingInfo | None:
     )
 
 
+def _is_word(name: str) -> bool:
+    """Whether a tensor's name can be a placeholder token: those of layers have dots."""
+    return "." not in name and len(name) <= _LONGEST_TOKEN
+
+
 def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
     """The placeholder token, and for each text encoder its vectors, v d."""
     info = require(recognise_embedding(open_weights(path)), "embeddings", path)
+    return info.token, _vectors(info)
+
+
+def apply_embedding(base: BaseModel, path: Path, word: str | None = None) -> str:
+    """Add the placeholder token of a file, or `word`, to the text encoders; returns the token."""
+    info = require(recognise_embedding(open_weights(path)), "embeddings", path)
+    return add_embedding(base, replace(info, token=word or info.token))
+
+
+def add_embedding(base: BaseModel, info: EmbeddingInfo) -> str:
+    """Add the placeholder token of a recognised embedding to the text encoders; returns it."""
+    path, token, vectors = info.path, info.token, _vectors(info)
+    if len(vectors) != len(base.text_encoders):
+        raise CheckpointError(
+            f"{path}: is made for {len(vectors)} text encoders but this model has "
+            f"{len(base.text_encoders)}; use an embedding of the base model's family"
+        )
+    parts = list(zip(base.tokenizers, base.text_encoders, vectors, strict=True))
+    for tokenizer, encoder, rows in parts:
+        _check_vectors(rows, encoder.config.hidden_size, tokenizer.model_max_length - 2, path)
+        known = tokenizer.get_vocab()
+        for name in _numbered(token, len(rows)):
+            spellings = {name, name.lower(), f"{name}</w>", f"{name.lower()}</w>"}
+            if not spellings.isdisjoint(known):
+                raise CheckpointError(f"{path}: the token {name!r} exists already; {info.remedy}")
+    for tokenizer, encoder, rows in parts:
+        add_placeholder_token(tokenizer, encoder, token, rows)
+    base.placeholder_tokens.append(token)
+    if not headers_only():
+        log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
+    return token
+
+
+def _vectors(info: EmbeddingInfo) -> list[Tensor]:
+    """For each text encoder the vectors of an embedding whose token can be used, v d."""
+    path = info.path
+    _check_token(info)
     tensors = info.file.tensors(*info.names)
     vectors = [
         tensors[name].detach().float().reshape(-1, tensors[name].shape[-1]) for name in info.names
@@ -87,30 +166,7 @@ def read_embedding(path: Path) -> tuple[str, list[Tensor]]:
             f"{path}: has {len(vectors[0])} vectors for one text encoder and {len(vectors[-1])} "
             "for the other; download it again"
         )
-    return info.token, vectors
-
-
-def apply_embedding(base: BaseModel, path: Path) -> str:
-    """Add the placeholder token of a file to the text encoders; returns that token."""
-    token, vectors = read_embedding(path)
-    if len(vectors) != len(base.text_encoders):
-        raise CheckpointError(
-            f"{path}: is made for {len(vectors)} text encoders but this model has "
-            f"{len(base.text_encoders)}; use an embedding of the base model's family"
-        )
-    _check_token(token, path)
-    parts = list(zip(base.tokenizers, base.text_encoders, vectors, strict=True))
-    for tokenizer, encoder, rows in parts:
-        _check_vectors(rows, encoder.config.hidden_size, tokenizer.model_max_length - 2, path)
-        vocabulary = tokenizer.get_vocab()
-        for name in _numbered(token, len(rows)):
-            if name in vocabulary or name.lower() in vocabulary:
-                raise CheckpointError(f"{path}: the token {name!r} exists already; rename the file")
-    for tokenizer, encoder, rows in parts:
-        add_placeholder_token(tokenizer, encoder, token, rows)
-    base.placeholder_tokens.append(token)
-    log.info("%s: write %r in a prompt for its %d vectors", path, token, len(vectors[0]))
-    return token
+    return vectors
 
 
 def add_placeholder_token(tokenizer: Any, encoder: Any, token: str, vectors: Tensor) -> list[int]:
@@ -152,9 +208,9 @@ def _numbered(token: str, count: int) -> list[str]:
     return [token, *(f"{token}_{number}" for number in range(1, count))]
 
 
-def _check_token(token: str, path: Path) -> None:
+def _check_token(info: EmbeddingInfo) -> None:
     """A placeholder token is one piece of text that a prompt can hold."""
-    problem = None
+    token, problem = info.token, None
     if len(token) > _LONGEST_TOKEN:
         problem = f"has {len(token)} characters, more than {_LONGEST_TOKEN}"
     elif not token.isprintable() or any(c.isspace() for c in token):
@@ -163,7 +219,7 @@ def _check_token(token: str, path: Path) -> None:
         problem = "has no letter or digit"
     if problem:
         raise CheckpointError(
-            f"{path}: its token {token[:_LONGEST_TOKEN]!r} {problem}; save it under a plain word"
+            f"{info.path}: its token {token[:_LONGEST_TOKEN]!r} {problem}; {info.remedy}"
         )
 
 
@@ -178,5 +234,5 @@ def _check_vectors(vectors: Tensor, width: int, most: int, path: Path) -> None:
             f"{path}: has {len(vectors)} vectors but a prompt holds {most} at most; use another "
             "textual inversion"
         )
-    if not bool(vectors.isfinite().all()):
+    if not headers_only() and not bool(vectors.isfinite().all()):
         raise CheckpointError(f"{path}: holds values that are no numbers; use another file")

@@ -62,24 +62,6 @@ _CLASSES: dict[str, type] = {
 }  # fmt: skip
 
 
-def folder_shape(
-    folder: Path, source: str, variant: str | None
-) -> tuple[tuple[int, ...], int, int]:
-    """The UNet's block_out_channels and text width, and the VAE's scale factor.
-
-    Only configurations are read, and weights chosen. Raises CheckpointError if a part is missing
-    or senseless.
-    """
-    base_layout(local_names(folder), variant, source)
-    unet = _settings(folder / "unet", UNet2DConditionModel)
-    vae = _settings(folder / "vae", AutoencoderKL)
-    path = folder / "unet" / "config.json"
-    channels = numbers(unet, "block_out_channels", path)
-    width = max(numbers(unet, "cross_attention_dim", path))
-    steps = len(numbers(vae, "block_out_channels", folder / "vae" / "config.json")) - 1
-    return tuple(channels), width, 2**steps
-
-
 def load_folder(
     folder: Path, source: str, variant: str | None, dtype: torch.dtype | None
 ) -> BaseModel:

@@ -21,7 +21,8 @@ UNET = "model.diffusion_model."
 EMA = "model_ema.diffusion_model"
 """Averaged weights; behind this prefix the names have lost their dots."""
 VAE = "first_stage_model."
-_INPUTS = {5: "depth", 7: "upscaler", 8: "InstructPix2Pix", 9: "inpainting"}
+NO_TEXT = "which has no text encoder inside"
+INPUTS = {5: "depth", 7: "upscaler", 8: "InstructPix2Pix", 9: "inpainting"}
 _TRANSFORMERS = {
     "joint_blocks.0.": "Stable Diffusion 3", "double_blocks.0.": "Flux",
     "double_layers.0.": "AuraFlow", "clip_txt_mapper.": "Stable Cascade",
@@ -97,6 +98,33 @@ def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
     return tuple(config["block_out_channels"]), int(config["cross_attention_dim"])
 
 
+@dataclass(frozen=True)
+class UNetLayout:
+    """How the names of a UNet in a file are spelled."""
+
+    prefix: str
+    first: str
+    """The weight of its first convolution, without the prefix."""
+
+    @property
+    def original(self) -> bool:
+        """Whether they are the first release's."""
+        return self.first.startswith("input_blocks")
+
+
+def unet_layout(shapes: Shapes) -> UNetLayout | None:
+    """The spelling of a UNet; None if the file has none."""
+    for first, second in (
+        ("input_blocks.0.0.weight", "input_blocks.1.0.in_layers.0.weight"),
+        ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+    ):
+        for prefix in ("", UNET, "unet.", "module.", "diffusion_model."):
+            shape = shapes.get(prefix + first, ())
+            if len(shape) == 4 and prefix + second in shapes:
+                return UNetLayout(prefix, first)
+    return None
+
+
 def single_file_of(shapes: Shapes) -> SingleFile | None:
     """The kind of a single-file checkpoint; None if the file is none at all."""
     averaged = not any(key.startswith(UNET) for key in shapes)
@@ -114,7 +142,7 @@ def single_file_of(shapes: Shapes) -> SingleFile | None:
     family = known or f"text width {width}"
     why_not = None if known else "which is no known family"
     if first[1] != 4:
-        use = _INPUTS.get(first[1], f"{first[1]}-channel")
+        use = INPUTS.get(first[1], f"{first[1]}-channel")
         family, why_not = f"{family} {use}", f"whose UNet reads {first[1]} channels instead of 4"
     elif "conditioner.embedders.0.model.ln_final.weight" in shapes:
         family, why_not = "SDXL refiner", "which only finishes pictures of SDXL's base"
@@ -122,8 +150,8 @@ def single_file_of(shapes: Shapes) -> SingleFile | None:
         family, why_not = f"{family} EDM", "whose noise schedule no motion module knows"
     elif family == "SD2" and "label_emb00weight" in unet:
         family, why_not = "SD2 unCLIP", "which reads images besides text"
-    elif why_not is None and not any(k.startswith(("cond_stage", "conditioner")) for k in shapes):
-        why_not = "which has no text encoder inside"
+    elif not any(key.startswith(("cond_stage", "conditioner")) for key in shapes):
+        why_not = NO_TEXT
     vae = any(k.startswith(VAE) for k in shapes)
     return SingleFile(family=family, why_not=why_not, vae=vae, averaged=averaged)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CheckpointError
+from ..weights.files import printable
 from ..weights.weight_file import WeightFile
 
 ADVICE = "download it again, or use one of the base model's family"
+UNKNOWN = "unknown"
 NOWHERE = "nowhere"
 """`goes_in` of files that are known but cannot be used."""
 _WANTED = {
-    "base": ("base model", "--base"), "vae": ("VAE", "--vae"),
+    "base": ("base model", "--base"), "unet": ("UNet", "--unet"), "vae": ("VAE", "--vae"),
     "motion": ("motion module", "--motion"), "loras": ("LoRA for the image model", "--lora"),
     "motion_loras": ("MotionLoRA", "--motion-lora"), "embeddings": ("embedding", "--embedding"),
     "controlnets": ("ControlNet", None), "sparse_controls": ("SparseCtrl encoder", None),
@@ -61,7 +63,8 @@ class FileReport:
     @property
     def named(self) -> str:
         """Its kind with an article."""
-        return f"{'an' if self.kind[0] in 'eiI' else 'a'} {self.kind}"
+        vowel = self.kind.startswith(("A", "E", "I", "e", "i", "up"))
+        return f"{'an' if vowel else 'a'} {self.kind}"
 
 
 Report = TypeVar("Report", bound=FileReport)
@@ -72,10 +75,13 @@ def require(report: Report | None, key: str, source: str | Path) -> Report:
 
     Raises CheckpointError with what the file is instead.
     """
-    if report is None or report.kind == "unknown":
+    if report is None:
         raise CheckpointError(
             f"{source}: is no {_WANTED[key][0]}; `animatediff inspect` says what it is"
         )
+    if report.kind == UNKNOWN:
+        note = report.details["note"]
+        raise CheckpointError(f"{source}: is no {_WANTED[key][0]}, which {key} takes: {note}")
     if report.goes_in != key:
         raise wrong_kind(report, key, source)
     return check_class(report)
@@ -91,6 +97,15 @@ def check_class(report: Report) -> Report:
             "download the folder again"
         )
     return report
+
+
+def of_no_kind(file: WeightFile) -> FileReport:
+    """The report of a file that no recogniser knows."""
+    names = list(file.shapes)
+    first = ", ".join(map(printable, names[:3])) + (", …" if len(names) > 3 else "")
+    note = f"its tensors ({first or 'none'}) are of no known kind of weights"
+    details = {"tensors": str(len(names)), "note": note}
+    return FileReport(path=file.path, kind=UNKNOWN, goes_in=NOWHERE, details=details, file=file)
 
 
 def wrong_kind(report: FileReport, key: str, source: str | Path) -> CheckpointError:

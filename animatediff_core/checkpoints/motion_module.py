@@ -21,6 +21,7 @@ from ..motion.config import Norm
 from ..motion.module import sinusoids
 from ..weights.files import write_tensors
 from ..weights.match import check_tensors, shapes_of
+from ..weights.safetensors_file import headers_only
 from .empty_model import emptied, fill, without_weights
 from .motion_adapter import motion_adapter
 from .motion_config import CONFIG_KEY, read_config
@@ -76,11 +77,15 @@ def save_motion_module(
 ) -> None:
     """Write a safetensors file of official keys, or a folder that diffusers' MotionAdapter opens.
 
-    Both keep the configuration in the metadata, so either comes back exactly as it was.
+    Both keep the configuration in the metadata, so either comes back exactly as it was. The file
+    has positions, by which other programs tell versions apart; AnimateLCM's alone has none.
     """
     path = Path(path)
     if form == "official":
-        write_tensors(path, motion.state_dict(), config_metadata(motion.config))
+        tensors = motion.state_dict()
+        if motion.config.version != "animatelcm":
+            tensors |= _positions(tensors, motion.config.max_frames)
+        write_tensors(path, tensors, config_metadata(motion.config))
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists already and is not empty; choose another name")
@@ -93,6 +98,15 @@ def save_motion_module(
 def config_metadata(config: MotionConfig) -> dict[str, str]:
     """The metadata that makes a file say what it is."""
     return {CONFIG_KEY: json.dumps(asdict(config)), "format": "pt"}
+
+
+def _positions(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """The positions of every attention, 1 f c each, by official name."""
+    return {
+        key.replace("to_q.weight", "pos_encoder.pe"): sinusoids(frames, len(query), query)[None]
+        for key, query in tensors.items()
+        if key.endswith(".to_q.weight")
+    }
 
 
 def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> None:
@@ -109,6 +123,8 @@ def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> N
             )
         if channels not in computed:
             computed[channels] = sinusoids(frames, channels, torch.zeros(()))
+        if headers_only():
+            continue
         apart = float((tensor[0].float() - computed[channels]).abs().max())
         if not apart <= _TOLERANCE.get(tensor.dtype, 1e-3):
             raise CheckpointError(
@@ -116,7 +132,7 @@ def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> N
                 "sinusoids, stretched or trained), which are not supported; use the module as "
                 "its author first published it"
             )
-    if stored:
+    if stored and not headers_only():
         log.info(
             "%s: its %d stored positions are the standard sinusoids, so they are computed",
             path,

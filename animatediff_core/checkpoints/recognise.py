@@ -5,7 +5,17 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..weights.files import read_config_json
 from ..weights.weight_file import WeightFile
-from .families import families_of, families_with, family_of, single_file_of
+from .families import (
+    INPUTS,
+    NO_TEXT,
+    families_of,
+    families_with,
+    family_of,
+    family_reading,
+    single_file_of,
+    text_width,
+    unet_layout,
+)
 from .file_report import NOWHERE, FileReport
 from .motion_config import UnclearVersionError, look_alikes
 from .motion_files import MOTION_FILE, motion_content
@@ -58,7 +68,7 @@ def recognise_motion(file: WeightFile) -> FileReport | None:
 
 def recognise_checkpoint(file: WeightFile) -> FileReport | None:
     """A base model in one file."""
-    if (found := single_file_of(file.shapes)) is None:
+    if (found := single_file_of(file.shapes)) is None or found.why_not == NO_TEXT:
         return None
     details = {"layout": "single file", "VAE": "inside" if found.vae else "none, name one with vae"}
     if found.averaged:
@@ -94,20 +104,27 @@ def recognise_base_folder(folder: Path) -> FileReport:
 
 
 def recognise_unet(file: WeightFile) -> FileReport | None:
-    """A UNet alone, in diffusers' names."""
-    if "conv_in.weight" not in file.shapes or not (families := families_of(file.shapes)):
+    """A UNet alone, in diffusers' names or the first release's."""
+    if (layout := unet_layout(file.shapes)) is None:
         return None
-    channels = [
-        shape[0]
+    unet = {
+        key.removeprefix(layout.prefix): shape
         for key, shape in file.shapes.items()
-        if key.startswith("down_blocks.") and key.endswith(".resnets.0.conv1.weight")
-    ]
+        if key.startswith(layout.prefix)
+    }
+    families, width = families_of(unet), text_width(unet)
+    family = families[0] if families else family_reading(width) or f"text width {width}"
+    details = {"layout": "original" if layout.original else "diffusers"}
+    channels = unet[layout.first][1]
+    if channels != 4:
+        use = INPUTS.get(channels, "another use")
+        details["note"] = f"it reads {channels} channels instead of 4, for {use}"
     return FileReport(
         path=file.path,
         kind="UNet",
-        family=families[0],
-        goes_in="a training file's unet",
-        details={"levels": ", ".join(map(str, channels[:16]))},
+        family=family,
+        goes_in="unet" if channels == 4 else NOWHERE,
+        details=details,
         file=file,
     )
 

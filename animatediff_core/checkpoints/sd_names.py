@@ -16,10 +16,13 @@ from torch import Tensor
 from .base_model import BaseModel
 from .families import UNET, VAE
 
+GUIDANCE_EMBEDDING = "time_embedding.cond_proj"
+"""LCM's layer that reads the guidance scale; diffusers' conversion leaves its name."""
 _OUTER = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    GUIDANCE_EMBEDDING: GUIDANCE_EMBEDDING,
 }  # fmt: skip
 _RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",

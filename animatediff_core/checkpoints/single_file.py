@@ -19,13 +19,25 @@ from transformers.models.clip import (
     CLIPTokenizer,
 )
 
+from ..errors import CheckpointError
 from ..weights.match import check_tensors
-from ..weights.weight_file import WeightFile, open_weights
+from ..weights.safetensors_file import headers_only
+from ..weights.weight_file import WeightFile, open_model, open_weights
 from . import families
 from .base_model import BaseModel
 from .empty_model import fill, without_weights
-from .families import EMA, FOLDERS, UNET, VAE, SingleFile, check_single_file, family_of
+from .families import (
+    EMA,
+    FOLDERS,
+    UNET,
+    VAE,
+    SingleFile,
+    UNetLayout,
+    check_single_file,
+    unet_layout,
+)
 from .sd_names import (
+    GUIDANCE_EMBEDDING,
     Original,
     text_entries,
     text_prefix,
@@ -51,6 +63,30 @@ _TEXT_ENCODERS: dict[str, tuple[tuple[type, str], ...]] = {
 """By family, the class and configuration of each."""
 
 
+def family_model(family: str, source: str) -> BaseModel:
+    """The structure of a family in the package, without weights."""
+    unet = UNet2DConditionModel.load_config(_config(family, "unet"))
+    vae = AutoencoderKL.load_config(_config(family, "vae"))
+    encoders = [
+        without_weights(
+            kind, CLIPTextConfig.from_json_file(families.CONFIGS / place / "config.json")
+        )
+        for kind, place in _TEXT_ENCODERS[family]
+    ]
+    return BaseModel(
+        unet=without_weights(UNet2DConditionModel.from_config, unet),
+        vae=without_weights(AutoencoderKL.from_config, vae),
+        text_encoders=[encoder.eval() for encoder in encoders],
+        tokenizers=[
+            clip_tokenizer() if encoder.config.hidden_act == "quick_gelu" else clip_tokenizer("!")
+            for encoder in encoders
+        ],
+        scheduler_config=dict(_BETAS),
+        family=family,
+        source=source,
+    )
+
+
 def load_single_file(
     path: Path, source: str, dtype: torch.dtype | None, *, own_vae: bool = True
 ) -> BaseModel:
@@ -58,27 +94,17 @@ def load_single_file(
     says the family's configuration."""
     file = open_weights(path)
     kind = check_single_file(file.shapes, source, vae_given=not own_vae)
-    encoders = [
-        _text_encoder(file, number, kind.family, source, dtype)
-        for number in range(len(_TEXT_ENCODERS[kind.family]))
-    ]
-    unet = _unet(file, kind, source, dtype)
-    config = AutoencoderKL.load_config(_config(kind.family, "vae"))
-    vae = without_weights(AutoencoderKL.from_config, config)
+    base = family_model(kind.family, source)
+    base.scheduler_config |= _prediction(file, kind, source)
+    layout = UNetLayout(EMA if kind.averaged else UNET, "input_blocks.0.0.weight")
+    base.unet = _unet(file, layout, base.unet.config, source, dtype)
+    for number, encoder in enumerate(base.text_encoders):  # files have more: position_ids, …
+        prefix, spelled = text_prefix(number, len(base.text_encoders)), _without_text_model
+        entries = text_entries(encoder)
+        _fill(encoder, entries, prefix, "text encoder", file, source, dtype, spelled=spelled)
     if own_vae:
-        _fill(vae, vae_entries(vae), VAE, "VAE", file, source, torch.float32)
-    return BaseModel(
-        unet=unet,
-        vae=vae,
-        text_encoders=encoders,
-        tokenizers=[
-            clip_tokenizer() if encoder.config.hidden_act == "quick_gelu" else clip_tokenizer("!")
-            for encoder in encoders
-        ],
-        scheduler_config=_BETAS | _prediction(file, kind, source),
-        family=family_of(unet.config.block_out_channels, unet.config.cross_attention_dim),
-        source=source,
-    )
+        _fill(base.vae, vae_entries(base.vae), VAE, "VAE", file, source, torch.float32)
+    return base
 
 
 def load_single_vae(
@@ -100,19 +126,41 @@ def load_single_vae(
     return vae
 
 
+def load_single_unet(
+    path: Path, config: Mapping[str, Any], dtype: torch.dtype | None
+) -> UNet2DConditionModel:
+    """A UNet alone, in the first release's names or diffusers', from a file or its folder.
+
+    `config` is that of the base model's own UNet.
+    """
+    file = open_model(path)
+    layout = unet_layout(file.shapes)
+    if layout is None:
+        raise CheckpointError(f"{path}: is no UNet; `animatediff inspect` says what it is")
+    return _unet(file, layout, config, str(path), dtype)
+
+
 def _config(family: str, part: str) -> Path:
     return families.CONFIGS / FOLDERS[family] / part
 
 
 def _unet(
-    file: WeightFile, kind: SingleFile, source: str, dtype: torch.dtype | None
+    file: WeightFile,
+    layout: UNetLayout,
+    config: Mapping[str, Any],
+    source: str,
+    dtype: torch.dtype | None,
 ) -> UNet2DConditionModel:
-    """The ordinary weights, or the averaged ones if the file has no others."""
-    config = UNet2DConditionModel.load_config(_config(kind.family, "unet"))
-    unet: UNet2DConditionModel = without_weights(UNet2DConditionModel.from_config, config)
-    prefix = EMA if kind.averaged else UNET
-    spelled = _without_dots if kind.averaged else str
-    _fill(unet, unet_entries(unet), prefix, "UNet", file, source, dtype, spelled=spelled)
+    """A UNet's weights; those of LCM have an embedding of the guidance scale besides."""
+    embedding = file.shapes.get(f"{layout.prefix}{GUIDANCE_EMBEDDING}.weight", (0, None))
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    settings["time_cond_proj_dim"] = embedding[-1]
+    unet: UNet2DConditionModel = without_weights(UNet2DConditionModel.from_config, settings)
+    entries = unet_entries(unet)
+    if not layout.original:
+        entries = [Original(name, (name,)) for name in unet.state_dict()]
+    spelled = _without_dots if layout.prefix == EMA else str
+    _fill(unet, entries, layout.prefix, "UNet", file, source, dtype, spelled=spelled)
     return unet
 
 
@@ -121,26 +169,9 @@ def _without_dots(name: str) -> str:
     return name.replace(".", "")
 
 
-def _text_encoder(
-    file: WeightFile, number: int, family: str, source: str, dtype: torch.dtype | None
-) -> Any:
-    """One text encoder; files have more for it (position_ids, logit_scale, SD2's last layer), and
-    some leave `text_model.` out of its names."""
-    kind, place = _TEXT_ENCODERS[family][number]
-    config = CLIPTextConfig.from_json_file(families.CONFIGS / place / "config.json")
-    encoder = without_weights(kind, config)
-    prefix = text_prefix(number, len(_TEXT_ENCODERS[family]))
-    _fill(
-        encoder,
-        text_entries(encoder),
-        prefix,
-        "text encoder",
-        file,
-        source,
-        dtype,
-        spelled=lambda name: name.replace(".text_model.", "."),
-    )
-    return encoder.eval()
+def _without_text_model(name: str) -> str:
+    """Some files leave this out of a text encoder's names."""
+    return name.replace(".text_model.", ".")
 
 
 def _fill(
@@ -177,7 +208,7 @@ def _prediction(file: WeightFile, kind: SingleFile, source: str) -> dict[str, An
     noted = file.metadata.get("modelspec.prediction_type")
     if noted in ("v", "epsilon", "sample"):
         return {"prediction_type": "v_prediction" if noted == "v" else noted}
-    if kind.family != "SD2":
+    if kind.family != "SD2" or headers_only():
         return {"prediction_type": "epsilon"}
     step = file.metadata.get("global_step")
     if step is None and "global_step" in file.shapes:

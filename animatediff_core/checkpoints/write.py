@@ -18,16 +18,18 @@ from diffusers.schedulers import DDIMScheduler
 from torch import nn
 
 from ..errors import CheckpointError
-from ..jobs import KEPT_FOLDER, RECORD_FILE, Adapter
+from ..jobs import KEPT_FOLDER, RECORD_FILE
 from ..media.atomic import disk_errors
 from ..motion import MotionConfig, MotionModule
-from ..motion.module import sinusoids
 from ..weights.files import write_tensors
 from .base_model import BaseModel
 from .motion_adapter import motion_adapter
 from .motion_files import MOTION_FILE
-from .motion_module import config_metadata, save_motion_module
+from .motion_module import save_motion_module
 from .sd_names import single_file_tensors
+
+KeptAdapter = tuple[str, float, Sequence[Path]]
+"""Role, scale and files: one, or several of one folder."""
 
 
 def write_pipeline_folder(
@@ -35,12 +37,12 @@ def write_pipeline_folder(
     motion: MotionModule,
     folder: Path,
     record: Mapping[str, object],
-    adapters: Sequence[tuple[str, Adapter]] = (),
+    adapters: Sequence[KeptAdapter] = (),
 ) -> None:
     """Write the parts, the motion module in both forms, and `record`, what they came from.
 
-    `adapters`, by role, stay files of their own, which only we apply. The folder
-    appears whole or not at all; one that exists is not touched (CheckpointError).
+    `adapters` stay files of their own, which only we apply. The folder appears whole or not at all;
+    one that exists is not touched (CheckpointError).
     """
     with together([folder]) as (staged,):
         index = _write_base(base, staged)
@@ -74,17 +76,6 @@ def write_base_folder(base: BaseModel, folder: Path) -> None:
             index["_class_name"] = "StableDiffusionXLPipeline"
         _write_scheduler(MotionConfig(betas=base.betas), base, staged)
         (staged / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
-
-
-def write_motion_file(motion: MotionModule, path: Path) -> None:
-    """Official keys with the positions that other programs tell modules apart by, 1 f c each, and
-    our configuration in the metadata."""
-    tensors = dict(motion.state_dict())
-    for key in [key for key in tensors if key.endswith(".to_q.weight")]:
-        query = tensors[key]
-        positions = sinusoids(motion.config.max_frames, query.shape[0], query)
-        tensors[key.replace("to_q.weight", "pos_encoder.pe")] = positions.unsqueeze(0)
-    write_tensors(path, tensors, config_metadata(motion.config))
 
 
 def write_single_file(base: BaseModel, path: Path) -> None:
@@ -144,17 +135,20 @@ def _beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copied(adapters: Sequence[tuple[str, Adapter]], folder: Path) -> Iterator[dict[str, object]]:
-    """Copy adapter files under names of their own; yields how the record lists them."""
+def _copied(adapters: Sequence[KeptAdapter], folder: Path) -> Iterator[dict[str, object]]:
+    """Copy adapters under names of their own; yields how the record lists them."""
     if adapters:
         folder.mkdir()
-    for role, adapter in adapters:
-        file = Path(adapter.path)
-        name, number = file.name, 2
+    for role, scale, files in adapters:
+        source = files[0] if len(files) == 1 else files[0].parent
+        name, number = source.name, 2
         while (folder / name).exists():
-            name, number = f"{file.stem}-{number}{file.suffix}", number + 1
-        shutil.copyfile(file, folder / name)
-        yield {"role": role, "file": name, "scale": adapter.scale}
+            name, number = f"{source.stem}-{number}{source.suffix}", number + 1
+        if source != files[0]:
+            (folder / name).mkdir()
+        for file in files:
+            shutil.copyfile(file, folder / name / file.relative_to(source))
+        yield {"role": role, "file": name, "scale": scale}
 
 
 def _write_base(base: BaseModel, folder: Path) -> dict[str, object]:

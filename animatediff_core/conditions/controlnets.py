@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 import torch
 
-from ..adapters.control_files import ControlInfo, check_control_family
-from ..adapters.identify import identify
-from ..checkpoints.file_report import require
+from ..adapters.fit import check_fit
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
 from ..diffusion.residuals import Control
@@ -30,14 +28,6 @@ from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 if TYPE_CHECKING:  # slow to import, and few jobs use one
     from diffusers.models import ControlNetModel
     from diffusers.models.adapter import T2IAdapter
-
-
-def control_info(source: str, key: str, model: PlannedModel, offline: bool) -> ControlInfo:
-    """A ControlNet or SparseCtrl encoder; CheckpointError if it does not fit the base model."""
-    info = require(identify(local_path(source, "control", offline=offline)), key, source)
-    assert isinstance(info, ControlInfo)
-    check_control_family(info, model.family, source)
-    return info
 
 
 def images_of(nets: Sequence[ControlNet], key: str, job: Job) -> ImageSources:
@@ -97,7 +87,7 @@ def _weights(job: Job) -> Iterator[WeightSource]:
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, net in enumerate(job.controlnets):
         key = f"controlnets[{i}].path"
-        yield key, partial(control_info, net.path, "controlnets", model, offline)
+        yield key, partial(check_fit, "controlnets", net.path, model.base, offline=offline)
 
 
 def _load(job: Job, model: LoadedModel) -> None:

@@ -18,10 +18,10 @@ from ..media.image_source import ImageSource, fit_image, read_images, spread
 from .kind import ImageSources, LoadedModel
 
 
-def images_source(images: Images, job: Job) -> ImageSource:
+def images_source(images: Images, job: Job, *, mask: bool = False) -> ImageSource:
     """An image for every frame of a job's clip."""
     numbers = spread(job.frames, images.first, images.every)
-    return ImageSource(Path(images.path), numbers, (job.width, job.height), images.fit)
+    return ImageSource(Path(images.path), numbers, (job.width, job.height), images.fit, mask)
 
 
 def image_source(path: str, job: Job, fit: Fit) -> ImageSource:
@@ -35,9 +35,11 @@ def key_frame_sources(images: Mapping[int, str], job: Job, fit: Fit, key: str) -
         yield f"{key}[{frame}]", image_source(path, job, fit)
 
 
-def images_of_size(images: Images, job: Job, size: tuple[int, int]) -> np.ndarray:
+def images_of_size(
+    images: Images, job: Job, size: tuple[int, int], *, mask: bool = False
+) -> np.ndarray:
     """f H W 3 uint8 of this width and height."""
-    frames = read_images(images_source(images, job))
+    frames = read_images(images_source(images, job, mask=mask))
     return np.stack([fit_image(one, size, "stretch") for one in frames])
 
 
@@ -58,4 +60,5 @@ def latents_of(model: LoadedModel, images: np.ndarray) -> Tensor:
 
 def mask_of(images: Images, job: Job, model: LoadedModel, size: tuple[int, int]) -> Tensor:
     """A mask, 1 1 f h w: 1 where the images are white."""
-    return latent_mask(images_of_size(images, job, size), model.base.vae_scale_factor)
+    white = images_of_size(images, job, size, mask=True)
+    return latent_mask(white, model.base.vae_scale_factor)

@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapters.identify import identify
+from ..adapters.fit import check_fit
 from ..adapters.ip_adapter import (
     IPAdapterWeights,
     attach_ip_adapters,
     load_image_encoder,
     read_ip_adapter,
 )
-from ..checkpoints.file_report import require, wrong_family
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.image_embeddings import embed_images
 from ..diffusion.interpolation import numbers_by_frame
@@ -44,20 +43,17 @@ def _images(job: Job) -> ImageSources:
         key = f"{_KEY}[{i}].images"
         yield from key_frame_sources(adapter.images, job, "stretch", key)  # of any size
         if adapter.mask is not None:
-            yield f"{_KEY}[{i}].mask", images_source(adapter.mask, job)
+            yield f"{_KEY}[{i}].mask", images_source(adapter.mask, job, mask=True)
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, adapter in enumerate(job.ip_adapters):
-        yield f"{_KEY}[{i}].path", partial(_check, adapter.path, model, offline)
+        yield (
+            f"{_KEY}[{i}].path",
+            partial(check_fit, _KEY, adapter.path, model.base, offline=offline),
+        )
         place = partial(local_path, adapter.encoder, "image encoder", offline=offline)
         yield f"{_KEY}[{i}].encoder", place
-
-
-def _check(source: str, model: PlannedModel, offline: bool) -> None:
-    report = require(identify(local_path(source, offline=offline)), _KEY, source)
-    if report.family not in ("unknown", model.family) and "levels" not in model.family:
-        raise wrong_family(report, model.family, source)
 
 
 def _adapter(adapter: IPAdapter, model: LoadedModel) -> IPAdapterWeights:

@@ -22,8 +22,8 @@ class PlannedModel(Protocol):
     """A model that planning has found and that is not loaded yet."""
 
     @property
-    def family(self) -> str:
-        """SD1.5, SD2, SDXL, or the UNet's channels."""
+    def base(self) -> BaseModel:
+        """The base model without values."""
 
     @property
     def vae_scale_factor(self) -> int:
@@ -59,6 +59,10 @@ class LoadedModel:
         """The UNet's dtype."""
         dtype: torch.dtype = self.animated.unet.dtype
         return dtype
+
+    def run_plainly(self) -> Callable[[], None]:
+        """Run the plain forwards, which call every hook, until the result is called."""
+        return lambda: None
 
     def once(self, role: str, source: str, load: Callable[[], Loaded]) -> Loaded:
         """Load once by role and source, and return the same object again later."""

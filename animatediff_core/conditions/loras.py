@@ -6,15 +6,13 @@ from functools import partial
 
 import torch
 
-from ..adapters.identify import identify
+from ..adapters.fit import check_fit
 from ..adapters.lora.attach import attach_lora
-from ..checkpoints.families import FOLDERS
-from ..checkpoints.file_report import require, wrong_family
+from ..checkpoints.base_model import BaseModel
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
-from ..errors import Check
+from ..errors import Check, CheckpointError
 from ..jobs import Adapter, Job
-from ..speed import suspend
 from ..weights.places import local_path
 from .kind import Kind, LoadedModel, PlannedModel, WeightSource
 
@@ -32,13 +30,16 @@ def _weights(job: Job) -> Iterator[WeightSource]:
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, lora in enumerate(job.loras):
         if lora.weights is not None:
-            yield f"loras[{i}].path", partial(_check, lora.path, model, offline)
+            yield f"loras[{i}].path", partial(_check, lora.path, model.base, offline)
 
 
-def _check(source: str, model: PlannedModel, offline: bool) -> None:
-    report = require(identify(local_path(source, offline=offline)), "loras", source)
-    if {report.family, model.family} <= FOLDERS.keys() and report.family != model.family:
-        raise wrong_family(report, model.family, source)
+def _check(source: str, base: BaseModel, offline: bool) -> None:
+    report = check_fit("loras", source, base, offline=offline)
+    if words := report.details.get("embeddings"):
+        raise CheckpointError(
+            f"{source}: holds an embedding ({words}), which has no weights by frame; leave weights "
+            "out"
+        )
 
 
 def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:
@@ -46,7 +47,7 @@ def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:
     loras = _by_frame(job)
     if not loras:
         return None
-    undo = [suspend(model.animated)]
+    undo = [model.run_plainly()]
 
     def detach() -> None:
         while undo:

@@ -16,7 +16,7 @@ from .kind import ImageSources, Kind, LoadedModel, PlannedModel
 
 def _images(job: Job) -> ImageSources:
     for i, region in enumerate(job.regions):
-        yield f"regions[{i}].mask", images_source(region.mask, job)
+        yield f"regions[{i}].mask", images_source(region.mask, job, mask=True)
 
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:

@@ -10,6 +10,8 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from ..adapters.control_files import ControlInfo
+from ..adapters.fit import check_fit
 from ..adapters.sparse_ctrl import load_sparse_control
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.residuals import Control
@@ -19,7 +21,6 @@ from ..jobs import Job
 from ..jobs.conditions import SparseControl
 from ..motion.sparse_ctrl import SparseControlNet, sparse_condition
 from ..weights.places import local_path
-from .controlnets import control_info
 from .images import image_of_size, key_frame_sources, latents_of, pixels
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel, WeightSource
 
@@ -37,7 +38,9 @@ def _images(job: Job) -> ImageSources:
 
 
 def _check(source: str, job: Job, model: PlannedModel, offline: bool) -> None:
-    longest = control_info(source, _KEY, model, offline).max_frames
+    info = check_fit(_KEY, source, model.base, offline=offline)
+    assert isinstance(info, ControlInfo)
+    longest = info.max_frames
     together = window_length(job.window, job.frames)
     if together > longest:
         raise CheckpointError(

@@ -14,7 +14,7 @@ def _images(job: Job) -> ImageSources:
         return
     yield "start.images", images_source(job.start.images, job)
     if job.start.mask is not None:
-        yield "start.mask", images_source(job.start.mask, job)
+        yield "start.mask", images_source(job.start.mask, job, mask=True)
 
 
 def _apply(

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..adapters.identify import identify
+from ..adapters.fit import check_fit
 from ..adapters.t2i_adapter import T2IInfo, t2i_form
-from ..checkpoints.file_report import require
 from ..diffusion.conditioning import Conditioning
 from ..errors import Check, CheckpointError
 from ..jobs import Job
@@ -20,7 +19,7 @@ if TYPE_CHECKING:  # slow to import, and few jobs use one
 
 
 def _check(source: str, job: Job, model: PlannedModel, offline: bool) -> None:
-    info = require(identify(local_path(source, "control", offline=offline)), "t2i_adapters", source)
+    info = check_fit("t2i_adapters", source, model.base, offline=offline)
     assert isinstance(info, T2IInfo)
     form = t2i_form(info, model.motion_config.block_out_channels, model.vae_scale_factor, source)
     for scale in (1.0, job.upscale.scale if job.upscale else 1.0):

@@ -160,7 +160,14 @@ def _predict(
     sample = model_input if frames is None else model_input.index_select(2, frames)
     sample = sample.to(next(animated.unet.parameters()).dtype)
 
+    scale = conditioning.guidance.at(info.index, info.scheduled)
+    read: float | None = None
+    if animated.unet.config.time_cond_proj_dim is not None:  # LCM's UNet, which reads the scale
+        read, scale = max(scale, 1.0), 1.0
+
     def call(text: Tensor | FrameText, conditions: Conditions, *, uncond: bool = False) -> Tensor:
+        if read is not None:
+            conditions = replace(conditions, guidance_scale=read)
         if frames is not None:
             conditions = conditions.at(frames, total)
         states = text_at(text, window, total)
@@ -169,7 +176,6 @@ def _predict(
         predicted: Tensor = animated(sample, timestep, states, conditions)
         return predicted.to(model_input.dtype)
 
-    scale = conditioning.guidance.at(info.index, info.scheduled)
     if scale > 1 and _joins(animated, sample, conditioning):
         pair = [text_at(t, window, total) for t in (conditioning.text, conditioning.negative_text)]
         if pair[0].shape == pair[1].shape:

@@ -16,6 +16,7 @@ from .samplers import find_sampler, scheduler_names
 __all__ = [
     "betas_of",
     "check_scheduler",
+    "check_steps",
     "make_scheduler",
     "scheduler_names",
     "training_scheduler",
@@ -49,9 +50,8 @@ def check_scheduler(
     *,
     prediction_type: str = "epsilon",
     zero_snr: bool = False,
-    steps: int | None = None,
 ) -> None:
-    """Raise what `make_scheduler` would raise, and check the steps, without building one."""
+    """Raise what `make_scheduler` would raise, without building one."""
     sampler = find_sampler(name)
     why = None
     if zero_snr and not sampler.zero_snr:
@@ -60,12 +60,17 @@ def check_scheduler(
         why = "does not run on a base model that predicts the sample; use ddim"
     elif config.timestep_spacing != "leading" and not sampler.steps_chosen:
         why = "cannot take the few steps that the motion module was made for; use euler"
-    elif steps is not None and steps > sampler.most_steps:
-        why = f"takes {sampler.most_steps} steps at most, got {steps}"
-    elif steps is not None and steps < 2 and not sampler.reaches_zero:
-        why = f"takes 2 steps or more, got {steps}"
     if why:
         raise AnimateDiffError(f"scheduler {name} {why}")
+
+
+def check_steps(name: str, steps: int) -> None:
+    """Raise if a sampler cannot take so many steps."""
+    sampler = find_sampler(name)
+    if steps > (most := sampler.most_steps):
+        raise AnimateDiffError(f"scheduler {name} takes {most} steps at most, got {steps}")
+    if steps < 2 and not sampler.reaches_zero:
+        raise AnimateDiffError(f"scheduler {name} takes 2 steps or more, got {steps}")
 
 
 def training_scheduler(

@@ -18,7 +18,7 @@ from .prompt_file import (
     parse_settings,
     valid_jobs,
 )
-from .records import Adapter, Job
+from .records import Adapter, Embedding, Job
 from .reference import Setting, reference, setting
 from .sampling import FreeInit, Fuse, Noise, Upscale, Window, WindowSchedule, first_step
 from .schema import prompt_schema
@@ -29,6 +29,7 @@ __all__ = [
     "KEPT_FOLDER",
     "RECORD_FILE",
     "Adapter",
+    "Embedding",
     "Encoding",
     "FreeInit",
     "Fuse",

@@ -40,8 +40,8 @@ from .record import Record, is_key_frames, kinds_of
 from .sampling import FreeInit, Noise, Upscale, Window
 from .travel_text import Prompt
 
-MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "vae", "prediction_type", "loras",
-                "motion_loras", "camera", "embeddings")  # fmt: skip
+MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "unet", "vae", "prediction_type",
+                "loras", "motion_loras", "camera", "embeddings")  # fmt: skip
 """Settings of a job that say which model it needs."""
 
 
@@ -55,6 +55,15 @@ class Adapter(Record):
     weights: KeyFrames[Number] | None = None
     """A further factor by frame for a LoRA, linear between key frames. It is then not merged, and
     its layers of the text encoders are left out."""
+
+
+class Embedding(Record):
+    """A textual inversion."""
+
+    path: Source
+    """A file, local or on the hub."""
+    word: str | None = None
+    """Its placeholder token in prompts; default: the one in the file, else the file's name."""
 
 
 class Job(Record):
@@ -86,6 +95,9 @@ class Job(Record):
     model."""
     motion_version: str | None = None
     """Version of the motion module (v1, v2, v3, …) if its file does not identify it."""
+    unet: Source | None = None
+    """UNet to use instead of the base model's: a file or folder of a UNet alone (SDXL-Lightning,
+    LCM)."""
     vae: Source | None = None
     """VAE to use instead of the base model's."""
     prediction_type: PredictionType | None = None
@@ -97,8 +109,8 @@ class Job(Record):
     """MotionLoRA, merged into the motion module."""
     camera: Camera = Camera()
     """How the camera moves."""
-    embeddings: tuple[Source, ...] = ()
-    """Textual inversion file."""
+    embeddings: tuple[Embedding, ...] = ()
+    """Textual inversion."""
     frames: Count = 16
     """Length of the clip."""
     width: Count = 512

@@ -73,6 +73,21 @@ def durations(count: int, fps: float, *, unit: int = 100) -> list[int]:
     return [after - before for before, after in zip(starts, starts[1:], strict=False)]
 
 
+def by_time(times: Sequence[float], count: int) -> np.ndarray:
+    """For each number n below `count`, the frame that is shown at n / average rate.
+
+    `times`: when each frame appears, ascending. Frames are evenly spaced without times, or if none
+    is off by half the time of a frame.
+    """
+    numbers = np.arange(count)
+    if not times or times[-1] == times[0]:
+        return numbers
+    slots = (np.asarray(times, np.float64) - times[0]) * ((count - 1) / (times[-1] - times[0]))
+    if np.abs(slots - numbers).max() < 0.5:
+        return numbers
+    return np.searchsorted(slots, numbers + 1e-3, side="right") - 1
+
+
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 

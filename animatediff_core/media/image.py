@@ -1,37 +1,72 @@
 """Single images, contact sheets, and clips as folders of numbered PNG frames."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
-from ..errors import MediaError
 from .atomic import atomic_write
 from .frames import Frames, Picked
+from .opening import open_image, reading_image
+from .rgb import DEEP, Span, joint_span, span_of, to_rgb, upright
 from .settings import PNG_KEY
 
 _COLUMNS, _MAX_ROWS = 8, 8
-
-
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; MediaError if it is missing or cannot be read, also within the block."""
-    if not path.is_file():
-        raise MediaError(f"{path}: no such image; check the path")
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (UnidentifiedImageError, OSError, EOFError) as error:
-        raise MediaError(f"{path}: is not a readable image; repair or remove it") from error
+_ANIMATED = ("GIF", "PNG", "WEBP", "TIFF")
+_DURATION = 100
+"""Milliseconds of a frame without a duration, as browsers show it."""
+Place = tuple[Path, int]
+"""An image file, and the number of a frame in it."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """One image: h w 3 uint8."""
-    with open_image(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """One image, the first of the file: h w 3 uint8."""
+    return next(read_stills([(path, 0)]))
+
+
+def read_stills(places: Sequence[Place], *, mask: bool = False) -> Iterator[np.ndarray]:
+    """Images, h w 3 uint8 each; all of them are scaled by `span_of_stills`."""
+    span = span_of_stills(places)
+    for (path, _), image in zip(places, _loaded(places), strict=True):
+        with reading_image(path):
+            ready = upright(image)
+        yield to_rgb(ready, span, mask=mask)
+
+
+def span_of_stills(places: Sequence[Place]) -> Span | None:
+    """The values that become black and white; None if all images have 8 bits a channel."""
+    deep = []
+    for path, number in places:
+        with open_image(path) as image:
+            if image.mode in DEEP:
+                deep.append((path, number))
+    return joint_span(span_of(image) for image in _loaded(deep))
+
+
+def still_times(path: Path) -> list[float]:
+    """When each frame of an image file appears, in milliseconds; most files have one frame."""
+    with open_image(path) as image, reading_image(path):
+        count = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    if count == 1:
+        return [0.0]
+    frames = _loaded([(path, number) for number in range(count)])
+    lengths = [float(image.info.get("duration") or _DURATION) for image in frames]
+    return list(np.cumsum([0.0, *lengths[:-1]]))
+
+
+def _loaded(places: Sequence[Place]) -> Iterator[Image.Image]:
+    """Each decoded image, which the next one replaces."""
+    for path, frames in groupby(places, key=itemgetter(0)):
+        with open_image(path) as image:
+            for _, number in frames:
+                with reading_image(path):
+                    image.seek(number)
+                    image.load()
+                yield image
 
 
 def write_image(image: np.ndarray, path: Path) -> None:

@@ -4,7 +4,9 @@ Files of a folder are ordered by name, numbers in a name by value (2 before 10).
 Images are h w 3 uint8 RGB; several are f h w 3.
 """
 
+import logging
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from PIL import Image
 
 from ..errors import MediaError
 from ..jobs.choices import Fit
-from .image import open_image, read_image
+from .frames import by_time
+from .image import Place, read_stills, span_of_stills, still_times
+from .opening import is_hidden, is_image
 from .video import open_video
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,38 +36,33 @@ class ImageSource:
     fit: Fit = "exact"
     """exact: images must have the clip's size; crop: scaled to cover it, then cropped to the
     middle; stretch: resized to it."""
+    mask: bool = False
+    """Transparent parts are black, and a mask of one colour is its alpha channel."""
 
 
 def check_images(source: ImageSource) -> None:
-    """MediaError if images are missing, too few or of the wrong size; decodes no video frame."""
-    files = _chosen_files(source)
-    if files is not None:
-        for file in dict.fromkeys(files):
-            with open_image(file) as image:
-                _check_size(source, image.size, file)
+    """Read the images; MediaError if they are missing, too few, damaged or of the wrong size.
+
+    A range of values that is scaled and a gap in a folder's numbers are reported as warnings.
+    """
+    read_images(source)
+    if _is_film(source.path):
         return
-    if _is_image(source.path):
-        with open_image(source.path) as image:
-            count, size = getattr(image, "n_frames", 1), image.size
-    else:
-        with open_video(source.path) as video:
-            count, size = video.num_frames, video.size
-    _check_count(source, count)
-    _check_size(source, size, source.path)
+    if (span := span_of_stills(list(_places(source).values()))) is not None:
+        message = "%s: grey values from %g to %g are read as 0 to 255"
+        log.warning(message, source.path, *span)
+    if source.path.is_dir() and (gap := _gap(_files(source.path))):
+        log.warning("%s: numbers are missing after %s; images are used in order", source.path, gap)
 
 
 def read_images(source: ImageSource) -> np.ndarray:
     """The images, fitted: f h w 3 uint8."""
-    check_images(source)
-    files = _chosen_files(source)
-    if files is not None:
-        return np.stack([fit_image(read_image(file), source.size, source.fit) for file in files])
-    if _is_image(source.path):
-        frames = _animation_frames(source)
-    else:
-        with open_video(source.path) as video:
-            frames = video.read_frames(source.numbers)
-    return np.stack([fit_image(frame, source.size, source.fit) for frame in frames])
+    fitted = {}
+    numbers = sorted(set(source.numbers))
+    for number, (path, image) in zip(numbers, _images(source), strict=True):
+        _check_size(source, (image.shape[1], image.shape[0]), path)
+        fitted[number] = fit_image(image, source.size, source.fit)
+    return np.stack([fitted[number] for number in source.numbers])
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int], fit: Fit) -> np.ndarray:
@@ -85,25 +84,46 @@ def spread(frames: int, first: int, every: float) -> tuple[int, ...]:
     return tuple(first + round(frame * every) for frame in range(frames))
 
 
-def _is_image(path: Path) -> bool:
-    """Whether Pillow reads the file, not ffmpeg."""
-    return path.suffix.lower() in _SUFFIXES
+def _is_film(path: Path) -> bool:
+    return not is_image(path) and not path.is_dir()
 
 
-def _chosen_files(source: ImageSource) -> list[Path] | None:
-    """The image file of each frame; None if the path is a video or an animated image."""
+def _images(source: ImageSource) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each image once, by number, with its file."""
+    if _is_film(source.path):
+        with open_video(source.path) as video:
+            _check_count(source, video.num_frames)
+            for image in video.frames(sorted(set(source.numbers)), mask=source.mask):
+                yield source.path, image
+        return
+    places = list(_places(source).values())
+    for (path, _), image in zip(places, read_stills(places, mask=source.mask), strict=True):
+        yield path, image
+
+
+def _places(source: ImageSource) -> dict[int, Place]:
+    """By number, ascending, where an image of a folder or image file is."""
+    numbers = sorted(set(source.numbers))
     if source.path.is_dir():
-        files = sorted((file for file in source.path.iterdir() if _is_image(file)), key=_by_number)
-        if not files:
-            raise MediaError(
-                f"{source.path}: holds no images; name a folder of png or jpg files, or a video"
-            )
+        files = _files(source.path)
         _check_count(source, len(files))
-        return [files[number] for number in source.numbers]
-    if not _is_image(source.path):
-        return None
-    with open_image(source.path) as image:
-        return None if getattr(image, "n_frames", 1) > 1 else [source.path] * len(source.numbers)
+        return {number: (files[number], 0) for number in numbers}
+    times = still_times(source.path)
+    if len(times) == 1:
+        return dict.fromkeys(numbers, (source.path, 0))
+    _check_count(source, len(times))
+    shown = by_time(times, len(times))
+    return {number: (source.path, int(shown[number])) for number in numbers}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The images of a folder in order; hidden files are none."""
+    found = [file for file in folder.iterdir() if is_image(file) and not is_hidden(file)]
+    if not found:
+        raise MediaError(
+            f"{folder}: holds no images; name a folder of png or jpg files, or a video"
+        )
+    return sorted(found, key=_by_number)
 
 
 def _by_number(file: Path) -> list[tuple[int, int, str]]:
@@ -111,14 +131,12 @@ def _by_number(file: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
 
 
-def _animation_frames(source: ImageSource) -> np.ndarray:
-    """Frames of an animated gif, webp or png (ffmpeg cannot read all of them)."""
-    frames = {}
-    with open_image(source.path) as image:
-        for number in sorted(set(source.numbers)):
-            image.seek(number)
-            frames[number] = np.asarray(image.convert("RGB"))
-    return np.stack([frames[number] for number in source.numbers])
+def _gap(files: Sequence[Path]) -> str:
+    """The first file whose number is followed by a larger step than most are; else empty."""
+    last = [int((re.findall(r"\d+", file.stem) or ["0"])[-1]) for file in files]
+    steps = np.diff(last)
+    gaps = np.flatnonzero(steps > np.median(steps)) if len(steps) else steps
+    return files[gaps[0]].name if gaps.size else ""
 
 
 def _check_count(source: ImageSource, count: int) -> None:

@@ -5,10 +5,10 @@ GIF: comment; PNG and APNG: an iTXt chunk; WebP: Exif UserComment; MP4 and WebM:
 
 from pathlib import Path
 
-import av
 from PIL import Image
 
 from ..errors import MediaError
+from .opening import open_film, open_image, reading_image
 
 PNG_KEY = "animatediff"
 MARK = "# animatediff: generate makes this clip again from these settings\n"
@@ -53,28 +53,18 @@ def as_exif(text: str) -> bytes:
 
 
 def _image_comment(path: Path) -> str | None:
-    try:
-        with Image.open(path) as image:
-            if PNG_KEY in image.info:
-                return str(image.info[PNG_KEY])
-            if "comment" in image.info:
-                return bytes(image.info["comment"]).decode(errors="replace")
-            comment = image.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise _damaged(path) from error
+    with open_image(path) as image, reading_image(path):
+        if PNG_KEY in image.info:
+            return str(image.info[PNG_KEY])
+        if "comment" in image.info:
+            return bytes(image.info["comment"]).decode(errors="replace")
+        comment = image.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
     if isinstance(comment, bytes) and comment.startswith(_UNICODE):
         return comment.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")
     return None
 
 
 def _video_comment(path: Path) -> str | None:
-    try:
-        with av.open(str(path)) as container:
-            tags = {key.lower(): value for key, value in container.metadata.items()}
-    except (av.FFmpegError, OSError) as error:
-        raise _damaged(path) from error
+    with open_film(path) as container:
+        tags = {key.lower(): value for key, value in container.metadata.items()}
     return tags.get("comment")
-
-
-def _damaged(path: Path) -> MediaError:
-    return MediaError(f"{path}: is damaged or not a clip; name another file")

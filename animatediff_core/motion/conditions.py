@@ -3,10 +3,12 @@
 Legend: b batch, f frames, k frames of a window, c channels, h w latent size, n tokens, d features.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .module import AS_TRAINED, Positions
@@ -41,6 +43,8 @@ class Conditions:
     modules require it, other modules reject it."""
     lora_weights: tuple[Tensor, ...] = field(default=(), metadata=_AXIS_0)
     """The scale of each attached LoRA by frame, f, in the order in which they were attached."""
+    guidance_scale: float | None = None
+    """The scale that a UNet with an embedding of it (LCM's) reads; other UNets ignore it."""
     motion_strength: float = 1.0
     """Scale of the motion module's residual; 0 gives the plain image model, 1 the trained one."""
     motion_blocks: Mapping[str, float] = field(default_factory=dict)
@@ -88,6 +92,16 @@ def added_conditions(conditions: Conditions, frames: int) -> dict[str, Tensor | 
     if conditions.image_embeddings:
         added["image_embeds"] = list(conditions.image_embeddings)
     return added
+
+
+def guidance_embedding(width: int, conditions: Conditions, images: int) -> Tensor | None:
+    """The embedding of the guidance scale minus 1, images x width, as LCM's UNets read it; None
+    without a scale."""
+    if conditions.guidance_scale is None:
+        return None
+    waves = torch.exp(torch.arange(width // 2) * -(math.log(10000) / (width // 2 - 1)))
+    waves = 1000 * (conditions.guidance_scale - 1) * waves
+    return torch.cat([waves.sin(), waves.cos()]).expand(images, -1)
 
 
 def fold_frames(clips: Tensor) -> Tensor:

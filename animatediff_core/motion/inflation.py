@@ -22,6 +22,7 @@ from .conditions import (
     Conditions,
     added_conditions,
     fold_frames,
+    guidance_embedding,
     text_by_frame,
     unfold_frames,
 )
@@ -91,6 +92,7 @@ class AnimatedUNet(nn.Module):
                 fold_frames(sample),
                 time.repeat_interleave(frames),
                 text_by_frame(text, frames),
+                timestep_cond=self._guidance(conditions, sample),
                 added_cond_kwargs=added_conditions(conditions, frames),
                 cross_attention_kwargs=_attention_masks(conditions.image_masks, sample),
                 down_block_additional_residuals=conditions.down_residuals or None,
@@ -101,6 +103,14 @@ class AnimatedUNet(nn.Module):
         finally:
             self.call.end()
         return unfold_frames(out, frames)
+
+    def _guidance(self, conditions: Conditions, sample: Tensor) -> Tensor | None:
+        """The embedding of the guidance scale, (b f) d, for a UNet that reads one."""
+        width = self.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        embedding = guidance_embedding(width, conditions, len(sample) * sample.shape[2])
+        return None if embedding is None else embedding.to(sample)
 
     def deflate(self) -> UNet2DConditionModel:
         """Take every hook out and give the image model back, bit for bit as it was."""

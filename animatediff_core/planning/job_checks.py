@@ -3,30 +3,30 @@
 import math
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
-from ..diffusion.schedules import check_scheduler
+from ..diffusion.schedules import check_scheduler, check_steps
 from ..diffusion.windows import is_divided, max_stride, window_length
 from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import MotionPositions
 from ..motion import Positions
-from ..weights.files import printable, read_config_json, refused_json
 from .models import FoundModel
 
-_LAYERS = {"SD1.5": (12,), "SD2": (23,), "SDXL": (12, 32)}
-"""Layers of the text encoders in a single file, by family."""
-_DEFAULT_LAYERS = 12
-"""transformers' own, for a configuration that names none."""
 
-
-def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
-    """Checks of everything but output and conditions, each with the key of its setting."""
+def job_checks(job: Job) -> Iterator[Check]:
+    """Checks of texts, sampler, noise and windows that need no model, by key of the setting."""
     for key in ("prompt", "negative_prompt"):
         for frame, text in getattr(job, key).items():
             yield f"{key}[{frame}]", partial(check_prompt, text)
+    yield "scheduler", partial(check_steps, job.scheduler, job.steps)
+    yield "noise.type", partial(_check_noise, job)
+    yield "window.stride", partial(_check_stride, job)
+
+
+def model_checks(job: Job, model: FoundModel) -> Iterator[Check]:
+    """Checks of sampler, sizes and length on a model that was found, by key of the setting."""
     yield "clip_skip", partial(_check_clip_skip, job, model)
     yield "scheduler", partial(_check_scheduler, job, model)
     for key, size in (("width", job.width), ("height", job.height)):
@@ -34,23 +34,20 @@ def job_checks(job: Job, model: FoundModel) -> Iterator[Check]:
         if job.upscale is not None:
             check = partial(_check_scale, key, size, job.upscale.scale, model.vae_scale_factor)
             yield "upscale.scale", check
-    yield "noise.type", partial(_check_noise, job)
     if job.motion_positions != MotionPositions():
         yield "motion_positions", partial(_check_positions, job, model)
     else:
         yield "", partial(_check_length, job, model)
-    yield "window.stride", partial(_check_stride, job)
 
 
 def _check_scheduler(job: Job, model: FoundModel) -> None:
     prediction_type = job.prediction_type or "epsilon"
-    config = model.motion_config
-    check_scheduler(job.scheduler, config, prediction_type=prediction_type, steps=job.steps)
+    check_scheduler(job.scheduler, model.motion_config, prediction_type=prediction_type)
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:
-    layers = _text_layers(model)
-    if layers and job.clip_skip > (most := most_clip_skip(layers)):
+    layers = [encoder.config.num_hidden_layers for encoder in model.base.text_encoders]
+    if job.clip_skip > (most := most_clip_skip(layers)):
         raise CheckpointError(
             f"must be 1 to {most}, as many layers as the text encoder of {job.base} allows, "
             f"got {job.clip_skip}"
@@ -132,18 +129,3 @@ def _check_positions(job: Job, model: FoundModel) -> None:
 
 def _rounded_down(value: float) -> str:
     return f"{math.floor(value * 1000 + 1e-6) / 1000:g}"
-
-
-def _text_layers(model: FoundModel) -> tuple[int, ...]:
-    """Layers of each text encoder, as far as files and family say."""
-    if not model.base_path.is_dir():
-        return _LAYERS.get(model.family, ())
-    files = sorted(model.base_path.glob("text_encoder*/config.json"))
-    return tuple(_layers_of(file) for file in files)
-
-
-def _layers_of(file: Path) -> int:
-    layers = read_config_json(file).get("num_hidden_layers", _DEFAULT_LAYERS)
-    if not isinstance(layers, int):
-        raise refused_json(file, f"says num_hidden_layers {printable(layers)}")
-    return layers

@@ -1,15 +1,15 @@
 """Everything about jobs that can be checked and foreseen before a model is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from ..conditions import KINDS
 from ..errors import Check, Problems
 from ..jobs import Job
-from ..media.image_source import check_images
-from .job_checks import job_checks
-from .models import FoundModel, ModelSpec, find_model
+from ..media.image_source import ImageSource, check_images
+from .job_checks import job_checks, model_checks
+from .models import Bases, FoundModel, ModelSpec, find_model
 from .output import check_output
 
 
@@ -24,29 +24,36 @@ class Planned:
 def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
     """Check everything that can be checked without loading; all problems in one error."""
     found: dict[ModelSpec, FoundModel | None] = {}
+    bases: Bases = {}
     problems, planned = Problems(), []
+    check_once = cache(check_images)
     for job in jobs:
         spec = spec_of(job)
         if spec not in found:
             found[spec] = None
             with problems.collecting(job.origin or job.name):
-                found[spec] = find_model(spec, offline=offline)
+                found[spec] = find_model(spec, offline=offline, bases=bases)
         model = found[spec]
+        problems.run(_checks(job, model, offline, check_once), job.origin or job.name)
         if model is not None:
-            problems.run(_checks(job, model, offline), job.origin or job.name)
             planned.append(Planned(job, model))
     problems.check()
     return planned
 
 
-def _checks(job: Job, model: FoundModel, offline: bool) -> Iterator[Check]:
-    """Every check of a job on a model that was found."""
-    yield from job_checks(job, model)
+def _checks(
+    job: Job, model: FoundModel | None, offline: bool, check: Callable[[ImageSource], None]
+) -> Iterator[Check]:
+    """Every check of a job; without its model, those that need none."""
+    yield from job_checks(job)
+    if model is not None:
+        yield from model_checks(job, model)
     yield "output", partial(check_output, job)
     for kind in KINDS:
-        yield from kind.checks(job, model, offline)
+        if model is not None:
+            yield from kind.checks(job, model, offline)
         for key, source in kind.images(job):
-            yield key, partial(check_images, source)
+            yield key, partial(check, source)
 
 
 def spec_of(job: Job) -> ModelSpec:
@@ -56,6 +63,7 @@ def spec_of(job: Job) -> ModelSpec:
         variant=job.variant,
         motion=job.motion,
         motion_version=job.motion_version,
+        unet=job.unet,
         vae=job.vae,
         prediction_type=job.prediction_type,
         loras=tuple(lora for lora in job.loras if lora.weights is None),

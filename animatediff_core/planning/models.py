@@ -1,7 +1,7 @@
 """A model found from its parts: base, VAE, LoRAs, embeddings, motion module, MotionLoRAs.
 
-Files are located, fetched from the hub if needed, and checked by names and shapes; no weights are
-read.
+Files are located, fetched from the hub if needed, and loaded without values: the loaders check
+names and shapes, and nothing but headers is read.
 """
 
 from collections.abc import Iterator
@@ -9,24 +9,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from ..adapters.fit import check_fit, check_motion_lora, with_own_words
 from ..adapters.identify import identify
-from ..checkpoints.diffusers_folder import folder_shape
-from ..checkpoints.families import (
-    FOLDERS,
-    check_single_file,
-    families_with,
-    family_of,
-    unet_shape,
-)
-from ..checkpoints.file_report import require, wrong_family
+from ..checkpoints.base_model import BaseModel
+from ..checkpoints.families import families_with, family_of
+from ..checkpoints.file_report import require
+from ..checkpoints.loading import load_parts
 from ..checkpoints.motion_files import MOTION_FILE, read_motion
-from ..checkpoints.motion_module import config_of
+from ..checkpoints.motion_module import load_motion_module
 from ..errors import Check, CheckpointError, Problems, at
-from ..jobs import Adapter, kept_adapters, load_preset
+from ..jobs import Adapter, Embedding, kept_adapters, load_preset
 from ..jobs.camera import Camera
-from ..motion import MotionConfig
+from ..motion import MotionConfig, MotionModule, inflate
 from ..weights.places import local_path
-from ..weights.weight_file import open_weights
 from .camera import motion_loras_of
 
 FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160": "tiny"}
@@ -41,13 +38,14 @@ class ModelSpec:
     variant: str | None = None
     motion: str | None = None
     motion_version: str | None = None
+    unet: str | None = None
     vae: str | None = None
     prediction_type: str | None = None
     """Overrides what the base model's files say that the UNet predicts."""
     loras: tuple[Adapter, ...] = ()
     motion_loras: tuple[Adapter, ...] = ()
     camera: Camera = field(default_factory=Camera)
-    embeddings: tuple[str, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +56,18 @@ class FoundImageModel:
     """Its parts, with the adapters bundled with the base model first, and with the camera's moves
     among the MotionLoRAs."""
     base_path: Path
-    block_out_channels: tuple[int, ...]
-    """Channels of the UNet's blocks."""
-    vae_scale_factor: int
-    """Pixels for one latent."""
-    family: str
-    """SD1.5, SD2, SDXL, or the UNet's channels."""
+    base: BaseModel = field(repr=False, compare=False)
+    """Its parts without values."""
+
+    @property
+    def family(self) -> str:
+        """SD1.5, SD2, SDXL, or the UNet's channels."""
+        return self.base.family
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels for one latent."""
+        return self.base.vae_scale_factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +75,37 @@ class FoundModel(FoundImageModel):
     """An image model with a motion module."""
 
     motion_path: Path
-    motion_config: MotionConfig
+    motion: MotionModule = field(repr=False, compare=False)
+    """The module without values."""
+
+    @property
+    def motion_config(self) -> MotionConfig:
+        """The structure of the motion module."""
+        return self.motion.config
 
 
-def find_model(spec: ModelSpec, *, offline: bool) -> FoundModel:
-    """Locate every file and check kinds and families; raises all problems in one error."""
-    image = _find_base(spec, offline)
+Bases = dict[tuple[Path, str | None, bool], BaseModel]
+"""Base models without values, by path, variant and whether the VAE is their own."""
+
+
+def find_model(spec: ModelSpec, *, offline: bool, bases: Bases | None = None) -> FoundModel:
+    """Locate every file and check kinds and fits; raises all problems in one error.
+
+    Base models without values are shared through `bases`.
+    """
+    image = _find_base(spec, offline, {} if bases is None else bases)
     problems, found = Problems(), None
     with problems.collecting():
         found = _with_motion(image, offline)
-    image = found or image
-    problems.run(_part_checks(image, offline))
+    problems.run(_part_checks(found or image, offline))
     problems.check()
-    assert isinstance(image, FoundModel)
-    return image
+    assert found is not None
+    return found
 
 
 def find_image_model(spec: ModelSpec, *, offline: bool) -> FoundImageModel:
     """`find_model` for the image model alone, without anything that moves it."""
-    image = _find_base(spec, offline)
+    image = _find_base(spec, offline, {})
     image = replace(image, spec=replace(image.spec, motion_loras=()))
     problems = Problems()
     problems.run(_part_checks(image, offline))
@@ -103,6 +119,8 @@ def model_files(
     """(role, path, scale) of every file that a model is made from."""
     spec = found.spec
     yield "base", found.base_path, None
+    if spec.unet is not None:
+        yield "unet", local_path(spec.unet, "control", offline=offline), None
     if spec.vae is not None:
         yield "vae", local_path(spec.vae, "vae", offline=offline), None
     if isinstance(found, FoundModel):
@@ -110,23 +128,21 @@ def model_files(
     for role, adapters in (("lora", spec.loras), ("motion_lora", spec.motion_loras)):
         for adapter in adapters:
             yield role, local_path(adapter.path, offline=offline), adapter.scale
-    for path in spec.embeddings:
-        yield "embedding", local_path(path, offline=offline), None
+    for one in spec.embeddings:
+        yield "embedding", local_path(one.path, offline=offline), None
 
 
-def _find_base(spec: ModelSpec, offline: bool) -> FoundImageModel:
+def _find_base(spec: ModelSpec, offline: bool, bases: Bases) -> FoundImageModel:
     with at("base"):
         path = local_path(spec.base, "base", variant=spec.variant, offline=offline)
         if path.is_file() and (report := identify(path)).kind != "base model":
             require(report, "base", spec.base)
-        channels, text_width, vae_scale_factor = _base_shape(spec, path)
-    return FoundImageModel(
-        spec=_with_bundled_adapters(spec, path),
-        base_path=path,
-        block_out_channels=channels,
-        vae_scale_factor=vae_scale_factor,
-        family=family_of(channels, text_width),
-    )
+        own_vae = spec.vae is None
+        key = (path, spec.variant, own_vae)
+        if key not in bases:
+            with torch.device("meta"):
+                bases[key] = load_parts(path, spec.base, spec.variant, None, own_vae=own_vae)
+    return FoundImageModel(spec=_with_bundled_adapters(spec, path), base_path=path, base=bases[key])
 
 
 def _with_bundled_adapters(spec: ModelSpec, base: Path) -> ModelSpec:
@@ -141,25 +157,21 @@ def _with_bundled_adapters(spec: ModelSpec, base: Path) -> ModelSpec:
     )
 
 
-def _base_shape(spec: ModelSpec, base: Path) -> tuple[tuple[int, ...], int, int]:
-    """Channels and text width of the UNet, scale factor of the VAE."""
-    if base.is_dir():
-        return folder_shape(base, spec.base, spec.variant)
-    kind = check_single_file(open_weights(base).shapes, spec.base, vae_given=spec.vae is not None)
-    return (*unet_shape(kind.family), 8)
-
-
 def _with_motion(image: FoundImageModel, offline: bool) -> FoundModel:
     """The model with its motion module, and the camera's moves as MotionLoRAs."""
     with at("motion"):
         path = _motion_path(image, offline)
-        config = _motion_config(path, image.spec.motion_version)
-        _check_motion_family(config, path, image)
+        if not read_motion(path).shapes:
+            require(identify(path), "motion", path)
+        with torch.device("meta"):
+            motion = load_motion_module(path, version=image.spec.motion_version, dtype=None)
+        _check_motion_family(motion.config, path, image)
+        inflate(image.base.unet, motion).deflate()
     with at("camera"):
-        moves = motion_loras_of(image.spec.camera, config, path.name)
+        moves = motion_loras_of(image.spec.camera, motion.config, path.name)
     loras = image.spec.motion_loras + moves
-    image = replace(image, spec=replace(image.spec, motion_loras=loras, camera=Camera()))
-    return FoundModel(**vars(image), motion_path=path, motion_config=config)
+    spec = replace(image.spec, motion_loras=loras, camera=Camera())
+    return FoundModel(**{**vars(image), "spec": spec}, motion_path=path, motion=motion)
 
 
 def _motion_path(image: FoundImageModel, offline: bool) -> Path:
@@ -181,17 +193,9 @@ def _motion_path(image: FoundImageModel, offline: bool) -> Path:
     return local_path(named, "motion", offline=offline)
 
 
-def _motion_config(path: Path, version: str | None) -> MotionConfig:
-    """The module's configuration, by its shapes; CheckpointError if the file is something else."""
-    content = read_motion(path)
-    if not content.shapes:
-        require(identify(path), "motion", path)
-    return config_of(content, version=version, path=path)
-
-
 def _check_motion_family(config: MotionConfig, path: Path, image: FoundImageModel) -> None:
     channels = config.block_out_channels
-    if channels != image.block_out_channels:
+    if channels != tuple(image.base.unet.config.block_out_channels):
         made_for = " and ".join(families_with(channels)) or family_of(channels, 0)
         raise CheckpointError(
             f"{path}: is a motion module for {made_for} but {image.spec.base} is {image.family}; "
@@ -202,28 +206,18 @@ def _check_motion_family(config: MotionConfig, path: Path, image: FoundImageMode
 def _part_checks(image: FoundImageModel, offline: bool) -> Iterator[Check]:
     """Checks of the VAE and the adapters."""
     spec = image.spec
-    if spec.vae is not None:
-        yield "vae", partial(_check_vae, spec.vae, offline)
-    adapters = [("loras", one.path) for one in spec.loras]
-    adapters += [("motion_loras", one.path) for one in spec.motion_loras]
-    adapters += [("embeddings", path) for path in spec.embeddings]
-    for key, source in adapters:
-        yield key, partial(_check_adapter, key, source, image, offline)
-
-
-def _check_vae(source: str, offline: bool) -> None:
-    path = local_path(source, "vae", offline=offline)
-    if path.is_dir() and (path / "config.json").is_file():
-        return
-    kind = "folder without config.json" if path.is_dir() else identify(path).kind
-    if kind not in ("VAE", "base model"):
-        raise CheckpointError(f"{source}: is a {kind}; name a VAE's folder or file")
-
-
-def _check_adapter(key: str, source: str, image: FoundImageModel, offline: bool) -> None:
-    report = require(identify(local_path(source, offline=offline)), key, source)
-    families = [image.family]
-    if key == "motion_loras" and image.family in FOLDERS:
-        families = families_with(image.block_out_channels)  # SD1.5's run on SD2 as well
-    if {report.family, image.family} <= FOLDERS.keys() and report.family not in families:
-        raise wrong_family(report, image.family, source, image.spec.base)
+    base = with_own_words(image.base) if spec.embeddings else image.base
+    own = [("unet", spec.unet), ("vae", spec.vae)]
+    parts = [(key, source) for key, source in own if source is not None]
+    parts += [("loras", one.path) for one in spec.loras]
+    for key, source in parts:
+        yield key, partial(check_fit, key, source, base, offline=offline)
+    for embedding in spec.embeddings:
+        path, word = embedding.path, embedding.word
+        yield "embeddings", partial(check_fit, "embeddings", path, base, offline=offline, word=word)
+    if isinstance(image, FoundModel):
+        for one in spec.motion_loras:
+            yield (
+                "motion_loras",
+                partial(check_motion_lora, one.path, image.motion, offline=offline),
+            )

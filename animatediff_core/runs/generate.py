@@ -15,15 +15,15 @@ from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
 from ..jobs import Job
 from ..media.frames import Frames
 from ..planning.jobs import Planned, plan
+from ..planning.memory import FASTEST, MemorySettings, memory_fallbacks
 from ..planning.models import ModelSpec
+from ..sampling.compiling import check_compiling, compiling_explained
 from ..sampling.device import choose, made_with
 from ..sampling.loading import load_model
 from ..sampling.output import write
-from ..sampling.placement import PlacedModel, Placement, check_compiling
+from ..sampling.placement import PlacedModel, Placement
 from ..sampling.provenance import condition_files
 from ..sampling.sample import sample
-from ..speed.compiling import compiling_explained
-from ..speed.memory import PLENTY, Thrift, described, ladder
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def run(
 ) -> Iterator[Event]:
     """`generate` with its progress. `low_vram` starts with the least memory, `compiled` compiles
     the UNet's blocks with torch.compile."""
-    on, thrift = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
+    on, memory = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
     folder = Path(output_dir or "outputs")
     groups: dict[tuple[ModelSpec, torch.dtype], list[Planned]] = {}
     for planned in plan(jobs, offline=offline):
@@ -109,20 +109,20 @@ def run(
     events = (
         event
         for (_, number), members in groups.items()
-        for event in _run_group(members, folder, Placement(on, number, thrift, compiled), offline)
+        for event in _run_group(members, folder, Placement(on, number, memory, compiled), offline)
     )
     yield from _write_behind(events, folder)
 
 
 def check_machine(
     device: str | None, dtype: str | None, *, low_vram: bool, compiled: bool
-) -> tuple[torch.device, Thrift]:
-    """The device of a run and its first offload level; raises if this machine lacks them."""
+) -> tuple[torch.device, MemorySettings]:
+    """The device of a run and its memory settings; raises if this machine lacks them."""
     on, _ = choose(device, dtype)
-    thrift = ladder(on)[-1] if low_vram else PLENTY
+    memory = memory_fallbacks(on)[-1] if low_vram else FASTEST
     if compiled:
-        check_compiling(on, thrift)
-    return on, thrift
+        check_compiling(on, memory)
+    return on, memory
 
 
 def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]:
@@ -215,25 +215,25 @@ def _run_job(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
             message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
             yield Result(job, None, None, SurroundingsError(message))
             return
-        plan = described(model.placement.thrift)
-        log.warning("%s: not enough memory on %s; again with %s", job.name, device, plan)
+        memory = model.placement.memory
+        log.warning("%s: not enough memory on %s; again with %s", job.name, device, memory)
 
 
 def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
     try:
         notes = dict[str, Any]()
-        thrift = model.placement.thrift
-        if thrift != PLENTY:
-            notes["memory"] = asdict(thrift)
+        memory = model.placement.memory
+        if memory != FASTEST:
+            notes["memory"] = asdict(memory)
         if files := condition_files(job, model):
             notes["sources"] = files
-        events = sample(job, model, folder=folder, notes=notes, decode_chunk=thrift.decode_chunk)
+        events = sample(job, model, folder=folder, notes=notes, decode_chunk=memory.decode_chunk)
         with compiling_explained(model.placement.compiled):
             for event in events:
                 if isinstance(event, StepInfo):
                     yield JobStep(job, event)
                 else:
-                    yield _Finished(job, event, {**made_with(model.base.unet), **notes})
+                    yield _Finished(job, event, {**made_with(model), **notes})
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # as in _write

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import torch
 
+from ..adapters.lora.peft import lora_files
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.families import FOLDERS
+from ..checkpoints.motion_module import save_motion_module
 from ..checkpoints.write import (
     check_free,
     together,
-    write_motion_file,
     write_pipeline_folder,
     write_single_file,
 )
 from ..errors import AnimateDiffError, CheckpointError
-from ..jobs import Adapter, defaults_of
+from ..jobs import defaults_of
 from ..motion import inflate
 from ..planning.models import (
     FoundImageModel,
@@ -55,6 +56,11 @@ class InjectPlan:
     keep_adapters: bool
     """Whether LoRAs and MotionLoRAs stay files of their own in the folder."""
     dtype: torch.dtype
+
+    @property
+    def animated(self) -> FoundModel | None:
+        """The found model, if it has a motion module."""
+        return self.found if isinstance(self.found, FoundModel) else None
 
     @property
     def outputs(self) -> list[Path]:
@@ -154,10 +160,13 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
         staged = dict(zip(planned.outputs, places, strict=True))
         if planned.output is not None and motion is not None:
             record = _record(planned, offline)
-            local = [(role, _local(one, offline)) for role, one in kept]
-            write_pipeline_folder(base, motion, staged[planned.output], record, local)
+            files = [
+                (role, one.scale, lora_files(local_path(one.path, offline=offline)))
+                for role, one in kept
+            ]
+            write_pipeline_folder(base, motion, staged[planned.output], record, files)
         if planned.motion_file is not None and motion is not None:
-            write_motion_file(motion, staged[planned.motion_file])
+            save_motion_module(motion, staged[planned.motion_file])
         if planned.single_file is not None:
             _write_single_file(planned.single_file, staged[planned.single_file], base)
     return Injected(planned.outputs, difference)
@@ -168,10 +177,6 @@ def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:
         message = "%s: has no place for new tokens, so %s stay out; load their files beside it"
         log.warning(message, path, ", ".join(base.placeholder_tokens))
     write_single_file(base, place)
-
-
-def _local(adapter: Adapter, offline: bool) -> Adapter:
-    return adapter.model_copy(update={"path": str(local_path(adapter.path, offline=offline))})
 
 
 def _record(planned: InjectPlan, offline: bool) -> dict[str, object]:

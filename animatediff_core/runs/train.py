@@ -2,7 +2,7 @@
 
 The output folder holds `state.pt` (resume), `loss.csv` and `loss.png`, `validation/`, and
 the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.safetensors`,
-`controlnet.safetensors`, `ip_adapter.safetensors`, or `unet.safetensors` with the whole model under
+`ip_adapter.safetensors`, the folder `controlnet/`, or `unet.safetensors` with the whole model under
 `base/`.
 """
 
@@ -15,8 +15,8 @@ import torch
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
 from ..errors import MediaError, SurroundingsError, TrainingError
-from ..speed.checkpointing import counting_kept, recompute_blocks
 from ..training.cache import LatentCache, encode_moments
+from ..training.checkpointing import counting_kept, recompute_blocks
 from ..training.clips import ClipFile, Clips, list_clips, read_pixels, unreadable_files
 from ..training.config import TrainConfig
 from ..training.loop import Loop, Step

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..errors import AnimateDiffError
-from ..speed import kernels_of
+from .placement import PlacedModel
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TF32 = "tf32"
@@ -57,7 +57,7 @@ def _default_dtype(target: torch.device, fast: bool) -> torch.dtype:
     return torch.bfloat16 if halves else torch.float32
 
 
-def made_with(model: Any) -> dict[str, Any]:
+def made_with(model: PlacedModel) -> dict[str, Any]:
     """The settings of this machine that a clip's bits depend on."""
     names = {kind: name for name, kind in DTYPES.items()}
     if model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
@@ -65,7 +65,7 @@ def made_with(model: Any) -> dict[str, Any]:
     return {
         "device": str(model.device),
         "dtype": names[model.dtype],
-        "kernels": kernels_of(model),
+        "kernels": model.kernels,
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }

@@ -9,13 +9,15 @@ once.
 import torch
 
 from ..adapters.lora.merge import apply_loras, apply_motion_loras
-from ..adapters.textual_inversion import apply_embedding
+from ..adapters.lora.peft import lora_file
+from ..adapters.textual_inversion import add_embedding, apply_embedding, bundled_embeddings
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
 from ..checkpoints.motion_module import load_motion_module
 from ..motion import MotionModule
 from ..planning.models import FoundImageModel, FoundModel
 from ..weights.places import local_path
+from ..weights.weight_file import open_weights
 
 
 def load_model(
@@ -35,12 +37,17 @@ def load_image_model(
 ) -> BaseModel:
     """The image model with its adapters merged."""
     spec = found.spec
-    base = load_base(spec.base, vae=spec.vae, variant=spec.variant, dtype=None, offline=offline)
+    base = load_base(
+        spec.base, vae=spec.vae, unet=spec.unet, variant=spec.variant, dtype=None, offline=offline
+    )
     if spec.prediction_type is not None:
         base.scheduler_config["prediction_type"] = spec.prediction_type
     files = [(local_path(one.path, offline=offline), one.scale) for one in spec.loras]
     apply_loras(base, files, dtype)
     base.to("cpu", dtype)
-    for path in spec.embeddings:
-        apply_embedding(base, local_path(path, offline=offline))
+    for path, _ in files:
+        for embedding in bundled_embeddings(open_weights(lora_file(path))):
+            add_embedding(base, embedding)
+    for one in spec.embeddings:
+        apply_embedding(base, local_path(one.path, offline=offline), one.word)
     return base

@@ -1,17 +1,29 @@
 """A loaded model on its device, and its fallbacks to less memory."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 
 from ..checkpoints.base_model import BaseModel
 from ..conditions import LoadedModel
-from ..errors import AnimateDiffError
 from ..motion import MotionModule, inflate
-from ..speed import optimize, optimize_vae, restore
-from ..speed.compiling import prepare_compiling
-from ..speed.memory import PLENTY, Thrift, leaner, place
+from ..planning.memory import FASTEST, MemorySettings, next_fallback
+from .compiling import compile_model
+from .offload import place
+
+
+def _find_speed() -> ModuleType | None:
+    """The package `speed`; without it every model runs the plain modules."""
+    core = __package__.rpartition(".")[0]
+    return import_module(f"{core}.speed") if find_spec(f"{core}.speed") else None
+
+
+speed = _find_speed()
 
 
 @dataclass(frozen=True)
@@ -20,18 +32,9 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
-    thrift: Thrift = PLENTY
+    memory: MemorySettings = FASTEST
     compiled: bool = False
     """Whether torch.compile makes the UNet's blocks, if their weights are on the device."""
-
-
-def check_compiling(device: torch.device, thrift: Thrift) -> None:
-    """AnimateDiffError if blocks cannot be compiled for it."""
-    if thrift.offload:
-        raise AnimateDiffError(
-            "--compile keeps the weights on the GPU and --low-vram does not; leave one of them out"
-        )
-    prepare_compiling(device)
 
 
 class PlacedModel(LoadedModel):
@@ -42,14 +45,15 @@ class PlacedModel(LoadedModel):
     ) -> None:
         super().__init__(base, inflate(base.unet, motion), offline)
         self.placement = placement
+        self._undo_compiling: Callable[[], None] | None = None
         self._settle()
 
     def use_less_memory(self) -> bool:
         """Fall back to the next, slower placement; False if there is none."""
-        before = self.placement.thrift
+        before = self.placement.memory
         if not self._fall_back():
             return False
-        if self.placement.thrift.offload != before.offload:
+        if self.placement.memory.offload != before.offload:
             self._unplace()
         try:
             self._settle()
@@ -70,23 +74,54 @@ class PlacedModel(LoadedModel):
             self._unplace()
 
     def _fall_back(self) -> bool:
-        thrift = leaner(self.placement.thrift, self.placement.device)
-        if thrift is None:
+        memory = next_fallback(self.placement.memory, self.placement.device)
+        if memory is None:
             return False
-        self.placement = replace(self.placement, thrift=thrift)
+        self.placement = replace(self.placement, memory=memory)
         return True
 
     def _place(self) -> None:
         to = self.placement
-        place(self.base, self.animated.motion, to.device, to.dtype, to.thrift)
-        if not to.thrift.offload:
-            optimize(self.animated, backend="inductor" if to.compiled else None)
-            optimize_vae(self.base.vae)
+        place(self.base, self.animated.motion, to.device, to.dtype, to.memory)
+        if not to.memory.offload:
+            self._accelerate()
+
+    @property
+    def kernels(self) -> str:
+        """The way the model is computed, which the last bits of its clips depend on: fused,
+        compiled or plain."""
+        if self._undo_compiling is not None:
+            return "compiled"
+        return "plain" if speed is None else str(speed.kernels_of(self.animated))
+
+    def run_plainly(self) -> Callable[[], None]:
+        if self.kernels == "plain":
+            return super().run_plainly()
+        self._decelerate()
+        return self._accelerate
+
+    def _accelerate(self) -> None:
+        """Compile the model, or put the forwards of `speed` in; on CUDA these are the fastest."""
+        compiled = self.placement.compiled
+        if speed is not None:
+            compiled = compiled and not speed.has_kernels(self.device)
+            speed.optimize(self.animated, fused=not compiled)
+            speed.optimize_vae(self.base.vae)
+        if compiled:
+            self._undo_compiling = compile_model(self.animated)
+
+    def _decelerate(self) -> None:
+        """Put the plain modules back, bit for bit."""
+        if self._undo_compiling is not None:
+            self._undo_compiling()
+            self._undo_compiling = None
+        if speed is not None:
+            speed.restore(self.animated)
+            speed.restore(self.base.vae)
 
     def _unplace(self) -> None:
-        """Back to plain modules in main memory, and free the device's memory."""
-        restore(self.animated)
-        restore(self.base.vae)
+        """Put plain modules back into main memory, and free the device's memory."""
+        self._decelerate()
         self.base.to("cpu", self.placement.dtype)
         self.animated.motion.to("cpu", self.placement.dtype)
         gc.collect()

@@ -122,7 +122,7 @@ class FastTransformer:
         return images(ops.linear_add(own.proj_out, x, rows(given)), given)
 
     def _text(self, states: Tensor, frames: slice) -> Tensor:
-        """What some frames attend to: once for those of a clip that share it, else of each."""
+        """The text of some frames: once for the frames of a clip that share it, else by frame."""
         text = self._shared(states)
         if text is None:
             return states[frames]
@@ -221,7 +221,7 @@ def norm_forward(norm: nn.GroupNorm, setting: Setting) -> Callable[[Tensor], Ten
 
 
 def resnet_fits(resnet: Any) -> bool:
-    """Whether it is made as Stable Diffusion's are."""
+    """Whether a ResNet has the structure of Stable Diffusion's."""
     return (
         resnet.upsample is None
         and resnet.downsample is None
@@ -233,7 +233,7 @@ def resnet_fits(resnet: Any) -> bool:
 
 
 def _transformer_fits(transformer: Any) -> bool:
-    """Whether it is made as Stable Diffusion's are, but for what it attends to beside the text."""
+    """Whether a transformer has Stable Diffusion's structure; its cross-attention may differ."""
     return (
         transformer.is_input_continuous
         and transformer.proj_out.weight.shape[0] == transformer.in_channels
@@ -255,7 +255,7 @@ def _block_fits(block: Any) -> bool:
 
 
 def _attention_fits(attention: Any) -> bool:
-    """Whether nobody has put other parts into it."""
+    """Whether an attention is diffusers' plain one."""
     return (
         type(attention.processor) is AttnProcessor2_0
         and attention.group_norm is None

@@ -33,7 +33,7 @@ class _Captured:
     graph: Any
     output: Tensor
     sources: list[tuple[Tensor, int | None]]
-    """What the inputs were last copied from, with its version."""
+    """The tensors that the inputs were last copied from, with their versions."""
 
     def replay(self, tensors: list[Tensor]) -> Tensor:
         for number, (own, tensor) in enumerate(zip(self.inputs, tensors, strict=True)):
@@ -65,7 +65,7 @@ class Graphs:
     def __call__(
         self, sample: Tensor, time: Tensor, text: Tensor, conditions: Conditions | None
     ) -> Tensor:
-        """As `call`, replayed where it was captured."""
+        """Call the model, by a replay where the call was captured."""
         tensors, settings = _taken_apart(conditions)
         tensors = [sample, time, text, *tensors]
         key = _key(tensors, settings)
@@ -154,7 +154,7 @@ def _put_together(conditions: Conditions | None, tensors: list[Tensor]) -> Condi
 
 
 def _key(tensors: list[Tensor], settings: dict[str, Any]) -> Hashable | None:
-    """What calls that share a graph have in common, or None where a setting is unknown."""
+    """The key that calls of one graph share, or None where a setting is unknown."""
     shapes = tuple((tuple(t.shape), t.dtype, t.device) for t in tensors)
     key = shapes, tuple(settings.items())
     try:

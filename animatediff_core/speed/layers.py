@@ -18,7 +18,7 @@ _ROWS, _NARROW = 1024, 160
 
 @dataclass
 class Setting:
-    """What the forwards of one model share."""
+    """The settings that the forwards of one model share."""
 
     ops: Any
     """The module kernels or plain_ops."""
@@ -47,7 +47,7 @@ def stack_projections(attention: Any) -> bool:
 
 
 def unstack_projections(attention: Any) -> None:
-    """Each in a room of its own again."""
+    """Copy query, key and value weights into memory of their own again."""
     for layer in (attention.to_q, attention.to_k, attention.to_v):
         layer.weight.data = layer.weight.data.clone()
 

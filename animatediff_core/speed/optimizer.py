@@ -1,4 +1,4 @@
-"""What is put onto a loaded model, and how it is taken off again.
+"""Optimise a loaded model, and undo it.
 
 Each layer keeps its place, its name and its hooks; only its forward is replaced, on the object.
 """
@@ -26,7 +26,6 @@ from .blocks import (
     norm_forward,
     resnet_fits,
 )
-from .compiling import compiled
 from .graphs import Graphs
 from .layers import Setting, stack_projections, unstack_projections
 
@@ -35,29 +34,24 @@ JOINT_LATENTS = 1 << 16
 the memory."""
 
 
-def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedUNet:
-    """The same model, the same numbers, faster and leaner on the device where it is.
+def optimize(animated: AnimatedUNet, *, fused: bool = True) -> AnimatedUNet:
+    """Make a model faster and leaner on its device; its numbers stay.
 
     Forwards that copy nothing take over (see blocks.py), on CUDA with kernels of their own and
     replayed as CUDA graphs. A call that could be asked for gradients runs the plain forwards.
     `animated.deflate()` and `restore` undo it.
 
-    backend: one of torch.compile's, which then makes the model's forward, except on CUDA where the
-    kernels are faster; see compiling.py. Results differ in the last bits from those without.
+    fused: False changes the layout of weights alone, for a model that torch.compile makes.
     """
     if _applied(animated) is not None:
         return animated
-    if has_kernels(next(animated.parameters()).device):
-        backend = None  # they are faster than what it makes
     projects = animated.unet.config.encoder_hid_dim_type  # then the UNet makes another text of it
-    done = Applied(backend=backend, call=None if projects else animated.call)
+    done = Applied(fused=fused, call=None if projects else animated.call)
     animated.__dict__["applied_speed"] = animated.unet.__dict__["applied_speed"] = done
     animated.at_deflate(lambda: restore(animated))
     _apply(animated.unet, done)
     _apply(animated.motion, done)
-    if backend is not None:
-        done.replace(animated, compiled(animated.forward, backend))
-    elif done.setting is not None:
+    if done.setting is not None:
         graphs = None
         if animated.unet.device.type == "cuda":
             graphs = Graphs(animated)
@@ -67,7 +61,7 @@ def optimize(animated: AnimatedUNet, *, backend: str | None = None) -> AnimatedU
 
 
 def optimize_vae(vae: AutoencoderKL) -> AutoencoderKL:
-    """The same for a VAE, which stays free to move to another dtype."""
+    """Make a VAE faster; it may still move to another dtype."""
     if _applied(vae) is None:
         done = Applied()
         vae.__dict__["applied_speed"] = done
@@ -86,25 +80,10 @@ def restore(model: nn.Module) -> None:
         model.joint_latents = 0
 
 
-def suspend(animated: AnimatedUNet) -> Callable[[], None]:
-    """Run the plain forwards, which call every hook, until the result is called."""
-    done = _applied(animated)
-    if done is None:
-        return lambda: None
-    restore(animated)
-
-    def resume() -> None:
-        optimize(animated, backend=done.backend)
-
-    return resume
-
-
 def kernels_of(model: nn.Module) -> str:
-    """What computes a model, for its results' last bits depend on it: fused, compiled or plain."""
+    """The kind of forwards that a model runs: fused or plain."""
     done = _applied(model)
-    if done is None:
-        return "plain"
-    return "compiled" if done.backend is not None else "fused" if done.setting else "plain"
+    return "fused" if done is not None and done.setting is not None else "plain"
 
 
 @cache
@@ -131,7 +110,7 @@ class FastAnimated:
         text: Tensor,
         conditions: Conditions | None = None,
     ) -> Tensor:
-        """As the animated model's own."""
+        """Take and return the tensors of the animated model's own forward."""
         own = self.animated
         if torch.is_grad_enabled() and _learns(own, sample, text, conditions):
             return type(own).forward(own, sample, timestep, text, conditions)
@@ -145,10 +124,10 @@ class FastAnimated:
 
 @dataclass
 class Applied:
-    """What was done to one model."""
+    """The changes that `optimize` made to one model."""
 
-    backend: str | None = None
-    """Of torch.compile, where it makes the forward."""
+    fused: bool = True
+    """Whether forwards may be replaced."""
     call: CallState | None = None
     """The animated model's call in progress."""
     setting: Setting | None = None
@@ -168,7 +147,7 @@ class Applied:
         self.modules.append(module)
 
     def undo(self) -> None:
-        """Everything as it was."""
+        """Take the changes back."""
         for module in self.modules:
             module.__dict__.pop("forward", None)
         for layer in self.relaid:
@@ -183,11 +162,11 @@ def _apply(model: nn.Module, done: Applied) -> None:
     if any(parameter.requires_grad for parameter in model.parameters()):
         return
     device = next(model.parameters()).device
-    if has_kernels(device):
+    if done.fused and has_kernels(device):
         from . import kernels
 
         done.setting = Setting(kernels, chunked=False, call=done.call)
-    elif device.type == "cpu" and done.backend is None:
+    elif done.fused and device.type == "cpu":
         done.setting = Setting(plain_ops, chunked=True, call=done.call)
     for module in reversed(list(model.modules())):  # projections are stacked after they are copied
         _apply_to(module, done)

@@ -1,4 +1,4 @@
-"""What kernels.py does, in plain torch: for the CPU.
+"""The operations of kernels.py in plain torch, for the CPU.
 
 Features are images, n c h w and channels-last, or their pixels as rows, r c.
 
@@ -57,7 +57,7 @@ def linear_add(
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What a convolution makes, and a bias that is still to be added to it."""
+    """A convolution, and the part of its bias that is still to be added: none."""
     y = F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
     return y.contiguous(memory_format=torch.channels_last), None
 

@@ -20,6 +20,8 @@ from torch.utils.data import Dataset
 
 from ..errors import MediaError, TrainingError
 from ..media.image import read_image
+from ..media.opening import IMAGE_SUFFIXES as IMAGES
+from ..media.opening import is_hidden
 from ..media.video import Video, open_video
 from .cache import LatentCache
 from .config import TrainConfig
@@ -27,7 +29,7 @@ from .config import TrainConfig
 ReadCondition = Callable[[Path, Tensor], Tensor]
 """A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1])."""
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"}
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+IMAGE_SUFFIXES = IMAGES - VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def _listed(table: Path, folder: Path) -> list[ClipFile]:
 
 def _captioned(folder: Path, stage: str) -> list[ClipFile]:
     suffixes = VIDEO_SUFFIXES | (IMAGE_SUFFIXES if stage != "motion" else set())
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
+    files = (path for path in folder.iterdir() if not is_hidden(path))
+    paths = sorted(path for path in files if path.suffix.lower() in suffixes)
     without = [p.name for p in paths if not p.with_suffix(".txt").is_file()]
     if without:
         raise TrainingError(

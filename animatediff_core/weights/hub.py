@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from ..errors import CheckpointError, SurroundingsError
@@ -70,7 +70,8 @@ def fetch_file(source: str, *, offline: bool) -> Path:
             close = difflib.get_close_matches(path, names, n=1)
             hint = f"did you mean {printable(close[0])}?" if close else "check its name"
             raise CheckpointError(f"{source}: the hub has no such file; {hint}")
-        return [path]
+        settings = str(PurePosixPath(path).with_name("adapter_config.json"))  # PEFT's, of a LoRA
+        return [path, settings] if settings in names else [path]
 
     return fetch(source, choose, offline=offline) / path
 

@@ -60,6 +60,11 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         for wrapper in _WRAPPERS:
             if isinstance(inner, dict) and isinstance(inner.get(wrapper), dict):
                 inner = inner[wrapper]
+    if isinstance(inner, Tensor):
+        raise CheckpointError(
+            f"{path}: is one tensor without a name, as an aesthetic gradient embedding, which "
+            "cannot be used; use a textual inversion or a LoRA"
+        )
     if not isinstance(inner, dict):
         raise CheckpointError(f"{path}: holds no named tensors; use a file of model weights")
     tensors = dict(_named_tensors(inner))
@@ -225,6 +230,8 @@ def _named_tensors(content: Any, prefix: str = "", depth: int = 0) -> Iterator[t
     """The tensors of nested dictionaries by dotted names."""
     if isinstance(content, nn.ParameterDict):
         content = vars(content).get("_parameters")
+    if isinstance(content, tuple):  # a hypernetwork's two layers
+        content = dict(enumerate(content))
     if not isinstance(content, dict) or depth > _MAX_NESTED:
         return
     for key, value in content.items():

@@ -31,6 +31,11 @@ _TYPES = {
 }  # fmt: skip
 
 
+def headers_only() -> bool:
+    """Whether files are only checked: torch's default device is meta, so no value is read."""
+    return torch.get_default_device().type == "meta"
+
+
 def is_safetensors(path: Path) -> bool:
     """By content: eight bytes of header length, then JSON."""
     with path.open("rb") as file:
@@ -66,13 +71,17 @@ def map_tensors(path: Path, entries: Header, data: int) -> dict[str, Tensor]:
     """Tensors of a file by entries of its header; `data` is where its values begin.
 
     Writing into one changes a private copy of its pages, never the file. Raises CheckpointError
-    if the file has numbers of a type that torch does not know, or became shorter.
+    if the file has numbers of a type that torch does not know, or became shorter. Under torch's
+    meta device they have no values, and the file is not opened.
     """
+    if any(entry["dtype"] not in _TYPES for entry in entries.values()):
+        raise broken(path)
+    if headers_only():
+        return {n: torch.empty(e["shape"], dtype=_TYPES[e["dtype"]]) for n, e in entries.items()}
     with path.open("rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    for entry in entries.values():
-        if entry["dtype"] not in _TYPES or data + entry["data_offsets"][1] > len(pages):
-            raise broken(path)
+    if any(data + entry["data_offsets"][1] > len(pages) for entry in entries.values()):
+        raise broken(path)
     return {name: _tensor(pages, data, entry) for name, entry in entries.items()}
 
 

@@ -15,13 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from .files import check_plain_file, printable, read_config_json, unreadable
 from .folder import CLIP, DIFFUSION, weight_files
 from .pickles import broken, is_archive, read_pickle, refused
-from .safetensors_file import Header, is_safetensors, map_tensors, read_header
+from .safetensors_file import Header, headers_only, is_safetensors, map_tensors, read_header
 
 Shapes = Mapping[str, tuple[int, ...]]
 _MAX_OPEN = 256
@@ -33,6 +34,13 @@ _DTYPES = {
     "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "f8_e4m3",
     "float8_e5m2": "f8_e5m2",
 }  # fmt: skip
+_FORMS = {
+    ".gguf": "a quantised GGUF model", ".onnx": "an ONNX model", ".engine": "a TensorRT engine",
+    ".trt": "a TensorRT engine", ".msgpack": "Flax weights", ".h5": "Keras weights",
+}  # fmt: skip
+"""Other programs' files by their ending."""
+_TORCH = {short: name for name, short in _DTYPES.items() if name.islower()}
+"""torch's names of the dtypes that have a short one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +69,26 @@ class WeightFile:
     def tensors(self, *prefixes: str) -> dict[str, Tensor]:
         """The tensors whose names begin with one of `prefixes` (all without any), by full name.
 
-        They are the caller's own: changing one changes neither the file nor another call's.
+        They are the caller's own: changing one changes neither the file nor another call's. Under
+        torch's meta device they have no values, and nothing but the header is read: so each loader
+        checks a file before it is loaded.
         """
         names = [name for name in self.shapes if not prefixes or name.startswith(prefixes)]
         if self.container == "safetensors":
             entries = {name: self._header[name] for name in names}
             return map_tensors(self.path, entries, self._data)
+        if headers_only():
+            return {name: self._without_values(name) for name in names}
         if self._mapped.keys() >= set(names):
             return {name: self._mapped.pop(name) for name in names}
         tensors, _ = read_pickle(self.path)
         if not tensors.keys() >= set(names):
             raise CheckpointError(f"{self.path}: changed while it was in use; start again")
         return {name: tensors[name] for name in names}
+
+    def _without_values(self, name: str) -> Tensor:
+        dtype = self.dtypes[name]
+        return torch.empty(self.shapes[name], dtype=getattr(torch, _TORCH.get(dtype, dtype)))
 
     @property
     def parameters(self) -> int:
@@ -175,6 +191,11 @@ def _check_start(start: bytes, path: Path) -> None:
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             f"{path}: is a Git LFS pointer, not the weights; run `git lfs pull` or download it"
+        )
+    if (form := _FORMS.get(path.suffix)) is not None or start[:4] == b"GGUF":
+        raise CheckpointError(
+            f"{path}: is {form or _FORMS['.gguf']}, which cannot be used; use the .safetensors "
+            "file of the same model in fp16 or fp32"
         )
     if start[8:9] == b"{" or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return

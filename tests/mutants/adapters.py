@@ -14,7 +14,7 @@ MUTANTS: Table = {
         ("token = stem if names[0] in _NAMELESS else names[0]", "token = names[0]"),
     ],
     ("adapters/lora/math.py", "lora_math lora"): [
-        ("else delta.alpha / rank", "else delta.alpha"),
+        ("return self.alpha / rank if", "return self.alpha if"),
         ("return old + scale * change", "return old + change"),
         (
             "old + scale * (_with_length(old + change, delta) - old)",
@@ -23,8 +23,11 @@ MUTANTS: Table = {
         ("axis = 1 if by_input else 0", "axis = 0"),
         ("torch.kron(small, large.contiguous())", "torch.kron(large.contiguous(), small)"),
     ],
+    ("adapters/lora/peft.py", "lora lora_math"): [
+        ("math.sqrt(delta.factor_rank or 1)", "1.0"),
+        ("(.*\\.)?({pattern})$", ".*({pattern})$"),
+    ],
     ("adapters/lora/files.py", "lora lora_math"): [
-        ('math.sqrt(rank) if own.get("use_rslora") else 1.0', "1.0"),
         ("return small[1] * large[1] if", "return large[1] if"),
         ("return None if widths else _noted_family(metadata)", "return None"),
     ],

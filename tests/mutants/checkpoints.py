@@ -10,7 +10,7 @@ MUTANTS: Table = {
     ],
     ("checkpoints/single_file.py", "single_file"): [
         ('else clip_tokenizer("!")', "else clip_tokenizer()"),
-        ("prefix = EMA if kind.averaged else UNET", "prefix = UNET"),
+        ("UNetLayout(EMA if kind.averaged else UNET,", "UNetLayout(UNET,"),
     ],
     ("checkpoints/sd_names.py", "single_file"): [
         ('first.T if self.form == "transposed" else first', "first"),

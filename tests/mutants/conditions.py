@@ -10,11 +10,17 @@ MUTANTS: Table = {
             "permute(3, 0, 1, 2).unsqueeze(0).float()",
         ),
         ("permute(3, 0, 1, 2)", "permute(3, 0, 2, 1)"),
-        ("(job.width, job.height), images.fit)", "(job.height, job.width), images.fit)"),
+        (
+            "(job.width, job.height), images.fit, mask)",
+            "(job.height, job.width), images.fit, mask)",
+        ),
+    ],
+    ("adapters/fit.py", "conditions"): [
+        ("if {report.family, base.family} <= FOLDERS.keys() and", "if False and"),
+        ("_LOADERS[key](base, path)\n    return", "return"),
     ],
     ("conditions/ip_adapters.py", "conditions"): [
         ("(_adapter(one, model), one.scale)", "(_adapter(one, model), 1.0)"),
-        ('report.family not in ("unknown", model.family) and', "False and"),
         (
             "    return attach_ip_adapters(model.base.unet, weights)",
             "    attach_ip_adapters(model.base.unet, weights)\n    return lambda: None",
@@ -34,10 +40,9 @@ MUTANTS: Table = {
             "replace(conditioning, conditions=replace(conditioning.conditions, lora_weights=tuple(weights)))",
         ),
         ("for i, lora in enumerate(job.loras):", "for i, lora in enumerate(_by_frame(job)):"),
-        ("undo = [suspend(model.animated)]", "undo = []"),
+        ("undo = [model.run_plainly()]", "undo = []"),
         ("path, number))", "path, 0))"),
         ("    except BaseException:\n        detach()\n", "    except BaseException:\n"),
-        ("if {report.family, model.family} <= FOLDERS.keys() and", "if False and"),
     ],
     ("conditions/kind.py", "conditions"): [
         ("if (role, source) not in self.shared:", "if True:"),
@@ -68,7 +73,7 @@ MUTANTS: Table = {
             "if height % form.downscale_factor:",
         ),
         ("for scale in (1.0, job.upscale.scale if job.upscale else 1.0):", "for scale in (1.0,):"),
-        ('"t2i_adapters", source)', '"controlnets", source)'),
+        ('check_fit("t2i_adapters", source', 'check_fit("controlnets", source'),
         ("adapter.to(model.device, model.dtype)", "adapter.to(model.device)"),
     ],
     ("conditions/controlnets.py", "conditions"): [
@@ -77,7 +82,6 @@ MUTANTS: Table = {
             "load_controlnet(path, model.base.unet, None).to(model.device)",
         ),
         ('torch.device("cpu") if is_divided', "model.device if is_divided"),
-        ("    check_control_family(info, model.family, source)\n", ""),
         ('key = f"controlnets[{i}].path"', 'key = "controlnets[0].path"'),
         ("strength=net.strength,", ""),
         ("start=net.start,", ""),

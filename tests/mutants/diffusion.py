@@ -111,7 +111,7 @@ MUTANTS: Table = {
         ("return min(layers) - (len(layers) > 1)", "return min(layers)"),
     ],
     ("diffusion/schedules.py", "presets schedules"): [
-        ("steps > sampler.most_steps", "steps >= sampler.most_steps"),
+        ("steps > (most := sampler.most_steps)", "steps >= (most := sampler.most_steps)"),
         ("steps < 2 and", "steps < 3 and"),
         ('"steps_offset": 1}', '"steps_offset": 0}'),
         ("prediction_type=prediction_type, **settings)", 'prediction_type="epsilon", **settings)'),

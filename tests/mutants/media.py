@@ -3,7 +3,7 @@
 from . import Table
 
 MUTANTS: Table = {
-    ("media/image_source.py", "pictures"): [
+    ("media/image_source.py", "pictures readers"): [
         ("round(frame * every)", "int(frame * every)"),
         (
             "scale = max(size[0] / width, size[1] / height)",
@@ -12,7 +12,50 @@ MUTANTS: Table = {
         ("left, top = (width - crop_width) / 2, (height - crop_height) / 2", "left, top = 0, 0"),
         ("if last >= count:", "if last > count:"),
         ("part.isdigit() else (1, 0, part)", "False else (1, 0, part)"),
-        ("[files[number] for number in source.numbers]", "[files[0] for number in source.numbers]"),
+        ("{number: (files[number], 0) for", "{number: (files[0], 0) for"),
+        ("and not is_hidden(file)]", "]"),
+        ("np.flatnonzero(steps > np.median(steps))", "np.flatnonzero(steps > 1)"),
+        ("int(shown[number])", "number"),
+        ("log.warning(message, source.path, *span)", "pass"),
+    ],
+    ("media/rgb.py", "readers"): [
+        ("    image = ImageOps.exif_transpose(image)\n", ""),
+        ('image.convert("RGBA" if image.has_transparency_data else "RGB")', 'image.convert("RGB")'),
+        ("return 0, 65535", "return 0, 255"),
+        ('(image.mode, image.format) == ("I", "PPM")', "False"),
+        ("return (0, 1) if", "return (low, high) if"),
+        ("values[np.isfinite(values)]", "values"),
+        ("min(low for low, _ in found)", "found[0][0]"),
+        ("round(frame.width * (stream.sample_aspect_ratio or Fraction(1)))", "frame.width"),
+        ("_HDR = (16, 18)", "_HDR = (16,)"),
+        ('"rgba" if alpha else "rgb24"', '"rgb24"'),
+        ("if across > along:", "if False:"),
+        ("a, d = pixels.swapaxes(0, 1), c, b", "a, d = pixels.swapaxes(0, 1), b, c"),
+        (":: -1 if d < 0 else 1, ", ":, "),
+        ("0.01 * max(across, along)", "max(across, along)"),
+        ("low = min(low, 0.0)", "pass"),
+        ("mask and alpha.min() < alpha.max()", "mask"),
+        ("mask and alpha.min() < alpha.max()", "alpha.min() < alpha.max()"),
+        ("visible == visible[0]", "colour == colour[0, 0]"),
+        ("MASK_BACKGROUND if mask else BACKGROUND", "BACKGROUND"),
+    ],
+    ("media/opening.py", "readers formats"): [
+        ("Image.open(path, formats=FORMATS)", "Image.open(path)"),
+        ("width * height > MAX_PIXELS", "False"),
+        ('"format_whitelist": _FILMS', '"x": ""'),
+        ("if not path.is_file():", "if not path.exists():"),
+        ('warnings.simplefilter("ignore")', "pass"),
+        (
+            "    except Image.DecompressionBombError as error:",
+            "    except ZeroDivisionError as error:",
+        ),
+    ],
+    ("media/video.py", "readers media"): [
+        ("one.size and not one.is_discard", "one.size"),
+        ("_WITH_ALPHA.get(self._stream.codec_context.name)", "None"),
+        ('_INVISIBLE = ("vp8",)', "_INVISIBLE = ()"),
+        ('{"max_pixels": str(MAX_PIXELS)}', "{}"),
+        ("self._container.streams.best", "self._container.streams.get"),
     ],
     ("media/ffmpeg.py", "media formats"): [
         ('"h264": 18, "h265": 20', '"h264": 28, "h265": 20'),
@@ -35,7 +78,10 @@ MUTANTS: Table = {
             "yield path\n            path.replace(temporary)\n            _flush(temporary)",
         ),
     ],
-    ("media/frames.py", "formats media"): [
+    ("media/frames.py", "formats media readers"): [
+        ("if np.abs(slots - numbers).max() < 0.5:", "if True:"),
+        ("if np.abs(slots - numbers).max() < 0.5:", "if False:"),
+        ("numbers + 1e-3", "numbers + 0.5"),
         ("range(count - 2, 0, -1)", "range(count - 1, 0, -1)"),
         ("range(count - 2, 0, -1)", "range(count - 2, -1, -1)"),
         ("round(unit * index / fps) for index", "int(unit / fps) * index for index"),

@@ -75,13 +75,12 @@ def _change(
         )
     bias = delta.factors.get("diff_b")
     bias = None if bias is None else bias.to(device, dtype).flatten()
-    if set(delta.weight_roles) != {"up", "down"} or delta.is_dora:
+    if set(delta.weight_roles) != {"up", "down"} or delta.reads_weight:
         weight = _full_change(layer, delta, path).to(device, dtype)
         return lambda x: _apply(layer, x, weight, bias)
     down = delta.factors["down"].to(device, dtype)
     rank = len(down)
-    scale = 1.0 if delta.alpha is None else delta.alpha / rank
-    up = (delta.factors["up"].flatten(1) * scale).to(device, dtype)  # o r
+    up = (delta.factors["up"].flatten(1) * delta.scale).to(device, dtype)  # o r
     down = down.view(rank, *layer.weight.shape[1:])  # r i, or r i k l
     if isinstance(layer, nn.Linear):
         return lambda x: F.linear(F.linear(x, down), up, bias)
@@ -92,12 +91,17 @@ def _full_change(layer: nn.Linear | nn.Conv2d, delta: Delta, path: Path) -> Tens
     """The change of the weight at scale 1, o i or o i k l."""
     if not delta.weight_roles:
         return torch.zeros(layer.weight.shape)
-    if not delta.is_dora:
-        return product(delta).view(layer.weight.shape)
+    if not delta.reads_weight:
+        return product(delta, layer.weight).view(layer.weight.shape)
+    if not delta.is_linear:
+        raise CheckpointError(
+            f"{path}: is an OFT in stages or with lengths, which cannot be scaled by frame; leave "
+            "weights out"
+        )
     if layer.weight.is_meta:
         raise CheckpointError(
-            f"{path}: is a DoRA, which needs all weights on the device to be scaled by frame; "
-            "leave weights or --low-vram out"
+            f"{path}: changes weights by their own values (DoRA, GLoRA, IA3, OFT), so it needs all "
+            "weights on the device to be scaled by frame; leave weights or --low-vram out"
         )
     return changed_weight(layer.weight, delta, 1.0) - layer.weight.float()
 

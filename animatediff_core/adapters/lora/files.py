@@ -7,34 +7,43 @@ Dialects: kohya and LyCORIS (`lora_unet_down_blocks_0_…lora_up.weight`, `….h
 """
 
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from ...checkpoints.families import family_reading
-from ...checkpoints.file_report import FileReport
+from ...checkpoints.file_report import NOWHERE, FileReport
 from ...errors import CheckpointError
-from ...weights.files import read_config_json
-from ...weights.weight_file import WeightFile
-from .math import Delta
+from ...weights.files import printable
+from ...weights.safetensors_file import headers_only
+from ...weights.weight_file import WeightFile, open_weights
+from ..textual_inversion import BUNDLED
+from .math import Delta, lacking
 from .names import plain_name
+from .peft import lora_file, peft_settings, set_alphas
 
+log = logging.getLogger(__name__)
+
+_ADAPTER = r"(?:\.(?!weight$)\w+)?"
+"""PEFT's name of an adapter among others: default, default_0."""
 _UP_DOWN = re.compile(
     r"^(?P<layer>.+?)[._](?P<kind>lora_up|lora_down|lora_A|lora_B|lora\.up|lora\.down|"
-    r"lora_linear_layer\.up|lora_linear_layer\.down|lora_magnitude_vector)(?:\.default)?"
-    r"(?:\.weight)?$"
+    r"lora_linear_layer\.up|lora_linear_layer\.down|lora_magnitude_vector)"
+    rf"{_ADAPTER}(?:\.weight)?$"
 )
 _PROCESSOR = re.compile(
     r"^(?P<layer>.+)\.processor\.(?P<name>to_[qkv]|to_out|proj|\d+)_lora\.(?P<kind>up|down)\.weight$"
 )
 _LYCORIS = re.compile(
     r"^(?P<layer>.+)\.(?P<kind>hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|diff_b|"
-    r"w_norm|b_norm|dora_scale|lora_mid(?=\.weight))(?:\.weight)?$"
+    r"w_norm|b_norm|dora_scale|lora_mid(?=\.weight)|[ab][12](?=\.weight)|oft_blocks|rescale|"
+    rf"on_input){_ADAPTER}(?:\.weight)?$"
 )
 _ALPHA = re.compile(r"^(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?)?\.alpha$")
 _ROLES = {
@@ -43,16 +52,25 @@ _ROLES = {
 }  # fmt: skip
 _FORMS = {
     "LoHa": "hada_", "LoKr": "lokr_", "LoCon": "mid", "DoRA": "dora_scale",
-    "DoRA (PEFT)": "magnitude", "full difference": "diff",
+    "DoRA (PEFT)": "magnitude", "full difference": "diff", "GLoRA": "a1", "IA3": "ia3",
+    "OFT": "oft_blocks",
 }  # fmt: skip
 """By how the roles of their tensors begin."""
-_PEFT_METADATA = "lora_adapter_metadata"
-"""Entry in which diffusers stores PEFT's settings, by component."""
+_NOT_READ = {
+    "oft_R": "PEFT's OFT", "oft_r": "PEFT's OFT", "boft_R": "PEFT's BOFT", "ia3_l": "PEFT's IA3",
+    "vera_lambda_b": "VeRA", "hra_u": "HRA", "lora_E": "AdaLoRA", "q_layer": "T-LoRA",
+    "fourierft_spectrum": "FourierFT", "bm": "GLoRA with a core",
+    "lora_embedding_A": "a LoRA of the text encoder's vocabulary",
+}  # fmt: skip
+"""Forms that are known but not applied, by a part of their tensors' names."""
+_READ = "kohya, LyCORIS (LoCon, LoHa, LoKr, GLoRA, IA3, OFT, BOFT), PEFT, diffusers and official"
 _OTHER_FAMILIES = (
     "flux", "sd3", "diffusion-3", "diffusion-v3", "cascade", "auraflow", "pixart", "hunyuan", "wan",
     "lumina", "chroma", "qwen", "cogvideo", "ltx", "mochi",
 )  # fmt: skip
 """Words of trainers for families that have no Stable Diffusion UNet."""
+_MOTION_WIDTHS = {0, 320, 640, 1280, 2560, 5120}
+"""Features that the layers of a motion module for SD1.5 or SDXL read."""
 Roles = Mapping[str, tuple[int, ...]]
 
 
@@ -62,29 +80,38 @@ class LoraInfo(FileReport):
 
     file: WeightFile = field(repr=False)
     parts: Mapping[str, tuple[str, str]] = field(repr=False)
-    """Plain name of the layer, and role in it, of each tensor."""
-    unknown: tuple[str, ...] = field(repr=False)
-    """Tensors of no LoRA kind that is known."""
+    """Dotted or underscored name of the layer, and role in it, of each tensor."""
+
+
+def open_lora(path: Path) -> LoraInfo | None:
+    """The LoRA in a file, or in a folder of PEFT or diffusers."""
+    return recognise_lora(open_weights(lora_file(path)))
 
 
 def recognise_lora(file: WeightFile) -> LoraInfo | None:
     """A LoRA in any dialect, for the image model or for a motion module."""
-    named = {key: _named(key) for key in file.shapes}
-    parts = {key: part for key, part in named.items() if part is not None}
+    parts = _parts(file)
+    words = {bundled["word"] for key in file.shapes if (bundled := BUNDLED.match(key))}
+    unknown = [key for key in file.shapes if key not in parts and not BUNDLED.match(key)]
+    not_read = {part for key in unknown for part in key.split(".") if part in _NOT_READ}
     roles = {role for _, role in parts.values()} - {"alpha"}
-    if not roles and not any("lora" in key for key in named):
+    if not roles and not not_read and not any("lora" in key for key in unknown):
         return None
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, (layer, role) in parts.items():
-        layers.setdefault(layer, {})[role] = file.shapes[key]
+        layers.setdefault(_layer(layer), {})[role] = file.shapes[key]
     details = _details(layers, roles)
     kind, goes_in, family = "LoRA", "loras", _family(layers, file.metadata) or "unknown"
-    if any("motion_modules" in key or "temporal_attentions" in key for key in named):
+    if any("motion_modules" in key or "temporal_attentions" in key for key in file.shapes):
         kind, goes_in, family = "MotionLoRA", "motion_loras", _motion_family(layers)
         has_middle = any(layer.startswith("mid_block") for layer in layers)
         details["mid block"] = "yes" if has_middle else "no"
-    elif details.get("rank") == "128" and all(".processor." in key for key in named):
+    elif details.get("rank") == "128" and all(".processor." in key for key in file.shapes):
         kind = "domain adapter"
+    if words:
+        details["embeddings"] = ", ".join(sorted(words))
+    if (note := _problem(parts, layers, unknown, not_read)) is not None:
+        goes_in, details["note"] = NOWHERE, note
     return LoraInfo(
         path=file.path,
         kind=kind,
@@ -93,34 +120,64 @@ def recognise_lora(file: WeightFile) -> LoraInfo | None:
         details=details,
         file=file,
         parts=parts,
-        unknown=tuple(key for key in named if key not in parts),
     )
 
 
 def read_lora(info: LoraInfo) -> dict[str, Delta]:
-    """The factors of every layer; CheckpointError names what is unknown or incomplete."""
-    path, count = info.path, len(info.file.shapes)
-    if info.unknown or not info.parts:
-        first = f", first {info.unknown[0]}" if info.unknown else ""
-        raise CheckpointError(
-            f"{path}: {len(info.unknown)} of {count} tensors are of no LoRA kind that is "
-            f"known{first}; kohya, LyCORIS (LoCon, LoHa, LoKr), diffusers and official files are"
-        )
+    """The factors of every layer by its plain name; warns of layers that an alpha of 0 mutes."""
     deltas: dict[str, Delta] = {}
-    for key, tensor in info.file.tensors().items():
-        layer, role = info.parts[key]
+    modules: dict[str, str] = {}
+    tensors = info.file.tensors()
+    for key, (module, role) in info.parts.items():
+        layer, tensor = _layer(module), tensors[key]
         delta = deltas.setdefault(layer, Delta())
-        if role in delta.factors or (role == "alpha" and delta.alpha is not None):
-            raise CheckpointError(f"{path}: names {layer}'s {role} twice; download it again")
+        modules[layer] = module
         if role == "alpha":
-            delta.alpha = _number(tensor, layer, path)
+            delta.alpha = _number(tensor, layer, info.path)
+        elif role == "on_input":
+            delta.on_input = bool(_number(tensor, layer, info.path))
         else:
-            delta.factors[role] = tensor
-    for layer, delta in deltas.items():
-        if (lacking := delta.lacks()) is not None:
-            raise CheckpointError(f"{path}: {layer} lacks its part {lacking}; download it again")
-    _set_alphas(deltas, _peft_settings(info.file.metadata, path))
+            delta.factors[role] = tensor.float() if tensor.itemsize == 1 else tensor
+    set_alphas(deltas, modules, peft_settings(info.path, info.file.metadata), info.path)
+    muted = [layer for layer, delta in deltas.items() if delta.scale == 0]
+    if muted and not headers_only():
+        message = "%s: alpha is 0 in %d of %d layers (first %s), which therefore change nothing"
+        log.warning(message, info.path, len(muted), len(deltas), muted[0])
     return deltas
+
+
+def _parts(file: WeightFile) -> dict[str, tuple[str, str]]:
+    """The layer as it is spelled, and the role in it, of each tensor of a known form."""
+    named = {key: _named(key) for key in file.shapes}
+    parts = {key: part for key, part in named.items() if part is not None}
+    for layer in [layer for layer, role in parts.values() if role == "on_input"]:
+        if (key := f"{layer}.weight") in file.shapes:
+            parts[key] = layer, "ia3"
+    return parts
+
+
+def _problem(
+    parts: Mapping[str, tuple[str, str]],
+    layers: Mapping[str, Roles],
+    unknown: Sequence[str],
+    not_read: set[str],
+) -> str | None:
+    """Why the names of a file cannot be used, or None."""
+    if not_read:
+        return f"{_NOT_READ[min(not_read)]} is not supported; {_READ} files are"
+    if unknown:
+        return (
+            f"{len(unknown)} of {len(unknown) + len(parts)} tensors are of no LoRA kind that is "
+            f"known, first {printable(unknown[0])}; {_READ} files are"
+        )
+    twice = Counter((_layer(layer), role) for layer, role in parts.values()).most_common(1)
+    if twice and twice[0][1] > 1:
+        layer, role = twice[0][0]
+        return f"it names {printable(layer)}'s {role} twice; download it again"
+    for layer, roles in layers.items():
+        if (part := lacking(roles)) is not None:
+            return f"{printable(layer)} lacks its part {part}; download it again"
+    return None
 
 
 def _details(layers: Mapping[str, Roles], roles: set[str]) -> dict[str, str]:
@@ -129,7 +186,7 @@ def _details(layers: Mapping[str, Roles], roles: set[str]) -> dict[str, str]:
     forms = [form for form, mark in _FORMS.items() if any(r.startswith(mark) for r in roles)]
     if forms:
         details["form"] = ", ".join(forms)
-    downs = [r.get("down") or r.get("hada_w1_b") for r in layers.values()]
+    downs = [r.get("down") or r.get("hada_w1_b") or r.get("b2") for r in layers.values()]
     if ranks := sorted({shape[0] for shape in downs if shape}):
         details["rank"] = ", ".join(map(str, ranks))
     if any(layer.startswith(("te1_", "te2_")) for layer in layers):
@@ -151,7 +208,7 @@ def _family(layers: Mapping[str, Roles], metadata: Mapping[str, str]) -> str | N
 
 def _width(roles: Roles) -> int:
     """Features that a layer reads."""
-    for role in ("down", "hada_w1_b", "hada_w2_b", "diff"):
+    for role in ("down", "hada_w1_b", "hada_w2_b", "b2", "diff"):
         if len(shape := roles.get(role, ())) > 1:
             return shape[1]
     small = roles.get("lokr_w1") or roles.get("lokr_w1_b", ())
@@ -179,21 +236,23 @@ def _noted_family(metadata: Mapping[str, str]) -> str | None:
 def _motion_family(layers: Mapping[str, Roles]) -> str:
     """SD1.5 or SDXL, by the highest block: a module for SDXL has three on each side, not four."""
     sites = (re.match(r"(?:down|up)_blocks_(\d\d?)_motion_modules", layer) for layer in layers)
+    if not {_width(roles) for roles in layers.values()} <= _MOTION_WIDTHS:
+        return "unknown"
     return "SDXL" if max((int(site[1]) for site in sites if site), default=3) == 2 else "SD1.5"
 
 
 def _named(key: str) -> tuple[str, str] | None:
-    """Layer and role of one tensor."""
+    """The layer as it is spelled, and the role of one tensor."""
     if match := _PROCESSOR.match(key):
         name = "to_out.0" if match["name"] == "to_out" else match["name"]
-        return plain_name(f"{match['layer']}.{name}"), match["kind"]
+        return f"{match['layer']}.{name}", match["kind"]
     if match := _ALPHA.match(key):
-        return _layer(match["layer"]), "alpha"
+        return match["layer"], "alpha"
     if match := _LYCORIS.match(key):
-        return _layer(match["layer"]), _ROLES.get(match["kind"], match["kind"])
+        return match["layer"], _ROLES.get(match["kind"], match["kind"])
     if match := _UP_DOWN.match(key):
         role = _ROLES.get(match["kind"]) or match["kind"].rsplit(".", 1)[1]
-        return _layer(match["layer"]), role
+        return match["layer"], role
     return None
 
 
@@ -205,45 +264,7 @@ def _layer(name: str) -> str:
 
 
 def _number(tensor: Tensor, layer: str, path: Path) -> float:
-    if tensor.numel() != 1 or not math.isfinite(float(tensor)):
+    value = 1.0 if headers_only() else float(tensor.float().sum())
+    if tensor.numel() != 1 or not math.isfinite(value):
         raise CheckpointError(f"{path}: {layer}'s alpha is no number; download it again")
-    return float(tensor)
-
-
-def _peft_settings(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """PEFT's settings by dotted name, from the metadata or the adapter_config.json beside."""
-    beside = path.with_name("adapter_config.json")
-    if path.stem == "adapter_model" and beside.is_file():
-        return read_config_json(beside)
-    if _PEFT_METADATA not in metadata:
-        return {}
-    try:
-        settings = json.loads(metadata[_PEFT_METADATA])
-        if not isinstance(settings, dict):
-            raise ValueError("it is no mapping")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: its metadata {_PEFT_METADATA} cannot be read ({error}); download it again"
-        ) from error
-    return settings
-
-
-def _set_alphas(deltas: Mapping[str, Delta], settings: Mapping[str, Any]) -> None:
-    """Apply the settings that PEFT keeps outside the tensors: alpha by layer, root of the rank."""
-    for layer, delta in deltas.items():
-        if not settings or delta.alpha is not None or "down" not in delta.factors:
-            continue
-        part = {"te1_": "text_encoder.", "te2_": "text_encoder_2."}.get(layer[:4], "unet.")
-        own = {
-            key.removeprefix(part): value
-            for key, value in settings.items()
-            if key.startswith(part) or "." not in key
-        }
-        alpha = own.get("lora_alpha")
-        patterns = own.get("alpha_pattern")
-        for name, value in (patterns if isinstance(patterns, dict) else {}).items():
-            if layer.endswith(str(name).lstrip("^").replace(".", "_")):
-                alpha = value
-        if isinstance(alpha, int | float):
-            rank = delta.factors["down"].shape[0]
-            delta.alpha = alpha * (math.sqrt(rank) if own.get("use_rslora") else 1.0)
+    return value

@@ -14,14 +14,15 @@ from ...checkpoints.file_report import require, wrong_family
 from ...checkpoints.sd_names import original_layers
 from ...errors import CheckpointError
 from ...motion import MotionModule
-from ...weights.weight_file import open_weights
-from .files import LoraInfo, read_lora, recognise_lora
-from .math import Delta, changed_weight, product
+from ...weights.safetensors_file import headers_only
+from .files import LoraInfo, open_lora, read_lora
+from .math import Delta, changed_weight
 
 log = logging.getLogger(__name__)
 
 Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
 Layers = Mapping[str, Layer]
+_UNREAD = "te1_text_projection"
 Deltas = dict[str, Delta]
 """The changes of a file, by plain name of the layer."""
 
@@ -32,7 +33,7 @@ def image_deltas(target: Any, path: Path) -> Deltas:
     Raises CheckpointError if the file is something else, of another family, or changes nothing.
     """
     unet = target if isinstance(target, nn.Module) else target.unet
-    info = require(recognise_lora(open_weights(path)), "loras", path)
+    info = require(open_lora(path), "loras", path)
     _check_family(info, unet, path)
     names = original_layers(unet)
     deltas = {names.get(name, name): delta for name, delta in read_lora(info).items()}
@@ -41,7 +42,13 @@ def image_deltas(target: Any, path: Path) -> Deltas:
             f"{path}: changes the text encoder too, which a UNet alone lacks; "
             "give the whole pipeline"
         )
-    _check_fits(image_layers(target), deltas, path, "a LoRA of the base model's family")
+    layers = image_layers(target)
+    if _UNREAD in deltas and _UNREAD not in layers:
+        del deltas[_UNREAD]
+        message = "%s: the projection of the first text encoder is left out; no frame depends on it"
+        if not headers_only():
+            log.warning(message, path)
+    _check_fits(layers, deltas, path, "a LoRA of the base model's family")
     return deltas
 
 
@@ -50,11 +57,12 @@ def motion_deltas(motion: MotionModule, path: Path) -> Deltas:
 
     Layers for a mid block that the module lacks are left out, with a warning that says so.
     """
-    deltas = read_lora(require(recognise_lora(open_weights(path)), "motion_loras", path))
+    deltas = read_lora(require(open_lora(path), "motion_loras", path))
     middle = [name for name in deltas if name.startswith("mid_block")]
     if motion.mid_block is None and middle:
         message = "%s: %d layers for a mid block, which this module lacks, are left out"
-        log.warning(message, path, len(middle))
+        if not headers_only():
+            log.warning(message, path, len(middle))
         deltas = {name: delta for name, delta in deltas.items() if name not in middle}
         if not deltas:
             raise CheckpointError(
@@ -109,7 +117,7 @@ def _check_fits(layers: Layers, deltas: Deltas, path: Path, made_for: str) -> No
         )
     for name, delta in deltas.items():
         _check_fit(layers[name], name, delta, path)
-    if all(delta.changes_nothing() for delta in deltas.values()):
+    if not headers_only() and all(delta.changes_nothing() for delta in deltas.values()):
         raise CheckpointError(
             f"{path}: changes nothing, its {len(deltas)} layers are all zero; "
             "it was saved before it learned anything"
@@ -125,13 +133,12 @@ def _check_fit(layer: Layer, name: str, delta: Delta, path: Path) -> None:
             changed_weight(torch.empty(layer.weight.shape, device="meta"), without_data, 1.0)
         if bias is not None and (layer.bias is None or bias.numel() != layer.bias.numel()):
             raise ValueError("its bias")
-        size = product(without_data).numel() if delta.weight_roles else layer.weight.numel()
-        if size != layer.weight.numel():
-            raise ValueError("its size")
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError, CheckpointError) as error:
         raise CheckpointError(
             f"{path}: {name} has the shape of another family of models; "
             "use a LoRA of the base model's family"
         ) from error
-    if not all(bool(tensor.isfinite().all()) for tensor in delta.factors.values()):
+    if not headers_only() and not all(
+        bool(tensor.isfinite().all()) for tensor in delta.factors.values()
+    ):
         raise CheckpointError(f"{path}: {name} holds values that are no numbers; use another file")

@@ -1,13 +1,16 @@
-"""The change of one weight that a LoRA layer stands for, in fp32.
+"""The changed weight that a LoRA layer stands for, in fp32.
 
 LoRA `up @ down` and LoCon's Tucker form with a middle; LoHa, the elementwise product of two such
 (Hadamard); LoKr, the Kronecker product of a small and a large factor (LyCORIS, arXiv 2309.14859);
-a plain difference. Each but the last is scaled by alpha / rank. DoRA (arXiv 2402.09353) gives the
-changed weight a learned length along one axis.
+GLoRA, which also multiplies the weight (arXiv 2306.07967); a plain difference; IA3, a factor by
+channel (arXiv 2205.05638). Low-rank forms are scaled by alpha / rank. DoRA (arXiv 2402.09353) gives
+the changed weight a learned length along one axis. OFT and BOFT (arXiv 2306.07280, 2311.06243)
+rotate the weight's outputs in blocks, BOFT in several stages.
 
-Legend: o i output and input channels, k l kernel, r s ranks.
+Legend: o i output and input channels, k l kernel, r s ranks, n blocks, b block size.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +18,14 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 
-_BESIDE = ("diff_b", "dora_scale", "magnitude")
+_BESIDE = ("diff_b", "dora_scale", "magnitude", "rescale")
 """Roles that are no part of the weight's change."""
+_FORMS = (
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("a1", "a2", "b1", "b2"), ("ia3",), ("oft_blocks",), ("diff",), ("diff_b",),
+)  # fmt: skip
+"""The roles of each form but LoRA and LoKr."""
+_READ_WEIGHT = {"dora_scale", "magnitude", "a1", "ia3", "oft_blocks"}
 
 
 @dataclass
@@ -26,6 +35,10 @@ class Delta:
     factors: dict[str, Tensor] = field(default_factory=dict)
     """By role: up, down, mid; hada_w1_a …; lokr_w1 …; diff; diff_b for the bias; dora_scale."""
     alpha: float | None = None
+    rank: int | None = None
+    """Rank that PEFT names, for a LoKr of whole factors."""
+    on_input: bool = False
+    """Whether the channels of IA3 are the layer's inputs."""
 
     @property
     def weight_roles(self) -> list[str]:
@@ -37,54 +50,58 @@ class Delta:
         """Whether the changed weight gets a learned length."""
         return "dora_scale" in self.factors or "magnitude" in self.factors
 
-    def lacks(self) -> str | None:
-        """The role without which this layer cannot be computed, or None."""
-        have = set(self.weight_roles)
-        if any(role.startswith("hada") for role in have):
-            wanted = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"]
-            if "hada_t1" in have or "hada_t2" in have:
-                wanted += ["hada_t1", "hada_t2"]
-        elif any(role.startswith("lokr") for role in have):
-            wanted = [
-                part
-                for role in ("lokr_w1", "lokr_w2")
-                for part in ([role] if role in have else [f"{role}_a", f"{role}_b"])
-            ]
-        elif "diff" in have or ("diff_b" in self.factors and not have):
-            wanted = []
-        else:
-            wanted = ["up", "down"]
-        return next((role for role in wanted if role not in have), None)
+    @property
+    def reads_weight(self) -> bool:
+        """Whether the change depends on the weight."""
+        return not _READ_WEIGHT.isdisjoint(self.factors)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether twice the scale is twice the change."""
+        blocks = self.factors.get("oft_blocks")
+        return blocks is None or (blocks.ndim == 3 and "rescale" not in self.factors)
+
+    @property
+    def factor_rank(self) -> int | None:
+        """The rank by the shapes; None if the form has none."""
+        ranks = [len(self.factors[role]) for role in _RANKS if role in self.factors]
+        return ranks[-1] if ranks else self.rank
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank; 1 if the file has no alpha, or the form no rank."""
+        rank = self.factor_rank
+        return self.alpha / rank if self.alpha is not None and rank else 1.0
 
     def changes_nothing(self) -> bool:
         """Whether a factor is all zeros, as an untrained up matrix is."""
-        if self.is_dora or ("diff_b" in self.factors and bool(self.factors["diff_b"].any())):
+        if self.is_dora or "rescale" in self.factors:
             return False
-        return not all(bool(self.factors[role].any()) for role in self.weight_roles or ["diff_b"])
+        if "diff_b" in self.factors and bool(self.factors["diff_b"].any()):
+            return False
+        sums = [("a1", "a2"), ("b1", "b2")] if "a1" in self.factors else [self.weight_roles]
+        return all(any(not bool(self.factors[role].any()) for role in one) for one in sums if one)
 
 
-def product(delta: Delta) -> Tensor:
-    """The change of the weight, o i or o i k l (1 x 1 kernels may be left out), not yet scaled
-    by the user's scale."""
-    f = {role: delta.factors[role].float() for role in delta.weight_roles}
-    if "diff" in f:
-        return f["diff"]
-    if "hada_w1_a" in f:
-        change = _tucker(f, "hada_w1_a", "hada_w1_b", "hada_t1") * _tucker(
-            f, "hada_w2_a", "hada_w2_b", "hada_t2"
-        )
-        return change * _alpha_scale(delta, f["hada_w1_b"].shape[0])
-    if any(role.startswith("lokr") for role in f):
-        return _kronecker(delta, f)
-    scale = _alpha_scale(delta, f["down"].shape[0])
-    up, down = f["up"], f["down"]
-    if "mid" in f:
-        change = torch.einsum("or,rskl,si->oikl", up.flatten(1), f["mid"], down.flatten(1))
-    elif down.ndim == 4 and down.shape[2:] != (1, 1):
-        change = torch.einsum("or,rikl->oikl", up.flatten(1), down)
-    else:
-        change = up.flatten(1) @ down.flatten(1)
-    return change * scale
+_RANKS = ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "b2")
+"""Roles whose first axis is the rank; of several the last counts."""
+
+
+def lacking(roles: Collection[str]) -> str | None:
+    """The role without which a layer of these roles cannot be computed, or None."""
+    have = [role for role in roles if role not in _BESIDE or role == "diff_b"]
+    wanted: list[str] = ["up", "down"]
+    if any(role.startswith("lokr") for role in have):
+        wanted = [
+            part
+            for role in ("lokr_w1", "lokr_w2")
+            for part in ([role] if role in have else [f"{role}_a", f"{role}_b"])
+        ]
+    elif form := next((form for form in _FORMS if not set(form).isdisjoint(have)), None):
+        wanted = list(form)
+    if "hada_t1" in have or "hada_t2" in have:
+        wanted += ["hada_t1", "hada_t2"]
+    return next((role for role in wanted if role not in have), None)
 
 
 def changed_weight(weight: Tensor, delta: Delta, scale: float) -> Tensor:
@@ -94,10 +111,82 @@ def changed_weight(weight: Tensor, delta: Delta, scale: float) -> Tensor:
     weight, 1 the trained one.
     """
     old = weight.float()
-    change = product(delta).view(weight.shape).to(weight.device)
+    if "oft_blocks" in delta.factors:
+        return _rotated(old, delta, scale)
+    change = product(delta, old).view(weight.shape).to(weight.device)
     if not delta.is_dora:
         return old + scale * change
     return old + scale * (_with_length(old + change, delta) - old)
+
+
+def product(delta: Delta, weight: Tensor) -> Tensor:
+    """The change of the weight, o i or o i k l (1 x 1 kernels may be left out), not yet scaled
+    by the user's scale."""
+    f = {role: delta.factors[role].float() for role in delta.weight_roles}
+    if delta.reads_weight:
+        f = {role: factor.to(weight.device) for role, factor in f.items()}
+    if "diff" in f:
+        return f["diff"]
+    if "ia3" in f:
+        channels = (1, -1) if delta.on_input else (-1, 1)
+        return weight * f["ia3"].view(*channels, *[1] * (weight.ndim - 2))
+    if "hada_w1_a" in f:
+        change = _tucker(f, "hada_w1_a", "hada_w1_b", "hada_t1") * _tucker(
+            f, "hada_w2_a", "hada_w2_b", "hada_t2"
+        )
+    elif "lokr_w1" in f or "lokr_w1_a" in f:
+        change = _kronecker(f)
+    elif "a1" in f:
+        change = torch.einsum("oi...,ij->oj...", weight, f["a1"].flatten(1) @ f["a2"].flatten(1))
+        change = change + (f["b1"].flatten(1) @ f["b2"].flatten(1)).view(weight.shape)
+    else:
+        change = _low_rank(f)
+    return change * delta.scale
+
+
+def _low_rank(f: dict[str, Tensor]) -> Tensor:
+    """up @ down, or with a middle: r s k l."""
+    up, down = f["up"].flatten(1), f["down"]
+    if "mid" in f:
+        return torch.einsum("or,rskl,si->oikl", up, f["mid"], down.flatten(1))
+    if down.ndim == 4 and down.shape[2:] != (1, 1):
+        return torch.einsum("or,rikl->oikl", up, down)
+    return torch.mm(up, down.flatten(1))
+
+
+def _rotated(weight: Tensor, delta: Delta, scale: float) -> Tensor:
+    """A weight whose outputs OFT (n b b) rotates, or BOFT (stages n b b), as LyCORIS does.
+
+    Each rotation is between none and its own by `scale`. alpha times the channels is the longest
+    skew-symmetric matrix. A learned length by output, `rescale`, counts whole.
+    """
+    blocks = delta.factors["oft_blocks"].float().to(weight.device)
+    skew = blocks - blocks.mT
+    longest = (delta.alpha or 0.0) * len(weight)
+    if longest > 0:
+        skew = skew * (longest / skew.norm().clamp(min=longest))
+    one = torch.eye(skew.shape[-1], device=weight.device)
+    rotation = scale * ((one + skew) @ torch.linalg.inv(one - skew)) + (1 - scale) * one
+    if rotation.ndim == 3:
+        inputs = weight.unflatten(0, rotation.shape[:2])  # n b i …
+        turned = torch.einsum("nba,nb...->na...", rotation, inputs).flatten(0, 1)
+    else:
+        turned = weight
+        for stage, turn in enumerate(rotation):
+            turned = _butterfly(turned, turn, 2**stage * (turn.shape[-1] // 2))
+    if "rescale" in delta.factors:
+        length = delta.factors["rescale"].float().to(weight.device)
+        turned = turned * length.view(-1, *[1] * (weight.ndim - 1))
+    return turned
+
+
+def _butterfly(weight: Tensor, rotation: Tensor, distance: int) -> Tensor:
+    """One stage of BOFT: it rotates outputs together that are `distance` apart; rotation: n b b."""
+    x = weight.unflatten(0, (-1, 2, distance)).transpose(1, 2).flatten(0, 2)
+    x = x.unflatten(0, (-1, rotation.shape[-1]))  # n b i …
+    x = torch.einsum("nab,nb...->na...", rotation, x).flatten(0, 1)
+    turned: Tensor = x.unflatten(0, (-1, distance, 2)).transpose(1, 2).flatten(0, 2)
+    return turned
 
 
 def _with_length(weight: Tensor, delta: Delta) -> Tensor:
@@ -119,11 +208,6 @@ def _with_length(weight: Tensor, delta: Delta) -> Tensor:
     return weight * (length.view(norm.shape) / (norm + torch.finfo(torch.float32).eps))
 
 
-def _alpha_scale(delta: Delta, rank: int) -> float:
-    """alpha / rank; 1 if the file has no alpha."""
-    return 1.0 if delta.alpha is None else delta.alpha / rank
-
-
 def _tucker(f: dict[str, Tensor], a: str, b: str, core: str) -> Tensor:
     """a @ b, or with a core: r s k l, s i, r o -> o i k l."""
     if core in f:
@@ -131,12 +215,10 @@ def _tucker(f: dict[str, Tensor], a: str, b: str, core: str) -> Tensor:
     return f[a] @ f[b]
 
 
-def _kronecker(delta: Delta, f: dict[str, Tensor]) -> Tensor:
-    """w1 ⊗ w2, each whole or a product; alpha counts only where one is a product."""
+def _kronecker(f: dict[str, Tensor]) -> Tensor:
+    """w1 ⊗ w2, each whole or a product."""
     small = f["lokr_w1"] if "lokr_w1" in f else f["lokr_w1_a"] @ f["lokr_w1_b"]
     large = f["lokr_w2"] if "lokr_w2" in f else _tucker(f, "lokr_w2_a", "lokr_w2_b", "lokr_t2")
-    ranks = [f[role].shape[0] for role in ("lokr_w1_b", "lokr_w2_b") if role in f]
     if large.ndim == 4:
         small = small[:, :, None, None]
-    scale = _alpha_scale(delta, ranks[-1]) if ranks else 1.0
-    return torch.kron(small, large.contiguous()) * scale
+    return torch.kron(small, large.contiguous())

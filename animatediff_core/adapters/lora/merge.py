@@ -4,6 +4,7 @@ Several add up, and their order does not matter beyond rounding; DoRA alone sets
 weight that it finds, so its position among others does.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,23 @@ from typing import Any
 import torch
 
 from ...motion import MotionModule
+from .files import open_lora
 from .layers import Deltas, Layer, Layers, image_deltas, image_layers, layers_of, motion_deltas
 from .math import Delta, changed_weight
+
+log = logging.getLogger(__name__)
 
 
 def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
     """Merge a LoRA into a UNet, a BaseModel or a diffusers pipeline; returns the layers changed.
 
     Raises CheckpointError if it changes nothing, is of another family, or if some of its layers
-    match nothing: named. At scale 0 the file is checked and the model stays as it is.
+    match nothing: named. At scale 0 the file is checked and the model stays as it is. Embeddings
+    in the file are left out, with a warning.
     """
+    info = open_lora(Path(path))
+    if info is not None and "embeddings" in info.details:
+        log.warning("%s: its embeddings (%s) are left out", path, info.details["embeddings"])
     return apply_loras(target, [(Path(path), scale)])[0]
 
 

@@ -7,24 +7,36 @@ diffusers' names of motion modules the official ones.
 
 import re
 
-from ...checkpoints.motion_names import official_rest
+from ...checkpoints.motion_names import FROM_DIFFUSERS
 from ...checkpoints.sd_names import OPEN_CLIP
 
 _DIFFUSERS_SITE = re.compile(
-    r"^((?:down_blocks\.\d+|up_blocks\.\d+|mid_block)\.motion_modules\.\d+)(\.transformer_blocks\..+)$"
+    r"^((?:down_blocks_\d+|up_blocks_\d+|mid_block)_motion_modules_\d+)_(?=transformer_blocks_)"
 )
+_PREFIXES = (
+    (r"^(module\.|base_model\.model\.)", ""),
+    (r"^((lora|lycoris|oft)_unet_|unet\.|(model\.)?diffusion_model\.)", ""),
+    (r"^base_model\.model\.", ""),
+    (r"^lycoris_(?=(down|mid|up|input|middle|output)_block)", ""),
+    (r"^((lora|lycoris|oft)_te1?_|text_encoder(_1)?\.)|^(?=text_model\.)", "te1_"),
+    (r"^(text_encoders\.)?clip_[lh]\.(transformer\.)?", "te1_"),
+    (r"^((lora|lycoris|oft)_te2_|text_encoder_2\.)", "te2_"),
+    (r"^(text_encoders\.)?clip_g\.(transformer\.)?", "te2_"),
+    (r"^(te[12]_)base_model\.model\.", r"\1"),
+)
+"""What each program writes before a layer's name."""
 
 
 def plain_name(name: str) -> str:
     """One spelling for every dialect of a LoRA: one prefix a model, dots as underscores."""
-    name = name.removeprefix("module.").removeprefix("base_model.model.")
-    name = re.sub(r"^((lora|lycoris)_unet_|unet\.|(model\.)?diffusion_model\.)", "", name)
-    name = re.sub(r"^lycoris_(?=(down|mid|up|input|middle|output)_block)", "", name)
-    if site := _DIFFUSERS_SITE.match(name):
-        name = f"{site[1]}.temporal_transformer{official_rest(site[2] + '.')[:-1]}"
-    name = re.sub(r"^((lora|lycoris)_te1?_|text_encoder\.)|^(?=text_model\.)", "te1_", name)
-    name = re.sub(r"^((lora|lycoris)_te2_|text_encoder_2\.)", "te2_", name)
+    for written, plain in _PREFIXES:
+        name = re.sub(written, plain, name)
     name = re.sub(r"[._]to_out$", "_to_out_0", name).replace(".", "_")
+    if site := _DIFFUSERS_SITE.match(name):
+        name = f"{site[1]}_temporal_transformer_{name[site.end() :]}_"
+        for diffusers, official in FROM_DIFFUSERS:
+            name = name.replace(diffusers.replace(".", "_"), official.replace(".", "_"))
+        name = name[:-1]
     return _text_name(name) if name.startswith(("te1_", "te2_")) else name
 
 

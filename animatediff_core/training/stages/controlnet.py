@@ -20,13 +20,16 @@ from ...errors import MediaError, TrainingError
 from ...jobs.conditions import Canny
 from ...media.edges import canny
 from ...media.image import read_image
+from ...media.opening import is_hidden, is_image
 from ...motion import Conditions, added_conditions
+from ...weights.files import write_tensors
 from ...weights.places import local_path
-from ..clips import IMAGE_SUFFIXES, ReadCondition, to_image, to_pixels
+from ..clips import ReadCondition, to_image, to_pixels
 from ..config import TrainConfig
-from ..stage import Stage, frozen_text, image_scheduler
+from ..stage import Stage, Weights, frozen_text, image_scheduler
 
-CONTROLNET_FILE = "controlnet.safetensors"
+CONTROLNET_FILE = "controlnet/diffusion_pytorch_model.safetensors"
+"""The folder gets a config.json too, so diffusers opens it; other programs take the file."""
 _EMBEDDING_CHANNELS = (16, 32, 96, 256)
 """Channels of the released ControlNets: one more than the halvings from pixels to latents."""
 
@@ -46,11 +49,19 @@ def controlnet_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> 
         condition = edge_condition(config.canny)
     else:
         condition = paired_condition(Path(str(config.condition_folder)), config.data.sample_size)
+
+    def write(weights: Weights, path: Path) -> None:
+        small = "CrossAttnDownBlock2D" not in controlnet.config.down_block_types
+        marks = {"animatediff_controlnet": "small, ResNets alone"} if small else {}
+        write_tensors(path, weights, {"format": "pt", **marks})
+        controlnet.save_config(path.parent)
+
     return Stage(
         loss=ControlNetLoss(base.unet, controlnet, image_scheduler(config, base)),
         parameters=dict(controlnet.named_parameters()),
         embed=frozen_text(config, base),
         file_name=CONTROLNET_FILE,
+        write=write,
         condition=condition,
         controlnet=controlnet,
     )
@@ -129,7 +140,7 @@ def paired_condition(folder: Path, size: tuple[int, int]) -> ReadCondition:
         raise TrainingError(
             f"{folder}: no such folder; set condition_folder to where the conditions are"
         )
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+    files = {p.stem: p for p in sorted(folder.iterdir()) if is_image(p) and not is_hidden(p)}
 
     def paired(file: Path, pixels: Tensor) -> Tensor:
         if file.stem not in files:

@@ -2,11 +2,13 @@
 
 A starts random, B at zero, so the first step is the base model. With a rank for convolutions too
 (LoCon, LyCORIS), A is a convolution of the layer's own kernel and B one of 1 x 1. Written in
-PEFT's keys without alpha, which every loader reads as scale 1.
+kohya's keys with alpha equal to the rank, which every program reads as scale 1.
 """
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -14,11 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...checkpoints.base_model import BaseModel
+from ...checkpoints.families import family_of_unet
+from ...checkpoints.sd_names import original_layers
+from ...weights.files import write_tensors
 from ..config import TrainConfig
-from ..stage import ImageLoss, Stage, frozen_text, image_scheduler
+from ..stage import ImageLoss, Stage, Weights, frozen_text, image_scheduler
 
 LORA_FILE = "lora.safetensors"
 _ATTENTION = re.compile(r"attn[12]\.(to_[qkv]|to_out\.0)$")
+_VERSIONS = {"SD1.5": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
+"""kohya's words for the families."""
 _CONVOLUTION = re.compile(r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$")
 
 
@@ -26,12 +33,15 @@ def lora_stage(config: TrainConfig, base: BaseModel) -> Stage:
     """Train low-rank layers on single frames."""
     base.unet.requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(config.seed)
-    layers = LoraLayers(base.unet, config.lora_rank or 16, generator, config.lora_conv_rank or 0)
+    rank, conv_rank = config.lora_rank or 16, config.lora_conv_rank or 0
+    layers = LoraLayers(base.unet, rank, generator, conv_rank)
+    metadata = _metadata(base, rank, conv_rank)
     return Stage(
         loss=ImageLoss(base.unet, image_scheduler(config, base), hooked=layers),
         parameters=layers.by_key(),
         embed=frozen_text(config, base),
         file_name=LORA_FILE,
+        write=lambda weights, path: _write(weights, path, metadata),
     )
 
 
@@ -53,6 +63,9 @@ class LoraLayers(nn.Module):
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
         self._handles = []
+        original = {}  # kohya's trainer has the original code's names for SDXL alone
+        if family_of_unet(unet) == "SDXL":
+            original = {own: name for name, own in original_layers(unet).items()}
         down: tuple[int, ...]
         up: tuple[int, ...]
         for name, layer in unet.named_modules():
@@ -64,7 +77,8 @@ class LoraLayers(nn.Module):
             else:
                 continue
             self._handles.append(layer.register_forward_hook(self._hook(len(self.names))))
-            self.names.append(name)
+            plain = name.replace(".", "_")
+            self.names.append(f"lora_unet_{original.get(plain, plain)}")
             self.down.append(nn.Parameter(torch.randn(down, generator=generator) / down[0]))
             self.up.append(nn.Parameter(torch.zeros(up)))
 
@@ -84,11 +98,37 @@ class LoraLayers(nn.Module):
         """Every matrix by its key in the file."""
         keys: dict[str, nn.Parameter] = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
-            keys[f"unet.{name}.lora_A.weight"] = down
-            keys[f"unet.{name}.lora_B.weight"] = up
+            keys[f"{name}.lora_down.weight"] = down
+            keys[f"{name}.lora_up.weight"] = up
         return keys
 
     def remove(self) -> None:
         """Remove the hooks: the UNet is the base model again."""
         while self._handles:
             self._handles.pop().remove()
+
+
+def _write(weights: Weights, path: Path, metadata: dict[str, str]) -> None:
+    alphas = {
+        key.replace("lora_down.weight", "alpha"): torch.tensor(float(len(down)))
+        for key, down in weights.items()
+        if key.endswith("lora_down.weight")
+    }
+    write_tensors(path, weights | alphas, metadata)
+
+
+def _metadata(base: BaseModel, rank: int, conv_rank: int) -> dict[str, str]:
+    """The entries of kohya's trainer by which programs recognise the family and the ranks."""
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(float(rank)),
+    }
+    if conv_rank:
+        ranks = {"conv_dim": str(conv_rank), "conv_alpha": str(float(conv_rank))}
+        metadata["ss_network_args"] = json.dumps(ranks)
+    if (family := family_of_unet(base.unet)) in _VERSIONS:
+        predicts_v = family != "SDXL" and base.prediction_type == "v_prediction"
+        metadata["ss_v2"] = str(family == "SD2")
+        metadata["ss_base_model_version"] = _VERSIONS[family] + "_v" * predicts_v
+    return metadata

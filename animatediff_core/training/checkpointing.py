@@ -63,7 +63,7 @@ def _recomputed(module: nn.Module, animated: AnimatedUNet | None) -> Callable[..
 
 @dataclass
 class Kept:
-    """What a graph holds for its backward."""
+    """The tensors that a graph holds for its backward."""
 
     tensors: dict[int, int] = field(default_factory=dict)
     """Bytes by place in memory: what is held twice counts once."""

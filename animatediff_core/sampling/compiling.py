@@ -1,8 +1,8 @@
-"""`--compile`: the animated model as torch.compile makes it, as one graph.
+"""`--compile`: torch.compile makes the animated model's forward, as one graph.
 
-Hooks, motion modules, residuals and IP-Adapters are in it; windows and guidance stay outside. What
-was compiled lies in a folder of the user's cache, so that it is made once for a machine, a build of
-torch and a size.
+The graph holds hooks, motion modules, residuals and IP-Adapters; windows and guidance stay outside.
+The results lie in a folder of the user's cache: torch compiles once for a machine, a build of torch
+and a size.
 """
 
 import os
@@ -14,28 +14,42 @@ from typing import Any
 
 import torch
 
-from ..errors import SurroundingsError
+from ..errors import AnimateDiffError, SurroundingsError
+from ..motion import AnimatedUNet
+from ..planning.memory import MemorySettings
 
 VARIANTS = 256
 """Sizes and settings that the model is compiled for before it runs plainly."""
 _PLACE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def compiled(forward: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """A model's forward, which is compiled when it is first called with inputs of a size."""
+def compile_model(
+    animated: AnimatedUNet, backend: str | Callable[..., Any] = "inductor"
+) -> Callable[[], None]:
+    """Compile a model's forward, once for each size of its inputs.
+
+    Returns the function that undoes it.
+    """
     from torch._dynamo import config
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, limit, max(getattr(config, limit), VARIANTS))
-    done: Callable[..., Any] = torch.compile(
-        forward, fullgraph=True, dynamic=False, backend=backend
+    plain = animated.__dict__.get("forward")
+    animated.__dict__["forward"] = torch.compile(
+        animated.forward, fullgraph=True, dynamic=False, backend=backend
     )
-    return done
+
+    def undo() -> None:
+        del animated.__dict__["forward"]
+        if plain is not None:
+            animated.__dict__["forward"] = plain
+
+    return undo
 
 
 @contextmanager
 def compiling_explained(compiled: bool) -> Iterator[None]:
-    """Within it what torch.compile fails at is a SurroundingsError of one sentence."""
+    """Turn the failures of torch.compile into a SurroundingsError of one sentence."""
     if not compiled:
         yield
         return
@@ -51,11 +65,16 @@ def compiling_explained(compiled: bool) -> Iterator[None]:
         ) from error
 
 
-def prepare_compiling(device: torch.device) -> None:
-    """See that blocks can be compiled here, and that they are kept for the next run.
+def check_compiling(device: torch.device, memory: MemorySettings) -> None:
+    """See that a model can be compiled here, and that the results stay for the next run.
 
-    Raises SurroundingsError without a compiler or a place to keep its results.
+    Raises AnimateDiffError if the weights are offloaded, and SurroundingsError without a compiler
+    or a folder for its results.
     """
+    if memory.offload:
+        raise AnimateDiffError(
+            "--compile keeps the weights on the GPU and --low-vram does not; leave one of them out"
+        )
     if device.type not in ("cuda", "cpu"):
         raise SurroundingsError(f"--compile does not run on {device.type}; leave it out")
     if missing := _missing(device):
@@ -66,7 +85,7 @@ def prepare_compiling(device: torch.device) -> None:
 
 
 def _keep_results() -> None:
-    """In the user's cache, where torch would keep them in the temporary folder."""
+    """Have torch store its results in the user's cache, not in the temporary folder."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     place = Path(caches) / "animatediff" / "compiled"
     try:
@@ -80,7 +99,7 @@ def _keep_results() -> None:
 
 
 def _missing(device: torch.device) -> str:
-    """What the compiler of a device lacks on this machine, or nothing."""
+    """The part of a device's compiler that this machine lacks, or nothing."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
     from torch.utils._triton import has_triton
