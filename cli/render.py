@@ -25,8 +25,7 @@ from rich.table import Table
 
 from animatediff_core.errors import printable
 
-CONSOLE = {"stderr": True, "highlight": False, "markup": False, "emoji": False}
-console = Console(**CONSOLE)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @dataclass
