@@ -103,7 +103,11 @@ def _prepare(job: Job, model: LoadedModel) -> _Run:
     base, config = model.base, model.animated.motion.config
     config = replace(config, betas=job.betas or config.betas)
     scheduler = make_scheduler(
-        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+        job.scheduler,
+        config,
+        prediction_type=base.prediction_type,
+        zero_snr=base.zero_snr,
+        steps=job.steps,
     )
     if job.free_init is not None and float(scheduler.alphas_cumprod[-1]) < _LEAST_ALPHA:
         raise CheckpointError(
