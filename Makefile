@@ -1,4 +1,4 @@
-.PHONY: install demo test test-slow mutants settings lint format typecheck check tiny measure bench bench-full bench-gpu clean
+.PHONY: install demo test test-slow mutants settings docs lint format typecheck check tiny measure bench bench-full bench-gpu clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
@@ -37,6 +37,10 @@ check: lint typecheck test
 
 settings: $(STAMP)
 	$(BIN)/python -m tests.settings_page
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs-material
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir build/site
 
 tiny: $(STAMP)
 	$(BIN)/python -m animatediff_core.tiny

@@ -87,13 +87,14 @@ def main(
 
 
 def _register() -> None:
-    from . import download, generate, inject, inspect, train
+    from . import download, examples, generate, inject, inspect, train
 
     app.command(cls=_Command)(generate.generate)
     app.command(cls=_Command)(inject.inject)
     app.command(cls=_Command)(train.train)
     app.command(cls=_Command)(inspect.inspect)
     app.command(cls=_Command)(download.download)
+    app.command(cls=_Command)(examples.examples)
 
 
 _register()

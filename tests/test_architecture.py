@@ -10,7 +10,9 @@ from setuptools.config.pyprojecttoml import read_configuration
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    ("cli", "tiny"),
+    ("__main__",),
+    ("cli",),
+    ("tiny",),
     ("runs",),
     ("training",),
     ("sampling",),
@@ -90,7 +92,7 @@ def test_jobs_and_errors_import_nothing_heavy(name):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["generate"], ["inject"], ["train"], ["inspect"], ["download"]]
+    "command", [[], ["generate"], ["inject"], ["train"], ["inspect"], ["download"], ["examples"]]
 )
 def test_help_imports_no_torch(command):
     code = (

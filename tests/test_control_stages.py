@@ -119,6 +119,12 @@ def test_an_ip_adapter_is_written_in_the_official_keys_and_acts(drawn, encoder, 
     *_, written = run(made, tmp_path / "o")
     weights = read_ip_adapter(written.path)
     assert weights.form == "plain"
+    numbers = range(1, len(weights.parts["ip_adapter"]), 2)
+    parts = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
+    assert load_file(written.path).keys() == {
+        *(f"image_proj.{name}" for name in parts),
+        *(f"ip_adapter.{number}.to_{kind}_ip.weight" for number in numbers for kind in "kv"),
+    }
     assert tuple(weights.parts["image_proj"]["proj.weight"].shape) == (4 * 128, 24)
     base = load_base(str(TINY / "base"))
     x, text = torch.randn(1, 4, 8, 8), torch.randn(1, 32, 128)

@@ -26,6 +26,7 @@ from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
 from animatediff_core.planning.jobs import spec_of
+from animatediff_core.weights import hub as hub_files
 from animatediff_core.weights.hub import HubId, hub_id
 from animatediff_core.weights.places import local_path, looks_local
 
@@ -480,3 +481,16 @@ def test_a_repository_is_no_weight_file(no_network):
     no_network()
     with pytest.raises(CheckpointError, match="org/model: no such file; check the path"):
         local_path("org/model")
+
+
+def test_a_lora_of_peft_is_fetched_with_its_settings(tmp_path, monkeypatch):
+    chosen = []
+
+    def fetch(source, choose, *, offline):
+        chosen.extend(choose(["a/adapter_model.safetensors", "a/adapter_config.json", "b.bin"]))
+        return tmp_path
+
+    monkeypatch.setattr(hub_files, "fetch", fetch)
+    found = hub_files.fetch_file("some/one/a/adapter_model.safetensors", offline=False)
+    assert found == tmp_path / "a" / "adapter_model.safetensors"
+    assert chosen == ["a/adapter_model.safetensors", "a/adapter_config.json"]

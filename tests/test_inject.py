@@ -268,11 +268,35 @@ def test_a_pia_module_goes_into_stock_diffusers_pia_pipeline(parts, tmp_path):
 
 
 def test_a_model_that_predicts_no_numbers_is_not_written(parts, tmp_path):
-    huge = Adapter(path=parts.loras[0].path, scale=1e38)
+    huge = Adapter(path=parts.loras[0].path, scale=3e37)
     parts = replace(parts, motion=None, loras=(huge,))
     with pytest.raises(CheckpointError, match="predicts values that are no numbers; lower"):
         inject.run(inject.plan(parts, tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+def test_a_weight_that_is_no_number_is_named_and_not_written(parts, tmp_path, monkeypatch):
+    planned = inject.plan(parts, tmp_path / "model")
+    base, motion = load_model(planned.found, offline=True)
+    base.vae.decoder.conv_in.bias.data[3] = float("nan")
+    monkeypatch.setattr(inject, "load_model", lambda *_, **__: (base, motion))
+    with pytest.raises(CheckpointError, match="AutoencoderKL's decoder.conv_in.bias holds values"):
+        inject.run(planned)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_kept_lora_of_peft_keeps_its_settings(parts, tmp_path):
+    lora = tmp_path / "peft" / "adapter_model.safetensors"
+    lora.parent.mkdir()
+    write_lora(lora, LAYER, 48)
+    (lora.parent / "adapter_config.json").write_text('{"lora_alpha": 7}')
+    two = tuple(Adapter(path=str(path)) for path in (lora, lora.parent))
+    inject.run(inject.plan(replace(parts, loras=two), tmp_path / "model", keep_adapters=True))
+    kept = kept_adapters(tmp_path / "model")["lora"]
+    assert [Path(one.path).name for one in kept] == ["peft", "peft-2"]
+    for one in kept:
+        names = {path.name for path in Path(one.path).iterdir()}
+        assert names == {"adapter_model.safetensors", "adapter_config.json"}
 
 
 def test_outputs_come_together_or_not_at_all(parts, tmp_path):

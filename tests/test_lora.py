@@ -285,6 +285,7 @@ def test_a_projection_that_no_frame_depends_on_is_left_out_and_said(tmp_path, ca
         ("oft_R.weight", "is a LoRA that cannot be used: PEFT's OFT is not supported"),
         ("ia3_l", "PEFT's IA3 is not supported; kohya, LyCORIS"),
         ("lora_E", "AdaLoRA is not supported"),
+        ("lora_B.bias", "1 of 1 tensors are of no LoRA kind that is known, first base_model"),
         ("lora_Z.weight", "1 of 1 tensors are of no LoRA kind that is known, first base_model"),
     ],
 )
@@ -296,6 +297,11 @@ def test_a_form_that_is_not_read_is_named_by_inspect_and_loader(tmp_path, key, m
     assert (report.kind, report.goes_in) == ("LoRA", "nowhere")
     with pytest.raises(CheckpointError, match=message):
         apply_lora(new_unet(), tmp_path / "l.safetensors")
+
+
+def test_a_name_that_other_models_have_too_makes_no_lora(tmp_path):
+    save_file({"body.0.a1.weight": torch.ones(2, 2)}, tmp_path / "l.safetensors")
+    assert identify(tmp_path / "l.safetensors").kind != "LoRA"
 
 
 def test_text_encoder_layers_of_every_dialect_are_changed(tmp_path):

@@ -4,16 +4,16 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import new_motion
+from conftest import new_motion, new_unet
 from diffusers.models import MotionAdapter
 from safetensors.torch import load_file, save_file
 
-from animatediff_core import load_motion_module, save_motion_module
+from animatediff_core import inflate, load_motion_module, optimize, save_motion_module
 from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
 from animatediff_core.errors import CheckpointError
 from animatediff_core.motion import MotionConfig
-from animatediff_core.motion.module import sinusoids
+from animatediff_core.motion.module import AS_TRAINED, Positions, sinusoids
 
 
 def same(one, other):
@@ -153,13 +153,82 @@ def test_positions_may_be_rounded_but_not_others(tmp_path, dtype, caplog):
     with caplog.at_level("INFO", logger="animatediff_core"):
         assert load_motion_module(tmp_path / "m.safetensors").config.max_frames == 32
     assert "its 26 stored positions are the standard sinusoids" in caplog.text
-    key = next(k for k in tensors if k.endswith("pos_encoder.pe"))
-    stretched = torch.nn.functional.interpolate(
-        tensors[key][:, :16].float().transpose(1, 2), size=32, mode="linear"
-    ).transpose(1, 2)
-    save_file({**tensors, key: stretched.to(dtype).contiguous()}, tmp_path / "s.safetensors")
-    with pytest.raises(CheckpointError, match="holds positions of its own .*not supported"):
-        load_motion_module(tmp_path / "s.safetensors")
+
+
+def stretched(tensors, keys):
+    """Tensors whose first 16 positions are stretched to 32, as community modules have them."""
+    first = {key: tensors[key][:, :16].transpose(1, 2) for key in keys}
+    wide = {k: torch.nn.functional.interpolate(t, size=32, mode="linear") for k, t in first.items()}
+    return tensors | {key: table.transpose(1, 2).contiguous() for key, table in wide.items()}
+
+
+def test_positions_that_a_file_holds_are_used_where_they_differ(tmp_path, caplog):
+    motion = new_official().eval()
+    for module in motion.modules():
+        if hasattr(module, "proj_out"):
+            torch.nn.init.normal_(module.proj_out.weight)
+    tensors = with_positions(motion)
+    keys = [key for key in tensors if key.endswith("pos_encoder.pe")]
+    save_file(stretched(tensors, keys), tmp_path / "s.safetensors")
+    loaded = load_motion_module(tmp_path / "s.safetensors")
+    assert "26 of its 26 stored positions are its own (stretched or trained), up to" in caplog.text
+    site = "down_blocks.0.motion_modules.0.temporal_transformer"
+    ours, plain = (module.get_submodule(site) for module in (loaded, motion))
+    x = torch.randn(4, 32, 2, 2)
+    with torch.no_grad():
+        found, without = ours(x, 4), plain(x, 4)
+    table = load_file(tmp_path / "s.safetensors")[keys[0]][0]
+    assert torch.equal(ours.places(4, torch.zeros(1, 32), AS_TRAINED)[0], table[:4])
+    between = ours.places(2, torch.zeros(1, 32), Positions(stretch=0.5))[0]
+    torch.testing.assert_close(between, torch.stack([table[0], (table[0] + table[1]) / 2]))
+    last = ours.places(2, torch.zeros(1, 32), Positions(offset=30))[1]
+    assert torch.equal(last, table[30:32])
+    assert float((found - without).abs().max()) > 0.05
+    fast = optimize(inflate(new_unet((32, 64, 64, 32)), loaded))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, 4), found)
+    fast.deflate()
+
+
+@pytest.mark.parametrize("form", ["official", "diffusers"])
+def test_own_positions_are_saved_again(tmp_path, form):
+    tensors = with_positions(new_official())
+    keys = [key for key in tensors if key.endswith("pos_encoder.pe")]
+    save_file(stretched(tensors, keys), tmp_path / "s.safetensors")
+    save_motion_module(load_motion_module(tmp_path / "s.safetensors"), tmp_path / "m", form=form)
+    again = load_motion_module(tmp_path / "m")
+    wanted = stretched(tensors, keys)
+    for key in keys:
+        attention = again.get_submodule(key.removesuffix(".pos_encoder.pe"))
+        assert torch.equal(attention.positions, wanted[key][0])
+    one = stretched(tensors, keys[:1])
+    save_file(one, tmp_path / "s.safetensors")
+    mixed = load_motion_module(tmp_path / "s.safetensors")
+    if form == "diffusers":
+        with pytest.raises(CheckpointError, match="diffusers has one table of positions for both"):
+            save_motion_module(mixed, tmp_path / "n", form=form)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_module_in_fp8_has_no_positions_of_its_own(tmp_path, dtype, caplog):
+    tensors = {k: t.to(dtype) for k, t in with_positions(new_official()).items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    loaded = load_motion_module(tmp_path / "m.safetensors")
+    assert "are its own" not in caplog.text
+    assert loaded.down_blocks[0].motion_modules[0].temporal_transformer.norm.weight[0] == 1
+    key = next(key for key in tensors if key.endswith(".pe"))
+    bad = tensors | {key: torch.full((1, 32, 32), torch.nan)}
+    save_file(bad, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="has values that are no numbers"):
+        load_motion_module(tmp_path / "m.safetensors")
+
+
+def test_animatelcm_i2v_is_rejected_with_any_version(tmp_path):
+    tensors = dict(new_official().state_dict()) | {"img_encoder.conv_in.weight": torch.ones(1)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    for version in (None, "animatelcm"):
+        with pytest.raises(CheckpointError, match="is an AnimateLCM-I2V module that cannot"):
+            load_motion_module(tmp_path / "m.safetensors", version=version)
 
 
 def diffusers_keys(motion, folder):

@@ -104,6 +104,16 @@ def test_every_tensor_of_a_checkpoint_finds_its_place(tmp_path, small_families, 
     check(tmp_path, small_families, family, torch.float32)
 
 
+def test_temporal_layers_inside_a_checkpoint_are_named(tmp_path, small_families, caplog):
+    tensors, own = checkpoint(small_families, "sd15")
+    layer = "model.diffusion_model.input_blocks.1.2.temporal_transformer.norm.weight"
+    save_file(tensors | {layer: torch.ones(32)}, tmp_path / "m.safetensors")
+    note = "1 tensors inside, not used; name the module with motion"
+    assert identify(tmp_path / "m.safetensors").details["motion module"] == note
+    assert_holds(load_base(str(tmp_path / "m.safetensors")), own)
+    assert "holds 1 tensors of a motion module, which are left out" in caplog.text
+
+
 @pytest.mark.parametrize("family", FOLDERS.values())
 def test_the_wrapped_pickles_of_the_first_releases_open_too(tmp_path, small_families, family):
     tensors, own = checkpoint(small_families, family)

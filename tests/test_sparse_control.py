@@ -160,7 +160,6 @@ def edited(names: dict[str, torch.Tensor], edit: str) -> dict[str, torch.Tensor]
         ("lacks motion", "lacks 1 of .*temporal_transformer.transformer_blocks.0.ff_n"),
         ("unknown", "has 1 unknown tensors"),
         ("misshapen", "has 1 tensors of another shape"),
-        ("positions", "holds positions of its own"),
         ("no control", "is no SparseCtrl encoder"),
     ],
 )
@@ -169,6 +168,15 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path, edit, message):
     save_file(names, tmp_path / "s.safetensors")
     with pytest.raises(CheckpointError, match=message):
         load_sparse_control(tmp_path / "s.safetensors", new_unet())
+
+
+def test_positions_of_its_own_are_used(tmp_path):
+    names = edited(official_names(diffusers_model("latents")), "positions")
+    save_file(names, tmp_path / "s.safetensors")
+    control = load_sparse_control(tmp_path / "s.safetensors", new_unet())
+    key = next(key for key in names if key.endswith("pos_encoder.pe"))
+    place = key.removeprefix("module.").removeprefix("controlnet.").removesuffix(".pos_encoder.pe")
+    assert torch.equal(control.get_submodule(place).positions, names[key][0])
 
 
 def test_another_family_and_another_kind_are_refused(tmp_path):

@@ -10,11 +10,14 @@ import pytest
 import torch
 from conftest import new_motion, new_unet
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
+from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_lora_names import full_size
 
-from animatediff_core import load_motion_module, save_motion_module
+from animatediff_core import MotionModule, load_motion_module, save_motion_module
+from animatediff_core.checkpoints.motion_module import official_tensors
+from animatediff_core.motion import VERSIONS
 from animatediff_core.training.stages.lora import LoraLayers, _metadata, _write
 
 _SITE = [
@@ -56,6 +59,37 @@ def test_a_motion_file_has_the_positions_by_which_other_programs_tell_versions_a
         assert position.shape == (1, frames, 32)
         assert position[0, 2, :2].tolist() == pytest.approx([0.909297, -0.416147], abs=1e-5)
     assert load_motion_module(tmp_path / "m.safetensors").config == motion.config
+
+
+VERSIONS_ELSEWHERE = {
+    "v1": ("SD1.5", "AnimateDiff", "v1", "animatediff_v1"),
+    "v2": ("SD1.5", "AnimateDiff", "v2", "animatediff_v2"),
+    "v3": ("SD1.5", "AnimateDiff", "v3", "animatediff_v3"),
+    "lightning": ("SD1.5", "AnimateDiff", "v2", "animatediff_v2"),
+    "pia": ("SD1.5", "PIA", "v3", "animatediff_v3"),
+    "sdxl-beta": ("SDXL", "AnimateDiff", "v1", "animatediff_sdxl_beta"),
+    "hotshot-xl": ("SDXL", "AnimateDiff", "v1", "animatediff_sdxl_beta"),
+    "animatelcm": ("SD1.5", "AnimateLCM", "v2", "v1"),
+}
+"""Family, format and version to AnimateDiff-Evolved, and the type to diffusers."""
+
+
+@pytest.mark.parametrize("version", VERSIONS_ELSEWHERE)
+def test_a_full_size_motion_file_is_what_it_is_to_other_programs(version):
+    with torch.device("meta"):
+        tensors = official_tensors(MotionModule(VERSIONS[version]))
+    highest = max(int(key.split(".")[1]) for key in tensors if key.startswith("down_blocks."))
+    positions = [tensor.shape[1] for key, tensor in tensors.items() if "pos_encoder" in key]
+    form = "AnimateDiff" if positions else "AnimateLCM"
+    if {"conv_in.weight", "conv_in.bias"} <= tensors.keys():
+        form = "PIA"
+    number = "v3" if highest == 3 and positions[:1] == [32] else "v1"
+    if any(key.startswith("mid_block.") for key in tensors):
+        number = "v2"
+    family = {3: "SD1.5", 2: "SDXL"}[highest]
+    assert (family, form, number, infer_diffusers_model_type(tensors)) == VERSIONS_ELSEWHERE[
+        version
+    ]
 
 
 def lora_file(folder, unet, conv_rank=0, prediction_type="epsilon"):

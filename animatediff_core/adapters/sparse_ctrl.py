@@ -11,7 +11,7 @@ from diffusers.models import UNet2DConditionModel
 
 from ..checkpoints.empty_model import fill, without_weights
 from ..checkpoints.file_report import ADVICE
-from ..checkpoints.motion_module import check_positions
+from ..checkpoints.motion_module import own_positions, set_positions
 from ..checkpoints.motion_names import is_position, site_name
 from ..errors import CheckpointError
 from ..motion import MotionConfig
@@ -48,8 +48,9 @@ def load_sparse_control(
     tensors = {site_name(name) or name: tensor for name, tensor in info.tensors().items()}
     weights = {name: tensor for name, tensor in tensors.items() if not is_position(name)}
     check_tensors(expected, shapes_of(weights), path, "SparseCtrl encoder", ADVICE)
-    check_positions(tensors, config.max_frames, path)
+    positions = own_positions(tensors, config.max_frames, path)
     fill(control, ((own[name], t) for name, t in weights.items()), dtype, path)
+    set_positions(control, positions)
     return control.requires_grad_(False).eval()
 
 

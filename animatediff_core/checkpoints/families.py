@@ -125,6 +125,11 @@ def unet_layout(shapes: Shapes) -> UNetLayout | None:
     return None
 
 
+def count_temporal(shapes: Shapes) -> int:
+    """Tensors of a motion module that a web UI saved among a checkpoint's own."""
+    return sum(".temporal_transformer." in key for key in shapes)
+
+
 def single_file_of(shapes: Shapes) -> SingleFile | None:
     """The kind of a single-file checkpoint; None if the file is none at all."""
     averaged = not any(key.startswith(UNET) for key in shapes)

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import torch
 from diffusers.models import MotionAdapter
+from torch import Tensor
 
+from ..errors import CheckpointError
 from ..motion import MotionModule
+from ..motion.module import FrameAttention, sinusoids
 from .motion_names import FROM_DIFFUSERS
 
 
@@ -12,7 +16,8 @@ def motion_adapter(motion: MotionModule) -> MotionAdapter:
     """A MotionAdapter with the weights of a motion module.
 
     diffusers normalises over all frames at once, so its clips differ from ours if
-    `frame_norm` is "frame".
+    `frame_norm` is "frame". Raises CheckpointError if the two attentions of a block have positions
+    of their own that differ: diffusers has one table for both.
     """
     config = motion.config
     adapter = MotionAdapter(
@@ -30,8 +35,37 @@ def motion_adapter(motion: MotionModule) -> MotionAdapter:
     left_out = {key for key in own if key.endswith("pos_embed.pe")}
     assert own.keys() - tensors.keys() == left_out
     assert not tensors.keys() - own.keys()
-    adapter.load_state_dict({**own, **tensors})
+    adapter.load_state_dict({**own, **tensors, **_own_positions(motion)})
     return adapter
+
+
+def stored_positions(motion: MotionModule) -> dict[str, Tensor]:
+    """The positions of every attention, 1 f c each, by official name."""
+    frames = motion.config.max_frames
+    return {
+        f"{name}.pos_encoder.pe": (
+            sinusoids(frames, len(attention.to_q.weight), attention.to_q.weight)
+            if attention.positions is None
+            else attention.positions.to(attention.to_q.weight)
+        )[None].clone()
+        for name, attention in motion.named_modules()
+        if isinstance(attention, FrameAttention)
+    }
+
+
+def _own_positions(motion: MotionModule) -> dict[str, Tensor]:
+    """The positions of blocks, 1 f c each, by diffusers' name; none where they are sinusoids."""
+    found: dict[str, Tensor] = {}
+    if all(getattr(part, "positions", None) is None for part in motion.modules()):
+        return found
+    for key, table in stored_positions(motion).items():
+        block = f"{diffusers_key(key.partition('.attention_blocks.')[0])}.pos_embed.pe"
+        if not torch.equal(found.setdefault(block, table), table):
+            raise CheckpointError(
+                f"{block}: diffusers has one table of positions for both attentions of a block, "
+                "but this module has two; save it in the official form"
+            )
+    return found
 
 
 def diffusers_key(key: str) -> str:

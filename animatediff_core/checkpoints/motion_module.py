@@ -1,36 +1,42 @@
 """Motion modules in and out of files: official keys, diffusers keys, Hotshot-XL's, our own.
 
 Facts used: the key table of the released files (28 tensors a site, of which two are positions),
-and diffusers' conversion script. Positions are not stored in the module but computed, so those of
-a file must be the standard sinusoids; a file with others is refused.
+and diffusers' conversion script. Positions are computed; those of a file are used where they differ
+from the sinusoids.
 """
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..motion import MotionConfig, MotionModule
 from ..motion.config import Norm
-from ..motion.module import sinusoids
+from ..motion.module import FrameAttention, sinusoids
 from ..weights.files import write_tensors
 from ..weights.match import check_tensors, shapes_of
 from ..weights.safetensors_file import headers_only
 from .empty_model import emptied, fill, without_weights
-from .motion_adapter import motion_adapter
+from .file_report import wrong_kind
+from .motion_adapter import motion_adapter, stored_positions
 from .motion_config import CONFIG_KEY, read_config
 from .motion_files import MotionContent, read_motion
 from .motion_names import is_position
+from .published import recognise_published
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+_TOLERANCE = {
+    torch.float32: 1e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float8_e4m3fn: 4e-2,
+    torch.float8_e5m2: 8e-2,
+}  # fmt: skip
 """How far stored positions may be from computed ones: the rounding of their dtype."""
 
 
@@ -49,6 +55,8 @@ def load_motion_module(
     """
     path = Path(path)
     content = read_motion(path)
+    if (report := recognise_published(content.file)) is not None:
+        raise wrong_kind(report, "motion", path)
     config = config_of(content, version=version, path=path)
     if frame_norm is not None:
         config = replace(config, frame_norm=frame_norm)
@@ -57,9 +65,10 @@ def load_motion_module(
     part = f"{config.version} motion module"
     check_tensors(shapes_of(motion), found, path, part, "download it again or give its version")
     tensors = content.tensors()
-    check_positions(tensors, config.max_frames, path)
+    positions = own_positions(tensors, config.max_frames, path)
     weights = ((name, t) for name, t in emptied(tensors) if not is_position(name))
     fill(motion, weights, dtype, path)
+    set_positions(motion, positions)
     return motion.requires_grad_(False).eval()
 
 
@@ -82,10 +91,7 @@ def save_motion_module(
     """
     path = Path(path)
     if form == "official":
-        tensors = motion.state_dict()
-        if motion.config.version != "animatelcm":
-            tensors |= _positions(tensors, motion.config.max_frames)
-        write_tensors(path, tensors, config_metadata(motion.config))
+        write_tensors(path, official_tensors(motion), config_metadata(motion.config))
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists already and is not empty; choose another name")
@@ -100,19 +106,20 @@ def config_metadata(config: MotionConfig) -> dict[str, str]:
     return {CONFIG_KEY: json.dumps(asdict(config)), "format": "pt"}
 
 
-def _positions(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
-    """The positions of every attention, 1 f c each, by official name."""
-    return {
-        key.replace("to_q.weight", "pos_encoder.pe"): sinusoids(frames, len(query), query)[None]
-        for key, query in tensors.items()
-        if key.endswith(".to_q.weight")
-    }
+def official_tensors(motion: MotionModule) -> dict[str, Tensor]:
+    """The weights by official name, and positions (1 f c) unless it is AnimateLCM."""
+    positions = {} if motion.config.version == "animatelcm" else stored_positions(motion)
+    return motion.state_dict() | positions
 
 
-def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> None:
-    """Stored positions are 1 f c, as long as the module is, and the ones that we compute."""
+def own_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> dict[str, Tensor]:
+    """Stored positions, f c, that are not the sinusoids, by the name of their attention or block.
+
+    Raises CheckpointError unless stored positions are 1 f c, as long as the module is.
+    """
     stored = {key: tensor for key, tensor in tensors.items() if is_position(key)}
     computed: dict[int, Tensor] = {}
+    own, furthest = {}, 0.0
     for key, tensor in stored.items():
         norm = f"{key.split('.temporal_transformer.')[0]}.temporal_transformer.norm.weight"
         channels = len(tensors[norm]) if norm in tensors else 0
@@ -126,15 +133,26 @@ def check_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> N
         if headers_only():
             continue
         apart = float((tensor[0].float() - computed[channels]).abs().max())
-        if not apart <= _TOLERANCE.get(tensor.dtype, 1e-3):
-            raise CheckpointError(
-                f"{path}: {key} holds positions of its own (up to {apart:.2g} from the standard "
-                "sinusoids, stretched or trained), which are not supported; use the module as "
-                "its author first published it"
-            )
-    if stored and not headers_only():
-        log.info(
-            "%s: its %d stored positions are the standard sinusoids, so they are computed",
-            path,
-            len(stored),
+        if not math.isfinite(apart):
+            raise CheckpointError(f"{path}: {key} has values that are no numbers; use another file")
+        if apart > _TOLERANCE.get(tensor.dtype, 1e-3):
+            own[key.rpartition(".")[0].rpartition(".")[0]] = tensor[0].float().clone()
+            furthest = max(furthest, apart)
+    if own:
+        message = (
+            "%s: %d of its %d stored positions are its own (stretched or trained), up to %.2g from "
+            "the sinusoids; they are used"
         )
+        log.warning(message, path, len(own), len(stored), furthest)
+    elif stored and not headers_only():
+        message = "%s: its %d stored positions are the standard sinusoids, so they are computed"
+        log.info(message, path, len(stored))
+    return own
+
+
+def set_positions(model: nn.Module, own: Mapping[str, Tensor]) -> None:
+    """Give attentions the positions of their file; diffusers has one table for a whole block."""
+    for name, table in own.items():
+        for part in model.get_submodule(name).modules():
+            if isinstance(part, FrameAttention):
+                part.positions = table

@@ -8,6 +8,7 @@ from ..weights.weight_file import WeightFile
 from .families import (
     INPUTS,
     NO_TEXT,
+    count_temporal,
     families_of,
     families_with,
     family_of,
@@ -71,6 +72,8 @@ def recognise_checkpoint(file: WeightFile) -> FileReport | None:
     if (found := single_file_of(file.shapes)) is None or found.why_not == NO_TEXT:
         return None
     details = {"layout": "single file", "VAE": "inside" if found.vae else "none, name one with vae"}
+    if count := count_temporal(file.shapes):
+        details["motion module"] = f"{count} tensors inside, not used; name the module with motion"
     if found.averaged:
         details["weights"] = "averaged (EMA)"
     if found.why_not is not None:

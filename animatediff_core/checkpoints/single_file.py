@@ -34,6 +34,7 @@ from .families import (
     SingleFile,
     UNetLayout,
     check_single_file,
+    count_temporal,
     unet_layout,
 )
 from .sd_names import (
@@ -94,6 +95,12 @@ def load_single_file(
     says the family's configuration."""
     file = open_weights(path)
     kind = check_single_file(file.shapes, source, vae_given=not own_vae)
+    if (count := count_temporal(file.shapes)) and not headers_only():
+        message = (
+            "%s: holds %d tensors of a motion module, which are left out; name the module itself "
+            "with --motion (motion: in a prompt file)"
+        )
+        log.warning(message, source, count)
     base = family_model(kind.family, source)
     base.scheduler_config |= _prediction(file, kind, source)
     layout = UNetLayout(EMA if kind.averaged else UNET, "input_blocks.0.0.weight")

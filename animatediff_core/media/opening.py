@@ -22,6 +22,8 @@ _FILMS = (
     "yuv4mpegpipe,gif"
 )
 """ffmpeg's demuxers that read one local file: no playlists, devices, scripts or networks."""
+_HEIF = ("heic", "heix", "heim", "heis", "hevc", "mif1", "msf1", "avif", "avis")
+"""Brands of images of which ffmpeg reads one tile, without their alpha channel."""
 MAX_PIXELS = 2**26
 """Of one frame: 8192 x 8192."""
 _BROKEN = (
@@ -83,7 +85,11 @@ def open_film(path: Path) -> "av.container.InputContainer":
     check_file(path, "video")
     options = {"protocol_whitelist": "file", "format_whitelist": _FILMS}
     with reading_film(path):
-        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+        film = av.open(f"file:{path}", container_options=options, metadata_errors="replace")
+    if film.metadata.get("major_brand") in _HEIF:
+        film.close()
+        raise MediaError(f"{path}: is a HEIF or AVIF image; save it as PNG or JPEG")
+    return film
 
 
 def check_file(path: Path, kind: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import MediaError
+from .opening import check_pixels
 
 Span = tuple[float, float]
 """Values that become 0 and 255."""
@@ -65,27 +66,34 @@ def to_rgb(image: Image.Image, span: Span | None, *, mask: bool = False) -> np.n
 def film_graph(stream: "av.VideoStream", frame: "av.VideoFrame", path: Path) -> "av.filter.Graph":
     """ffmpeg's filters from a film's frames to RGB or RGBA with square pixels, HDR tone-mapped."""
     width = max(round(frame.width * (stream.sample_aspect_ratio or Fraction(1))), 1)
+    check_pixels(path, width, frame.height)
     hdr = stream.codec_context.color_trc in _HDR
+    make = _hdr_graph if hdr else _graph
     try:
-        return _graph(frame.width, frame.height, frame.format.name, width, hdr)
+        return make(frame.width, frame.height, frame.format.name, width, _TONE_MAP if hdr else "")
     except av.FFmpegError as error:
         problem = "is HDR, which this PyAV cannot tone-map" if hdr else "has unknown pixels"
         raise MediaError(f"{path}: {problem}; convert it to 8-bit SDR with ffmpeg") from error
 
 
-@lru_cache(maxsize=8)
-def _graph(width: int, height: int, pixels: str, shown_width: int, hdr: bool) -> "av.filter.Graph":
-    """Made once: ffmpeg's table for HDR takes 5 seconds."""
+def _graph(
+    width: int, height: int, pixels: str, shown_width: int, tone_map: str
+) -> "av.filter.Graph":
     graph, layout = av.filter.Graph(), av.VideoFormat(pixels, width, height)
-    graph.threads = 1  # a thread pool would not survive a fork
+    if hasattr(graph, "threads"):  # since PyAV 18; a thread pool does not survive a fork
+        graph.threads = 1
     alpha = any(part.is_alpha for part in layout.components)
     graph.link_nodes(
         graph.add_buffer(width=width, height=height, format=layout, time_base=Fraction(1, 1000)),
-        graph.add("scale", f"w={shown_width}:h={height}:flags=bicubic" + _TONE_MAP * hdr),
+        graph.add("scale", f"w={shown_width}:h={height}:flags=bicubic{tone_map}"),
         graph.add("format", "rgba" if alpha else "rgb24"),
         graph.add("buffersink"),
     ).configure()
     return graph
+
+
+_hdr_graph = lru_cache(maxsize=4)(_graph)
+"""Made once: ffmpeg's table of colours takes 5 seconds."""
 
 
 def frame_to_rgb(

@@ -1,7 +1,7 @@
 """The motion module: one small temporal transformer for every site of the UNet.
 
 Structure, names and arithmetic are those of the official `motion_module.py`, so that state-dict
-keys are the official ones. Positions are computed, not stored.
+keys are the official ones. Positions are computed, unless a file has others.
 
 Legend: b batch, f frames, c channels, h w latent size, s = b*h*w sequences, p attention heads.
 """
@@ -105,7 +105,7 @@ class TemporalTransformer(nn.Module):
         x = x.flatten(2).unflatten(0, (-1, frames))  # b f c hw
         x = x.permute(0, 3, 1, 2).flatten(0, 1)  # s f c
         x = self.proj_in(x)
-        places = sinusoids(frames, channels, x, positions)
+        places = self.places(frames, x, positions)
         for block in self.transformer_blocks:
             x = block(x, places)
         x = self.proj_out(x)
@@ -113,6 +113,22 @@ class TemporalTransformer(nn.Module):
         x = x.flatten(0, 1).unflatten(2, (height, width))  # (b f) c h w
         moved: Tensor = features + (x if strength == 1.0 else x * strength)
         return moved
+
+    @property
+    def has_own_positions(self) -> bool:
+        """Whether an attention has positions of its file."""
+        return any(table is not None for table in self._tables)
+
+    @property
+    def _tables(self) -> list[Tensor | None]:
+        (block,) = self.transformer_blocks
+        return [attention.positions for attention in block.attention_blocks]  # type: ignore[union-attr]
+
+    def places(self, frames: int, like: Tensor, at: Positions) -> list[Tensor]:
+        """Frame positions of each attention, f c."""
+        computed = sinusoids(frames, like.shape[-1], like, at)
+        tables = self._tables
+        return [computed if own is None else _rows(own, frames, at, like) for own in tables]
 
     def _normalize(self, features: Tensor, frames: int) -> Tensor:
         if self.frame_norm == "frame":
@@ -132,14 +148,23 @@ def sinusoids(frames: int, channels: int, like: Tensor, at: Positions = AS_TRAIN
     """Frame positions, f c: even channels sine, odd cosine (Vaswani et al., section 3.5)."""
     if at != AS_TRAINED:
         table = sinusoids(int(at.last(frames)) + 2, channels, like.new_empty(0).float())
-        places = [at.last(number) for number in range(1, frames + 1)]
-        rows = torch.tensor([int(place) for place in places]).to(table.device, non_blocking=True)
-        shares = torch.tensor([place % 1 for place in places]).to(table, non_blocking=True)
-        return torch.lerp(table[rows], table[rows + 1], shares.unsqueeze(1)).to(like.dtype)
+        return _rows(table, frames, at, like)
     position = torch.arange(frames, device=like.device, dtype=torch.float32).unsqueeze(1)
     even = torch.arange(0, channels, 2, device=like.device, dtype=torch.float32)
     angle = position * torch.exp(even * (-math.log(10000.0) / channels))
     return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1).to(like.dtype)
+
+
+def _rows(table: Tensor, frames: int, at: Positions, like: Tensor) -> Tensor:
+    """Rows of a table of positions for some frames, f c, between two rows where that is asked."""
+    table = table.to(like.device)
+    if at == AS_TRAINED:
+        return table[:frames].to(like.dtype)
+    places = [at.last(number) for number in range(1, frames + 1)]
+    rows = torch.tensor([int(place) for place in places]).to(table.device, non_blocking=True)
+    shares = torch.tensor([place % 1 for place in places]).to(table, non_blocking=True)
+    after = (rows + 1).clamp(max=len(table) - 1)
+    return torch.lerp(table[rows], table[after], shares.unsqueeze(1)).to(like.dtype)
 
 
 class _TransformerBlock(nn.Module):
@@ -151,9 +176,9 @@ class _TransformerBlock(nn.Module):
         self.ff = _FeedForward(channels)
         self.ff_norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            x = x + attention(norm(x) + positions)
+    def forward(self, x: Tensor, places: list[Tensor]) -> Tensor:
+        for attention, norm, place in zip(self.attention_blocks, self.norms, places, strict=True):
+            x = x + attention(norm(x) + place)
         out: Tensor = x + self.ff(self.ff_norm(x))
         return out
 
@@ -161,9 +186,13 @@ class _TransformerBlock(nn.Module):
 class FrameAttention(nn.Module):
     """Self-attention over frames; positions reach query, key and value alike."""
 
+    positions: Tensor | None
+    """The file's own, frames x channels, where they are not the sinusoids."""
+
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.register_buffer("positions", None, persistent=False)
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(channels, channels, bias=False)
         self.to_v = nn.Linear(channels, channels, bias=False)

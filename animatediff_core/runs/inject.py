@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..adapters.lora.peft import lora_files
 from ..checkpoints.base_model import BaseModel
@@ -153,9 +154,11 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
     if isinstance(found, FoundModel):
         base, motion = load_model(found, dtype=planned.dtype, offline=offline)
         inflate(base.unet, motion).deflate()
+        _check_numbers(planned, base, motion)
         difference = one_step_difference(base, motion)
     else:
         base = load_image_model(found, dtype=planned.dtype, offline=offline)
+        _check_numbers(planned, base)
     with together(planned.outputs) as places:
         staged = dict(zip(planned.outputs, places, strict=True))
         if planned.output is not None and motion is not None:
@@ -170,6 +173,17 @@ def run(planned: InjectPlan, *, offline: bool = False) -> Injected:
         if planned.single_file is not None:
             _write_single_file(planned.single_file, staged[planned.single_file], base)
     return Injected(planned.outputs, difference)
+
+
+def _check_numbers(planned: InjectPlan, base: BaseModel, *others: nn.Module) -> None:
+    """Reject a model that would write a weight that is no number."""
+    for model in (base.unet, base.vae, *base.text_encoders, *others):
+        for name, weight in model.state_dict().items():
+            if not bool(weight.isfinite().all()):
+                raise CheckpointError(
+                    f"{planned.found.spec.base}: the {type(model).__name__}'s {name} holds values "
+                    "that are no numbers; use another file, or lower the scales of LoRAs"
+                )
 
 
 def _write_single_file(path: Path, place: Path, base: BaseModel) -> None:

@@ -8,7 +8,7 @@ once.
 
 import torch
 
-from ..adapters.lora.merge import apply_loras, apply_motion_loras
+from ..adapters.lora.merge import apply_loras
 from ..adapters.lora.peft import lora_file
 from ..adapters.textual_inversion import add_embedding, apply_embedding, bundled_embeddings
 from ..checkpoints.base_model import BaseModel
@@ -28,7 +28,7 @@ def load_model(
     base = load_image_model(found, dtype=dtype, offline=offline)
     motion = load_motion_module(found.motion_path, version=spec.motion_version, dtype=None)
     files = [(local_path(one.path, offline=offline), one.scale) for one in spec.motion_loras]
-    apply_motion_loras(motion, files, dtype)
+    apply_loras(motion, files, dtype)
     return base, motion.to(dtype)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..motion.hooks import frames_pooled
-from ..motion.module import AS_TRAINED, Positions, TemporalTransformer, sinusoids
+from ..motion.module import AS_TRAINED, Positions, TemporalTransformer
 from .layers import (
     Setting,
     attend,
@@ -156,7 +156,7 @@ class FastTemporal:
 
     transformer: TemporalTransformer
     setting: Setting
-    places: dict[Any, Tensor]
+    places: dict[Any, list[Tensor]]
     """Positions by frames, channels, dtype and how they are read; those of all transformers."""
 
     def forward(
@@ -174,9 +174,9 @@ class FastTemporal:
         given = features.contiguous(memory_format=torch.channels_last)
         pooled = frames if own.frame_norm == "clip" else 1
         normed = pooled_norm(self.setting, own.norm, given, pooled)
-        key = frames, channels, given.dtype, positions
+        key = frames, channels, given.dtype, positions, own if own.has_own_positions else None
         if key not in self.places:
-            self.places[key] = sinusoids(frames, channels, given, positions)
+            self.places[key] = own.places(frames, rows(given), positions)
         step = max(1, self.setting.rows(channels, given.dtype) // frames)
         pixels = given.shape[2] * given.shape[3]
         if step >= pixels:
@@ -192,15 +192,16 @@ class FastTemporal:
         return out
 
     def _some(
-        self, normed: Tensor, given: Tensor, pixels: int, places: Tensor, strength: float
+        self, normed: Tensor, given: Tensor, pixels: int, places: list[Tensor], strength: float
     ) -> Tensor:
         """Some pixels of each frame: (b f s) c -> (b f s) c."""
         own, ops = self.transformer, self.setting.ops
         x = linear(own.proj_in, normed)
         for block in own.transformer_blocks:
-            for attention, norm in zip(block.attention_blocks, block.norms, strict=True):  # type: ignore[arg-type]
-                qkv = query_key_value(attention, ops.layer_norm(x, norm, places, pixels))
-                mixed = ops.attend_frames(qkv, len(places), pixels, attention.heads)
+            layers = zip(block.attention_blocks, block.norms, places, strict=True)  # type: ignore[arg-type]
+            for attention, norm, place in layers:
+                qkv = query_key_value(attention, ops.layer_norm(x, norm, place, pixels))
+                mixed = ops.attend_frames(qkv, len(place), pixels, attention.heads)
                 x = ops.linear_add(attention.to_out[0], mixed, x)
             x = feed_forward(self.setting, block.ff.net, ops.layer_norm(x, block.ff_norm), x)  # type: ignore[union-attr]
         moved: Tensor = ops.linear_add(own.proj_out, x, given, strength)

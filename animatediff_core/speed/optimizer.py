@@ -132,7 +132,7 @@ class Applied:
     """The animated model's call in progress."""
     setting: Setting | None = None
     """Of the forwards that took over."""
-    places: dict[Any, Tensor] = field(default_factory=dict)
+    places: dict[Any, list[Tensor]] = field(default_factory=dict)
     """Positions of frames that temporal transformers share."""
     modules: list[nn.Module] = field(default_factory=list)
     """Those whose forward was replaced."""

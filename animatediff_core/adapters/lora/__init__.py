@@ -3,4 +3,3 @@
 from .merge import apply_lora as apply_lora
 from .merge import apply_loras as apply_loras
 from .merge import apply_motion_lora as apply_motion_lora
-from .merge import apply_motion_loras as apply_motion_loras

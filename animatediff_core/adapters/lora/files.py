@@ -30,7 +30,7 @@ from .peft import lora_file, peft_settings, set_alphas
 
 log = logging.getLogger(__name__)
 
-_ADAPTER = r"(?:\.(?!weight$)\w+)?"
+_ADAPTER = r"(?:\.(?!weight$|bias$)[^.]+)?"
 """PEFT's name of an adapter among others: default, default_0."""
 _UP_DOWN = re.compile(
     r"^(?P<layer>.+?)[._](?P<kind>lora_up|lora_down|lora_A|lora_B|lora\.up|lora\.down|"
@@ -58,11 +58,13 @@ _FORMS = {
 """By how the roles of their tensors begin."""
 _NOT_READ = {
     "oft_R": "PEFT's OFT", "oft_r": "PEFT's OFT", "boft_R": "PEFT's BOFT", "ia3_l": "PEFT's IA3",
-    "vera_lambda_b": "VeRA", "hra_u": "HRA", "lora_E": "AdaLoRA", "q_layer": "T-LoRA",
-    "fourierft_spectrum": "FourierFT", "bm": "GLoRA with a core",
+    "vera_lambda_b": "VeRA", "hra_u": "HRA", "lora_E": "AdaLoRA",
+    "fourierft_spectrum": "FourierFT",
     "lora_embedding_A": "a LoRA of the text encoder's vocabulary",
 }  # fmt: skip
 """Forms that are known but not applied, by a part of their tensors' names."""
+_PLAIN_ROLES = {"a1", "a2", "b1", "b2", "rescale", "on_input"}
+"""Roles whose names other models have too."""
 _READ = "kohya, LyCORIS (LoCon, LoHa, LoKr, GLoRA, IA3, OFT, BOFT), PEFT, diffusers and official"
 _OTHER_FAMILIES = (
     "flux", "sd3", "diffusion-3", "diffusion-v3", "cascade", "auraflow", "pixart", "hunyuan", "wan",
@@ -95,7 +97,8 @@ def recognise_lora(file: WeightFile) -> LoraInfo | None:
     unknown = [key for key in file.shapes if key not in parts and not BUNDLED.match(key)]
     not_read = {part for key in unknown for part in key.split(".") if part in _NOT_READ}
     roles = {role for _, role in parts.values()} - {"alpha"}
-    if not roles and not not_read and not any("lora" in key for key in unknown):
+    is_marked = any("lora" in key or "lycoris" in key for key in file.shapes)
+    if not roles - _PLAIN_ROLES and not not_read and not is_marked:
         return None
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, (layer, role) in parts.items():

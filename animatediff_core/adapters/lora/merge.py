@@ -1,7 +1,7 @@
 """LoRAs merged into weights: `W += scale * change`, in fp32, whatever the file's dialect.
 
-Several add up, and their order does not matter beyond rounding; DoRA alone sets the length of the
-weight that it finds, so its position among others does.
+Several add up, and their order does not matter beyond rounding, except for forms that change the
+weight that they find by its own values: DoRA, GLoRA, IA3, OFT, BOFT.
 """
 
 import logging
@@ -32,35 +32,28 @@ def apply_lora(target: Any, path: str | Path, scale: float = 1.0) -> int:
     return apply_loras(target, [(Path(path), scale)])[0]
 
 
-def apply_loras(
-    target: Any, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
-) -> list[int]:
-    """Merge several LoRAs, each with its scale; returns the layers changed by each.
-
-    Every weight is computed in fp32 and rounded once, to `dtype` (by default its own).
-    """
-    changes = [(image_deltas(target, path), scale) for path, scale in adapters]
-    _merge(image_layers(target), changes, dtype)
-    return [len(deltas) for deltas, _ in changes]
-
-
 def apply_motion_lora(motion: MotionModule, path: str | Path, scale: float = 1.0) -> int:
     """Merge a MotionLoRA into a motion module; returns the layers changed (a full v2 file: 168).
 
     Layers for a mid block that the module lacks are left out, with a warning that says so.
     """
-    return apply_motion_loras(motion, [(Path(path), scale)])[0]
+    return apply_loras(motion, [(Path(path), scale)])[0]
 
 
-def apply_motion_loras(
-    motion: MotionModule, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
+def apply_loras(
+    target: Any, adapters: Sequence[tuple[Path, float]], dtype: torch.dtype | None = None
 ) -> list[int]:
-    """Merge several MotionLoRAs, each with its scale; returns the layers changed by each.
+    """Merge several LoRAs, or MotionLoRAs into a motion module; returns the layers changed by each.
 
     Every weight is computed in fp32 and rounded once, to `dtype` (by default its own).
     """
-    changes = [(motion_deltas(motion, path), scale) for path, scale in adapters]
-    _merge(layers_of(motion), changes, dtype)
+    if isinstance(target, MotionModule):
+        layers: Layers = layers_of(target)
+        changes = [(motion_deltas(target, path), scale) for path, scale in adapters]
+    else:
+        layers = image_layers(target)
+        changes = [(image_deltas(target, path), scale) for path, scale in adapters]
+    _merge(layers, changes, dtype)
     return [len(deltas) for deltas, _ in changes]
 
 
