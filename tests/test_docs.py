@@ -5,6 +5,8 @@ import re
 import runpy
 import shlex
 import sys
+import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from setuptools.config.pyprojecttoml import read_configuration
 from typer.main import get_command
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import job_from_options
+from animatediff_core.jobs import job_from_options, parse_prompts
+from animatediff_core.training.config_file import load_train_config
 from cli import render
 from cli.app import app
 from cli.generate import _tell
@@ -109,6 +112,27 @@ def test_the_command_line_reads_every_command_of_the_documents():
             program.commands[name].make_context(name, arguments)
             known += 1
     assert known > 40
+
+
+def test_every_yaml_block_of_the_documents_is_read(tmp_path):
+    (tmp_path / "other.yaml").write_text("jobs: [a ball]")
+    found = Counter()
+    for page in PAGES:
+        for block in re.findall(r"^ *```yaml\n(.*?)^ *```", page.read_text("utf-8"), re.S | re.M):
+            text = textwrap.dedent(block)
+            content = yaml.safe_load(text)
+            if "stage" in content:
+                (tmp_path / "train.yaml").write_text(text)
+                load_train_config(tmp_path / "train.yaml")
+            elif "jobs" in content:
+                assert parse_prompts(text, page.name, tmp_path)
+            else:  # settings of a job, and of the file
+                model = {key: content.pop(key) for key in {"preset", "camera"} & content.keys()}
+                part = json.dumps({**model, "defaults": content, "jobs": ["a ball"]})
+                assert parse_prompts(part, page.name, tmp_path)
+            found["stage" in content] += 1
+    assert found[False] > 15
+    assert found[True] > 2
 
 
 def test_the_program_runs_as_a_module(capsys, monkeypatch):
