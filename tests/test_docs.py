@@ -1,5 +1,6 @@
 """The documentation: navigation, links, images, and what pages quote from the program."""
 
+import ast
 import json
 import re
 import runpy
@@ -94,6 +95,31 @@ def test_the_json_of_generate_has_the_documented_keys(capsys, monkeypatch):
     page = (DOCS / "json.md").read_text("utf-8")
     assert json.dumps(made) in page
     assert failed == {"name": "ball", "seed": 1, "path": None, "error": "no memory"}
+
+
+def json_keys(file: Path) -> set[str]:
+    """Keys of the records that a command prints with --json."""
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    printed = [call for call in calls if ast.unparse(call.func) == "render.result"]
+    printed += [
+        node.value for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign) and node.value
+        if ast.unparse(getattr(node, "target", None) or node.targets[0]) in ("record", "paths")
+    ]  # fmt: skip
+    dicts = [one for node in printed for one in ast.walk(node) if isinstance(one, ast.Dict)]
+    return {key.value for one in dicts for key in one.keys if isinstance(key, ast.Constant)}
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "cli").glob("*.py")), ids=lambda file: file.stem)
+def test_every_json_key_is_documented(file):
+    page = (DOCS / "json.md").read_text("utf-8")
+    assert {key for key in json_keys(file) if f"`{key}`" not in page} == set()
+
+
+def test_the_keys_of_a_dry_run_are_found():
+    assert json_keys(ROOT / "cli" / "generate.py") == {
+        "error", "memory", "motion", "name", "path", "seed",
+    }  # fmt: skip
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -4,22 +4,28 @@ Expected values are Pillow's where a mode is its own, else those of ffmpeg's pro
 file (`ffmpeg -i FILE -vf scale=iw*sar:ih -pix_fmt rgb24`, which turns and mirrors by itself).
 """
 
+import json
 import os
 import struct
 import zlib
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from animatediff_core.conditions import KINDS
+from animatediff_core.conditions.images import mask_of
 from animatediff_core.errors import MediaError
+from animatediff_core.jobs import parse_prompts
 from animatediff_core.media import rgb
 from animatediff_core.media.image import read_image
 from animatediff_core.media.image_source import ImageSource, check_images, read_images
 from animatediff_core.media.video import open_video
+from animatediff_core.training.clips import list_clips, read_pixels
 
 INPUTS = Path(__file__).parent / "inputs"
 COLOURS = {"R": (250, 10, 20), "G": (10, 240, 30), "B": (20, 30, 230), "Y": (200, 200, 60)}
@@ -582,3 +588,41 @@ def test_even_steps_and_plain_names_have_no_gaps(tmp_path, caplog, names):
         Image.new("RGB", (2, 2)).save(tmp_path / name)
     check_images(ImageSource(tmp_path, (0,), (2, 2)))
     assert caplog.messages == []
+
+
+def test_every_condition_reads_its_masks_as_masks(tmp_path):
+    black = {"path": str(INPUTS / "mask_alpha_black.png")}
+    wanted = {
+        "prompt": "x",
+        "width": 64,
+        "height": 64,
+        "frames": 1,
+        "start": {"images": black, "mask": black},
+        "regions": [{"prompt": "y", "mask": black}],
+        "ip_adapters": [{"path": "a", "encoder": "e", "images": black["path"], "mask": black}],
+    }
+    (job,) = parse_prompts(json.dumps({"jobs": [wanted]}), "p.json", tmp_path)
+    sources = dict(found for kind in KINDS for found in kind.images(job))
+    assert {key: source.mask for key, source in sources.items()} == {
+        "start.images": False,
+        "start.mask": True,
+        "regions[0].mask": True,
+        "ip_adapters[0].images[0]": False,
+        "ip_adapters[0].mask": True,
+    }
+    model = SimpleNamespace(base=SimpleNamespace(vae_scale_factor=8))
+    mask = mask_of(job.start.mask, job, model, (64, 64))[0, 0, 0]
+    assert mask[[0, 3], [0, 3]].tolist() == [0, 1]
+
+
+def test_training_reads_as_conditions_do(tmp_path):
+    for name in ("a", "._a"):
+        (tmp_path / f"{name}.mp4").write_bytes((INPUTS / "cut2.mp4").read_bytes())
+    (tmp_path / "a.txt").write_text("a caption")
+    data = SimpleNamespace(video_folder=tmp_path, csv_path=None)
+    (clip,) = list_clips(SimpleNamespace(data=data, stage="motion"))
+    assert read_pixels(clip.path, (64, 96)).shape == (16, 3, 64, 96)
+    photo = read_pixels(INPUTS / "exif6.jpg", (96, 64))[0]
+    assert (photo.permute(1, 2, 0)[5, 58] * 127.5 + 127.5).round().tolist() == [200, 30, 30]
+    depth = read_pixels(INPUTS / "depth16.png", (64, 64))
+    assert (depth.min().item(), depth.max().item()) == (-1, 1)

@@ -3,7 +3,8 @@
 from . import Table
 
 MUTANTS: Table = {
-    ("conditions/images.py", "conditions"): [
+    ("conditions/images.py", "conditions readers"): [
+        ("job, size, mask=True)", "job, size)"),
         ("spread(job.frames, images.first, images.every)", "spread(job.frames, 0, 1)"),
         (
             "permute(3, 0, 1, 2).unsqueeze(0).float() / 255",
@@ -100,7 +101,8 @@ MUTANTS: Table = {
         ("if source is None and keyframes.strength < 1:", "if keyframes.strength < 1:"),
         ("if source is None and keyframes.strength < 1:", "if source is None:"),
     ],
-    ("conditions/start.py", "conditions"): [
+    ("conditions/start.py", "conditions readers"): [
+        ("images_source(job.start.mask, job, mask=True)", "images_source(job.start.mask, job)"),
         ("source=video, known=known", "source=video, known=None"),
         ("source=video, known=known", "source=None, known=known"),
     ],
