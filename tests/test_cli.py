@@ -98,7 +98,7 @@ WRONG = {
     "typo": (["typo.yaml"], "did you mean prompt?"),
     "size": (["--prompt", "x", "-W", 65], "width: 65 is no multiple of 4, as the VAE needs; use"),
     "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; set window.length (-C) to 16"),
-    "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "no scheduler 'dimm'; did you mean ddim?"),
+    "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "scheduler 'dimm'; did you mean ddim?"),
     "motion alone": (["--prompt", "x", "--motion", "m.ckpt"], "--motion needs --base"),
     "no base": (["--prompt", "x", "--base", "./nowhere"], "./nowhere: no such base model"),
     "hub": (["--prompt", "x", "--base", "some/model", "--offline"], "--offline is set"),

@@ -122,9 +122,9 @@ def test_the_keys_of_a_dry_run_are_found():
     }  # fmt: skip
 
 
-def commands(page: Path) -> list[list[str]]:
+def commands(text: str) -> list[list[str]]:
     """The arguments of each animatediff command in a page's blocks."""
-    blocks = re.findall(r"^ *```(?:sh|console)\n(.*?)^ *```", page.read_text("utf-8"), re.S | re.M)
+    blocks = re.findall(r"^ *```(?:sh|console)\n(.*?)^ *```", text, flags=re.S | re.M)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     plain = [re.sub(r"^\$ |^[A-Z_]+=\S+ | >.*| 2>.*", "", line) for line in lines]
     words = [shlex.split(line, comments=True) for line in plain]
@@ -134,7 +134,7 @@ def commands(page: Path) -> list[list[str]]:
 def test_the_command_line_reads_every_command_of_the_documents():
     program, known = get_command(app), 0
     for page in PAGES:
-        for name, *arguments in commands(page):
+        for name, *arguments in commands(page.read_text("utf-8")):
             program.commands[name].make_context(name, arguments)
             known += 1
     assert known > 40
@@ -159,6 +159,16 @@ def test_every_yaml_block_of_the_documents_is_read(tmp_path):
             found["stage" in content] += 1
     assert found[False] > 15
     assert found[True] > 2
+
+
+@pytest.mark.slow
+def test_the_walk_of_the_readme_runs_as_printed(command):
+    _, _, text = (ROOT / "README.md").read_text("utf-8").partition("## Train, inject, generate")
+    printed = commands(text.partition("\n## ")[0])
+    assert [name for name, *_ in printed] == ["examples", "train", "inject", "generate"]
+    for arguments in printed:
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_program_runs_as_a_module(capsys, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import new_motion, new_unet
+from conftest import ROOT, new_motion, new_unet
 from diffusers import LatentConsistencyModelPipeline
 from diffusers.models import UNet2DConditionModel
 from hollow import write_hollow
@@ -11,6 +11,7 @@ from small_model import LEVELS, write_model
 
 from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.adapters.identify import identify
+from animatediff_core.checkpoints import published
 from animatediff_core.checkpoints.file_report import require
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.sd_names import unet_names
@@ -70,6 +71,12 @@ def test_a_published_kind_is_named_and_never_unknown(tmp_path, name):
     with pytest.raises(CheckpointError, match=r"^\S+: is ") as error:
         require(identify(path), "loras", path)
     assert str(error.value).startswith(f"{path}: is {KINDS[name]}")
+
+
+def test_the_documentation_lists_every_kind():
+    page = (ROOT / "docs" / "files.md").read_text("utf-8")
+    for kind, _, note in published._KINDS:
+        assert f"| {kind} | {note} |" in page
 
 
 def test_a_hypernetwork_and_a_tensor_alone_are_named(tmp_path):

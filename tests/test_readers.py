@@ -499,6 +499,9 @@ def test_frames_are_counted_where_the_header_is_wrong_or_silent(tmp_path):
         ("fifo.mp4", None, "is not a file; name a file"),
         ("fifo.png", None, "is not a file; name a file"),
         ("http://127.0.0.1:9/a.mp4", None, "no such video; check the path"),
+        ("a" * 300 + ".png", None, "no such image; check the path"),
+        ("a" * 300 + ".mp4", None, "no such video; check the path"),
+        ("a\0.png", None, "no such image; check the path"),
     ],
 )
 def test_only_files_of_known_formats_are_opened(tmp_path, name, content, message, capfd):

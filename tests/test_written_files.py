@@ -59,6 +59,13 @@ def test_a_motion_file_has_the_positions_by_which_other_programs_tell_versions_a
         assert position.shape == (1, frames, 32)
         assert position[0, 2, :2].tolist() == pytest.approx([0.909297, -0.416147], abs=1e-5)
     assert load_motion_module(tmp_path / "m.safetensors").config == motion.config
+    motion.mid_block.motion_modules[0].temporal_transformer.transformer_blocks[0].attention_blocks[
+        0
+    ].positions = torch.ones(frames, 64)
+    save_motion_module(motion, tmp_path / "own.safetensors")
+    key = "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
+    table = load_file(tmp_path / "own.safetensors")[f"{key}.pos_encoder.pe"]
+    assert torch.equal(table, torch.ones(1, frames, 64))  # trained ones are never lost
 
 
 VERSIONS_ELSEWHERE = {

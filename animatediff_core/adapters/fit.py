@@ -71,7 +71,7 @@ def check_fit(
     placeholder token of an embedding, instead of its own."""
     path = local_path(source, _ROLES.get(key, "file"), offline=offline)
     report = identify(path)
-    if (key, report.kind) != ("vae", "base model"):  # whose VAE is used
+    if report.kind != "base model" or key not in ("unet", "vae"):  # whose own part is used
         require(report, key, source)
         if {report.family, base.family} <= FOLDERS.keys() and report.family != base.family:
             raise wrong_family(report, base.family, source, base.source)
@@ -105,7 +105,7 @@ def check_alone(report: FileReport, base: BaseModel | None) -> None:
         elif key == "motion" and report.version is not None:
             load_motion_module(path, dtype=None)
         elif base is not None and key in _LOADERS:
-            _LOADERS[key](base, path)
+            _LOADERS[key](with_own_words(base) if key == "embeddings" else base, path)
         elif isinstance(report, LoraInfo):
             read_lora(report)
         elif key == "ip_adapters":

@@ -94,8 +94,16 @@ def family_reading(width: int) -> str | None:
 
 def unet_shape(family: str) -> tuple[tuple[int, ...], int]:
     """Levels and text width of a family in the package."""
-    config = json.loads((CONFIGS / FOLDERS[family] / "unet" / "config.json").read_text("utf-8"))
+    config = part_config(family, "unet")
     return tuple(config["block_out_channels"]), int(config["cross_attention_dim"])
+
+
+def part_config(family: str, part: str) -> dict[str, Any]:
+    """The configuration of a part of a family in the package."""
+    config: dict[str, Any] = json.loads(
+        (CONFIGS / FOLDERS[family] / part / "config.json").read_text("utf-8")
+    )
+    return config
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,10 @@ def config_metadata(config: MotionConfig) -> dict[str, str]:
 
 
 def official_tensors(motion: MotionModule) -> dict[str, Tensor]:
-    """The weights by official name, and positions (1 f c) unless it is AnimateLCM."""
-    positions = {} if motion.config.version == "animatelcm" else stored_positions(motion)
-    return motion.state_dict() | positions
+    """The weights by official name, and positions (1 f c) unless it is AnimateLCM's own."""
+    own = any(getattr(part, "positions", None) is not None for part in motion.modules())
+    has_positions = own or motion.config.version != "animatelcm"
+    return motion.state_dict() | (stored_positions(motion) if has_positions else {})
 
 
 def own_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> dict[str, Tensor]:

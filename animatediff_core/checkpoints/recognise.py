@@ -13,6 +13,7 @@ from .families import (
     families_with,
     family_of,
     family_reading,
+    part_config,
     single_file_of,
     text_width,
     unet_layout,
@@ -143,10 +144,11 @@ def recognise_vae(file: WeightFile) -> FileReport | None:
     first = bare.get("decoder.conv_in.weight", ())
     if layout is None or len(first) != 4:
         return None
+    channels = part_config("SD1.5", "vae")["block_out_channels"][-1]
     return FileReport(
         path=file.path,
         kind="VAE",
-        family="SD1.5, SD2 or SDXL" if first[1] == 4 else "another family",
+        family="SD1.5, SD2 or SDXL" if first[:2] == (channels, 4) else "unknown",
         goes_in="vae",
         details={"layout": layout, "latents": f"{first[1]} channels"},
         file=file,

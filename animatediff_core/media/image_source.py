@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def check_images(source: ImageSource) -> None:
     if (span := span_of_stills(list(_places(source).values()))) is not None:
         message = "%s: grey values from %g to %g are read as 0 to 255"
         log.warning(message, source.path, *span)
-    if source.path.is_dir() and (gap := _gap(_files(source.path))):
+    if isdir(source.path) and (gap := _gap(_files(source.path))):
         log.warning("%s: numbers are missing after %s; images are used in order", source.path, gap)
 
 
@@ -85,7 +86,7 @@ def spread(frames: int, first: int, every: float) -> tuple[int, ...]:
 
 
 def _is_film(path: Path) -> bool:
-    return not is_image(path) and not path.is_dir()
+    return not is_image(path) and not isdir(path)
 
 
 def _images(source: ImageSource) -> Iterator[tuple[Path, np.ndarray]]:
@@ -104,7 +105,7 @@ def _images(source: ImageSource) -> Iterator[tuple[Path, np.ndarray]]:
 def _places(source: ImageSource) -> dict[int, Place]:
     """By number, ascending, where an image of a folder or image file is."""
     numbers = sorted(set(source.numbers))
-    if source.path.is_dir():
+    if isdir(source.path):
         files = _files(source.path)
         _check_count(source, len(files))
         return {number: (files[number], 0) for number in numbers}

@@ -1,5 +1,6 @@
 """Image and film files, opened: listed formats and local files only, errors in one line."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -94,8 +95,8 @@ def open_film(path: Path) -> "av.container.InputContainer":
 
 def check_file(path: Path, kind: str) -> None:
     """MediaError unless the path is an ordinary file."""
-    if not path.is_file():
-        if path.exists():
+    if not os.path.isfile(path):  # Path.is_file raises for names that no disk can hold
+        if os.path.exists(path):
             raise MediaError(f"{path}: is not a file; name a file of this computer")
         raise MediaError(f"{path}: no such {kind}; check the path")
 

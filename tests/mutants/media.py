@@ -43,7 +43,7 @@ MUTANTS: Table = {
         ("Image.open(path, formats=FORMATS)", "Image.open(path)"),
         ("width * height > MAX_PIXELS", "False"),
         ('"format_whitelist": _FILMS', '"x": ""'),
-        ("if not path.is_file():", "if not path.exists():"),
+        ("if not os.path.isfile(path):", "if not os.path.exists(path):"),
         ('warnings.simplefilter("ignore")', "pass"),
         (
             "    except Image.DecompressionBombError as error:",
