@@ -49,7 +49,9 @@ Preset = Annotated[
 Repeats = Annotated[
     int, typer.Option("-r", "--repeats", min=1, help="Clips for each job, seeds counting up.")
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the clips.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder for the clips, or the file of one clip.")
+]
 Root = Annotated[
     Path | None, typer.Option(help="Where the paths of other programs' prompt files begin.")
 ]

@@ -182,6 +182,12 @@ class Job(Record):
         self._origin = origin
         return self
 
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the clip in pixels, after `upscale`."""
+        scale = 1.0 if self.upscale is None else self.upscale.scale
+        return round(self.width * scale), round(self.height * scale)
+
     def misfits(self) -> Iterator[Problem]:
         counted, problems = _counted(self, self.frames)
         self.__dict__.update(dict(counted))  # before anybody else has the job

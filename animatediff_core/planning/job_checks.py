@@ -1,6 +1,7 @@
 """Checks of a job's text, sampler, sizes and length before anything is loaded."""
 
 import math
+import re
 from collections.abc import Iterator
 from functools import partial
 
@@ -38,6 +39,15 @@ def model_checks(job: Job, model: FoundModel) -> Iterator[Check]:
         yield "motion_positions", partial(_check_positions, job, model)
     else:
         yield "", partial(_check_length, job, model)
+
+
+def knows_no_word(job: Job, model: FoundModel) -> bool:
+    """Whether the text encoders have no token for any word of three letters or more."""
+    words = {
+        word for text in job.prompt.values() for word in re.findall(r"[a-z]{3,}", text.lower())
+    }
+    known = [tokenizer.get_vocab() for tokenizer in model.base.tokenizers]
+    return bool(words) and not any(f"{word}</w>" in vocab for word in words for vocab in known)
 
 
 def _check_scheduler(job: Job, model: FoundModel) -> None:
