@@ -376,7 +376,8 @@ CONTROL = "[{path: c, images: film, strength: 0.5, start: 0.25, end: 0.75, weigh
 OTHERS = {
     "name": "x", "prompt": "{0: b, 3: c}", "negative_prompt": "d", "travel": "slerp",
     "travel_loop": "true", "clip_skip": 2, "seed": 18446744073709551615, "base": "other",
-    "variant": "fp16", "unet": "u.safetensors", "motion": "m.ckpt", "motion_version": "v1", "vae": "v.safetensors",
+    "variant": "fp16", "unet": "u.safetensors", "motion": "m.ckpt", "motion_version": "v1",
+    "vae": "v.safetensors",
     "prediction_type": "v_prediction", "loras": "[{path: l, scale: 0.5}, {path: n, scale: -1}]",
     "motion_loras": "[{path: ml, scale: 0.5}]",
     "embeddings": "[{path: e.pt, word: w}]",
