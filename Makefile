@@ -9,7 +9,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools -e . pytest pytest-xdist ruff mypy types-PyYAML scikit-video
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools -e . pytest pytest-xdist ruff mypy types-PyYAML types-psutil scikit-video pyte
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -12,6 +12,7 @@ from animatediff_core.errors import AnimateDiffError
 
 from . import render
 from .deferred import defer_imports
+from .options import without_aliases
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -27,7 +28,11 @@ class _Help:
 
 
 class _Command(_Help, TyperCommand):
-    """A command of the app."""
+    """A command of the app, which takes the names of options of other programs too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {name for one in self.get_params(ctx) for name in one.opts}
+        return super().parse_args(ctx, without_aliases(args, known))
 
 
 class _Group(_Help, TyperGroup):
@@ -60,7 +65,6 @@ def _terminate(number: int, frame: object) -> NoReturn:
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Turn any Stable Diffusion model into an animation generator.",
 )

@@ -16,9 +16,9 @@ from animatediff_core.jobs import (
 
 from . import options, render
 from .deferred import importing, will_compile
+from .progress import RunProgress, bars
 
 if TYPE_CHECKING:
-    from animatediff_core.planning.jobs import Planned
     from animatediff_core.runs.generate import Result
 
 
@@ -46,6 +46,9 @@ def generate(
     render.configure(quiet=quiet, as_json=json, debug=debug)
     if compile_:
         will_compile()
+    if is_file := _is_file(output):
+        kind = output.suffix.lower().removeprefix(".")
+        settings = {**settings, "output.format": kind, "output.name": output.stem}
     over = parse_settings(settings, set_ or [])
     if prompt is None:
         jobs, problems = _from_file(prompt_file, preset, over, repeats, root)
@@ -58,11 +61,17 @@ def generate(
         with problems.collecting():
             plan(jobs, offline=offline)
         problems.check()
-    how = {"low_vram": low_vram, "compiled": compile_}
-    if dry_run:
-        _show(jobs, output, device, dtype, how, offline)
-    else:
-        _run(jobs, output, device, dtype, {**how, "offline": offline})
+    if is_file:
+        _check_file(output, len(jobs))
+        output = output.parent
+    how = {"low_vram": low_vram, "compiled": compile_, "offline": offline}
+    if prompt is not None and preset is None and "base" not in over:
+        render.note(
+            "no --base or --preset: the bundled model is used, which draws coloured shapes; "
+            "`animatediff inspect --presets` lists others"
+        )
+    make = _show if dry_run else _run
+    make(jobs, output, device, dtype, how)
 
 
 def _from_prompt(
@@ -106,81 +115,75 @@ def _from_file(
     return valid_jobs(path, text=text, root=root, overrides=over, repeats=repeats)
 
 
+def _is_file(output: Path) -> bool:
+    """Whether -o names a clip's file, not a folder."""
+    kind = output.suffix.lower().removeprefix(".")
+    return kind in FORMATS and kind != "png" and not output.is_dir()
+
+
+def _check_file(output: Path, count: int) -> None:
+    """AnimateDiffError if `count` clips cannot become this file."""
+    if count != 1:
+        raise AnimateDiffError(
+            f"-o {output}: is one file, but {count} clips would be made; name a folder"
+        )
+    if output.exists():
+        raise AnimateDiffError(f"-o {output}: exists already; delete it, or choose another name")
+
+
 def _show(
     jobs: list[Job],
     output: Path,
     device: str | None,
     dtype: str | None,
     how: dict[str, bool],
-    offline: bool,
 ) -> None:
     """Print the clips that would be made, and the memory that they need."""
     with importing():
-        from animatediff_core.planning.jobs import plan
-        from animatediff_core.planning.memory import need_of
-        from animatediff_core.runs.generate import check_machine
-        from animatediff_core.sampling.device import choose
+        from animatediff_core.runs.generate import plan_run
 
-    check_machine(device, dtype, **how)
-    planned = plan(jobs, offline=offline)
-    kinds = [choose(device, dtype, fast=one.job.fast > 0)[1] for one in planned]
-    needs = [need_of(one, kind).peak for one, kind in zip(planned, kinds, strict=True)]
-    _show_plan(planned, needs, output)
-
-
-def _show_plan(planned: "list[Planned]", bytes_needed: list[int], output: Path) -> None:
-    for one, peak in zip(planned, bytes_needed, strict=True):
-        job = one.job
+    rows = []
+    for clip in plan_run(jobs, output, device, dtype, **how):
+        job, motion, peak = clip.job, clip.found.motion_path, clip.need.peak
         path = f"{output / output_name(job)}{job.output.suffix}"
-        record = {
-            "path": path,
-            **job_settings(job),
-            "motion": str(one.found.motion_path),
-            "memory": peak,
-        }
+        record = {"path": path, **job_settings(job), "motion": str(motion), "memory": peak}
         render.result(path, record)
-    rows = [
-        (
-            p.job.name,
-            str(p.job.seed),
-            next(iter(p.job.prompt.values()))[:60],
-            p.job.base,
-            p.found.motion_path.name,
-            f"{p.job.frames} x {p.job.width} x {p.job.height}",
-            str(p.job.steps),
-            f"{peak / 1e9:.1f} GB",
-        )
-        for p, peak in zip(planned, bytes_needed, strict=True)
-    ]
-    columns = ("job", "seed", "prompt", "base", "motion", "frames", "steps", "memory")
-    render.table(f"{len(rows)} clips would be made", columns, rows)
+        size = f"{job.frames} x {job.width} x {job.height}"
+        rows.append((job.name, job.base, motion.name, size, job.steps, f"{peak / 1e9:.1f} GB"))
+    widths = {
+        "job": 16,
+        "base model": 12,
+        "motion module": 13,
+        "frames": 15,
+        "steps": 5,
+        "memory": 7,
+    }
+    render.table(f"clips that would be made: {len(rows)}", widths, rows)
 
 
 def _run(
     jobs: list[Job], output: Path, device: str | None, dtype: str | None, how: dict[str, bool]
 ) -> None:
     with importing():
-        from animatediff_core.runs.generate import JobStep, Loading, Result, run
+        from animatediff_core.runs.generate import JobStep, Loading, Result, Writing, run
 
     errors: list[AnimateDiffError] = []
-    with render.progress() as bars:
-        total = bars.add_task("clips", total=len(jobs), info="")
-        steps = bars.add_task("steps", total=None, info="")
+    with bars() as shown:
+        progress = RunProgress(shown, len(jobs))
         for event in run(jobs, output_dir=output, device=device, dtype=dtype, **how):
             if isinstance(event, Loading):
-                bars.update(steps, description="loading", info=event.source, completed=0)
+                render.note(
+                    f"model: {event.source}, {event.num_parameters / 1e6:,.0f} million parameters, "
+                    f"{event.dtype} on {event.device}"
+                )
+                progress.loading(event.source)
             elif isinstance(event, JobStep):
                 info = event.info
-                done = info.step + info.window / info.windows
-                bars.update(
-                    steps,
-                    description="steps",
-                    total=info.steps,
-                    completed=done,
-                    info=event.job.name,
-                )
+                progress.step(event.job.name, info.step + info.window / info.windows, info.steps)
+            elif isinstance(event, Writing):
+                progress.writing()
             elif isinstance(event, Result):
-                bars.advance(total)
+                progress.finished()
                 _tell(event, errors)
     if errors:
         lost = [error for error in errors if isinstance(error, SurroundingsError)]

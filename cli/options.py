@@ -10,19 +10,23 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import Adapter, Embedding, Job, Move, WindowSchedule, setting
-from animatediff_core.jobs.reading import described
+from animatediff_core.jobs import Adapter, Embedding, Job, preset_names, setting
+
+_MACHINE, _RUN = "Machine", "Run"
+"""Titles of groups of options in the help."""
 
 
-def flag(*names: str, help: str) -> Any:
+def flag(*names: str, help: str, panel: str | None = _RUN) -> Any:
     """An option that is on or off; the help shows no type for it."""
-    return typer.Option(*names, help=help, metavar="")
+    return typer.Option(*names, help=help, metavar="", rich_help_panel=panel)
 
 
-Offline = Annotated[bool, flag("--offline", help="Never ask the hub; use what is cached.")]
-DryRun = Annotated[
-    bool, flag("--dry-run", help="Check everything and say what would happen; write nothing.")
-]
+def _presets() -> list[str]:
+    return preset_names()
+
+
+Offline = Annotated[bool, flag("--offline", help="Never ask the hub; use its cached files.")]
+DryRun = Annotated[bool, flag("--dry-run", help="Check everything and show the plan.")]
 Json = Annotated[bool, flag("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, flag("--quiet", "-q", help="Only results and errors.")]
 Debug = Annotated[bool, flag("--debug", help="Show the stack if something fails.")]
@@ -31,35 +35,58 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any setting of a job, for instance free_init.iterations=3, output.max_size=2MB, "
-        "keyframes.images=first.png or motion_strength=0.8; may be repeated.",
+        help="Any setting, e.g. output.crf=20; repeatable.",
     ),
 ]
 PromptFile = Annotated[
     str | None,
-    typer.Argument(
-        help="Prompt file (YAML, or another program's), or a clip to make again; - is standard "
-        "input."
+    typer.Argument(metavar="FILE", help="Prompt file, or a clip to make again; - is stdin."),
+]
+Prompt = Annotated[
+    str | None, typer.Option("--prompt", metavar="TEXT", help="What to show, without a file.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Model with settings (inspect --presets).",
+        autocompletion=_presets,
     ),
 ]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="What to show, without a file.")]
-Preset = Annotated[
-    str | None, typer.Option(help="Model with its settings (see inspect --presets).")
-]
 Repeats = Annotated[
-    int, typer.Option("-r", "--repeats", min=1, help="Clips for each job, seeds counting up.")
+    int,
+    typer.Option("-r", "--repeats", metavar="N", min=1, help="Clips a job, seeds counting up."),
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the clips.")]
+Output = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="PATH", help="Folder, or the file of one clip."),
+]
 Root = Annotated[
-    Path | None, typer.Option(help="Where the paths of other programs' prompt files begin.")
+    Path | None,
+    typer.Option(metavar="PATH", help="Where other programs' paths begin."),
 ]
-Device = Annotated[str | None, typer.Option("-d", "--device", help="cuda, cuda:1, mps or cpu.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="fp32, fp16, bf16; on CUDA tf32.")]
-LowVram = Annotated[
-    bool, flag("--low-vram", help="Least memory: weights wait in main memory, slower.")
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "-d",
+        "--device",
+        metavar="NAME",
+        help="cuda, cuda:1, mps or cpu.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="fp32, fp16, bf16; on CUDA also tf32.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+LowVram = Annotated[bool, flag("--low-vram", help="Least memory; slower.", panel=_MACHINE)]
 Compile = Annotated[
-    bool, flag("--compile", help="Compile the model first: minutes once, then faster.")
+    bool, flag("--compile", help="Compile the model; minutes once.", panel=_MACHINE)
 ]
 
 MODEL = ("base", "variant", "motion", "motion_version", "unet", "vae", "prediction_type", "loras",
@@ -84,16 +111,42 @@ _PANELS = dict.fromkeys((*MODEL, "camera"), "Model") | {
     "guidance_scale": "Sampling", "fast": "Sampling", "scheduler": "Sampling",
 }  # fmt: skip
 """Titles of the groups of options in the help; the others are of the clip."""
-_METAVARS = {"camera.moves": "MOVE[:SCALE]", "embeddings": "PATH[:WORD]"}
+_METAVARS = {
+    "camera.moves": "MOVE[:SCALE]", "embeddings": "PATH[:WORD]", "loras": "PATH[:SCALE]",
+    "motion_loras": "PATH[:SCALE]", "base": "MODEL", "motion": "MODULE", "seed": "N",
+    "scheduler": "NAME", "output.format": "NAME", "negative_prompt": "TEXT",
+}  # fmt: skip
 _HELP = {
-    "camera.moves": f"Camera move for a v2 motion module: {described(Move)}",
-    "window.schedule": f"How windows move from step to step: {described(WindowSchedule)}",
-    "window.stride": "Windows also over frames 2, 4, ... 2**N apart; default: 0, neighbours only. "
-    "(In a prompt file window.stride is one more: the number of such scales.)",
+    "base": "Folder, file, hub id or preset's.",
+    "variant": "Weights of this name, e.g. fp16.",
+    "motion": "File, folder or ORG/REPOSITORY/FILE.",
+    "motion_version": "v1, v2, v3, ..., if unclear.",
+    "unet": "In place of the base model's UNet.",
+    "vae": "In place of the base model's VAE.",
+    "prediction_type": "epsilon, v_prediction or sample.",
+    "loras": "LoRA; repeatable.",
+    "motion_loras": "MotionLoRA; repeatable.",
+    "camera.moves": "zoom-in, pan-left, ...; repeatable.",
+    "embeddings": "Textual inversion; repeatable.",
+    "window.length": "Frames denoised together.",
+    "window.overlap": "Frames that neighbours share.",
+    "window.stride": "Also frames 2, 4, ... 2**N apart.",
+    "window.schedule": "standard_static, ..., looped_uniform.",
+    "window.fuse": "pyramid, flat or overlap_linear.",
+    "fast": "0 (the exact clip) to 3 (the fastest).",
     "seed": "0 to 2**64-1; -1 or none draws one.",
     "negative_prompt": "What not to show.",
+    "output.fps": "Frames a second.",
+    "output.format": "gif, mp4, webm, webp, apng or png.",
 }
-"""Help of options that mean less than the setting, or count otherwise."""
+"""Help of one line; docs/commands.md has the full text of each setting."""
+ALIASES = {
+    "--cfg": "--guidance", "--cfg-scale": "--guidance", "--guidance-scale": "--guidance",
+    "--num-frames": "--frames", "--video-length": "--frames", "--sampler": "--scheduler",
+    "--negative-prompt": "--negative", "--num-inference-steps": "--steps",
+    "--context-length": "--window", "--embeddings": "--embedding", "--loras": "--lora",
+}  # fmt: skip
+"""Names that options have in other programs."""
 
 Command = Callable[..., None]
 
@@ -122,30 +175,37 @@ def of_job(*keys: str) -> Callable[[Command], Command]:
 
 
 def _parameter(key: str) -> inspect.Parameter:
-    """The option of a setting, with the type and the help of its declaration."""
+    """The option of a setting, with the type of its declaration."""
     declared = setting(Job, key)
-    kind, text, metavar = declared.kind, _HELP.get(key, declared.meaning), None
-    if get_origin(kind) is Literal:
-        default = "" if declared.default is None else f"; default: {declared.default}"
-        named = all(choice in text for choice in get_args(kind))
-        text = f"{text.rstrip('.')}{'' if named else f': {declared.type}'}{default}."
-    elif declared.is_list:
-        text = f"{text.rstrip('.')}; may be repeated."
-        metavar = _METAVARS.get(key, "PATH[:SCALE]")
+    kind = list[str] if declared.is_list else declared.kind
+    number = None if key == "seed" else {int: "N", float: "X"}.get(kind)  # a seed may be none
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
     option = typer.Option(
         *_FLAGS[key],
-        help=text,
-        metavar=metavar,
+        help=_HELP.get(key, declared.meaning),
+        metavar=_METAVARS.get(key, number or ("NAME" if choices else "TEXT")),
         min=0 if key == "window.stride" else None,
         rich_help_panel=_PANELS.get(key.split(".")[0], "Clip"),
+        autocompletion=(lambda: list(choices)) if choices else None,
     )
-    kind = list[str] if declared.is_list else (kind if kind in (int, float) else str)
     return inspect.Parameter(
         key.replace(".", "_"),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[kind | None, option],
+        annotation=Annotated[(kind if declared.is_list or number else str) | None, option],
     )
+
+
+def without_aliases(arguments: list[str], known: set[str]) -> list[str]:
+    """A command line with this program's names of options, where the command has these."""
+    renamed: list[str] = []
+    for number, text in enumerate(arguments):
+        if text == "--":
+            return renamed + arguments[number:]
+        name, equals, value = text.partition("=")
+        own = ALIASES.get(name, name)
+        renamed.append(f"{own if own in known else name}{equals}{value}")
+    return renamed
 
 
 def _value(key: str, value: Any) -> Any:

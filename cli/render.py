@@ -7,23 +7,21 @@ there is nothing but errors and results.
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+from animatediff_core.errors import printable
+
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @dataclass
@@ -36,6 +34,8 @@ class Settings:
 
 
 settings = Settings()
+_bars: list[Progress] = []
+"""The bars on the terminal."""
 
 
 def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False) -> None:
@@ -53,49 +53,47 @@ def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}", always=True)
+        note(printable(f"{record.levelname.lower()}: {record.getMessage()}"), always=True)
 
 
 def error(message: str) -> None:
     """Say what went wrong, also when quiet."""
     for line in message.splitlines():
-        console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {line}", style="red", soft_wrap=True)
 
 
 def note(message: str, *, always: bool = False) -> None:
     """Tell a person at a terminal something that no script needs; `always`: logs too."""
     if always or (console.is_terminal and not settings.quiet):
-        console.print(message, markup=False, soft_wrap=True)
+        console.print(message, soft_wrap=True)
 
 
 def result(text: str, record: Mapping[str, object] | None = None) -> None:
     """One result line on stdout: the text, or with --json the record."""
-    typer.echo(json.dumps(record) if settings.json and record is not None else text)
+    line = json.dumps(record) if settings.json and record is not None else text
+    if _bars and sys.stdout.isatty():  # the bars are on the same terminal: above them
+        console.out(line, highlight=False)
+    else:
+        typer.echo(line)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for a person at a terminal, on stderr."""
-    if settings.quiet or not console.is_terminal:
+def table(title: str, widths: Mapping[str, int], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stderr, with columns of these widths; long texts end in an ellipsis."""
+    if settings.quiet or settings.json:
         return
-    drawn = Table(*columns, title=title, title_justify="left")
+    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column, width in widths.items():
+        drawn.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(str(value)) for value in row))
     console.print(drawn)
 
 
 @contextmanager
-def progress(what: str = "") -> Iterator[Progress]:
-    """Bars on a terminal, nothing elsewhere."""
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[info]}"),
-        console=console,
-        transient=True,
-        disable=settings.quiet or not console.is_terminal,
-    )
-    with bars:
-        yield bars
+def above(bars: Progress) -> Iterator[None]:
+    """Print results above these bars, if they share the terminal with stdout."""
+    _bars.append(bars)
+    try:
+        yield
+    finally:
+        _bars.pop()

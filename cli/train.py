@@ -9,6 +9,7 @@ from animatediff_core.errors import AnimateDiffError
 
 from . import options, render
 from .deferred import importing
+from .progress import bars
 
 if TYPE_CHECKING:
     from animatediff_core.training.config import TrainConfig
@@ -55,20 +56,25 @@ def _run(config: "TrainConfig", output: Path, resume: bool, dry_run: bool, offli
         from animatediff_core.runs.train import Checked, Encoding, Prior, Skipped, Written, run
         from animatediff_core.training.loop import Step
 
-    with render.progress() as bars:
-        encoding = bars.add_task("latents", total=None, visible=False, info="")
-        prior = bars.add_task("prior images", total=None, visible=False, info="")
-        steps = bars.add_task("steps", total=config.max_train_steps, info="")
+    with bars() as shown:
+        encoding = shown.add_task("", total=None, visible=False)
+        prior = shown.add_task("", total=None, visible=False)
+        steps = shown.add_task("loading", total=config.max_train_steps)
         seconds = waited = 0.0
         for event in run(config, output, resume=resume, dry_run=dry_run, offline=offline):
             if isinstance(event, Step):
                 seconds, waited = seconds + event.seconds, waited + event.waited
-                info = f"loss {event.loss:.4f}  rate {event.learning_rate:.2g}"
-                bars.update(steps, completed=event.step, info=info)
-            elif isinstance(event, Encoding):
-                bars.update(encoding, visible=True, total=event.total, completed=event.done)
-            elif isinstance(event, Prior):
-                bars.update(prior, visible=True, total=event.total, completed=event.done)
+                text = f"step {event.step} of {config.max_train_steps}"
+                text += f"  loss {event.loss:.4f}  rate {event.learning_rate:.2g}"
+                shown.update(steps, completed=event.step, description=text)
+            elif isinstance(event, Encoding | Prior):
+                task, kind = (
+                    (prior, "prior image") if isinstance(event, Prior) else (encoding, "video")
+                )
+                text = f"{kind} {event.done} of {event.total}"
+                shown.update(
+                    task, visible=True, total=event.total, completed=event.done, description=text
+                )
             elif isinstance(event, Skipped):
                 render.note(f"skipped: {event.reason}", always=True)
             elif isinstance(event, Checked):

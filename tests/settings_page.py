@@ -9,6 +9,7 @@ from typer.main import get_command
 from animatediff_core.jobs import Job, prompt_schema, reference
 from animatediff_core.training.config import TrainConfig
 from cli.app import app
+from cli.options import ALIASES
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "settings.md"
@@ -49,8 +50,10 @@ def commands() -> str:
     """The page of all commands and their options."""
     lines = [
         "# Commands", "",
-        "`animatediff COMMAND --help` prints the same. [JSON and exit codes](json.md) says what "
-        "scripts read.", "",
+        "`animatediff COMMAND --help` prints the same. [Settings](settings.md) has the full text "
+        "of each setting, [JSON and exit codes](json.md) what scripts read.", "",
+        "Other programs' names work too: "
+        + ", ".join(f"`{name}` for `{own}`" for name, own in ALIASES.items()) + ".", "",
     ]  # fmt: skip
     for name, command in sorted(get_command(app).commands.items()):
         lines += [f"## {name}", "", " ".join((command.help or "").split()), ""]

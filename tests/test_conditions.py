@@ -629,8 +629,8 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"motion_strength": {"blocks": {"mid_block": 1}}}, {"mid_block": False, "version": "v3"},
          "motion_strength.blocks", "names mid_block"),
         ({"regions": [{"prompt": "a", "mask": "right.png"},
-                      {"prompt": {2: "b"}, "mask": "right.png"}]}, {},
-         "regions[1].prompt", "must have a text for frame 0"),
+                      {"prompt": {2: "b AND c"}, "mask": "right.png"}]}, {},
+         "regions[1].prompt[2]", "the prompt holds 'AND'"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_fails_one_check_which_names_its_setting(

@@ -7,6 +7,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from textwrap import dedent, indent
 
 import pytest
 import settings_page
@@ -16,7 +17,7 @@ from setuptools.config.pyprojecttoml import read_configuration
 from typer.main import get_command
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import job_from_options
+from animatediff_core.jobs import job_from_options, parse_prompts
 from cli import render
 from cli.app import app
 from cli.generate import _tell
@@ -135,6 +136,30 @@ def test_the_command_line_reads_every_command_of_the_documents():
             program.commands[name].make_context(name, arguments)
             known += 1
     assert known > 40
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    blocks = re.findall(r"^( *```yaml\n.*?)^ *```", page.read_text("utf-8"), flags=re.S | re.M)
+    return [dedent(block).partition("\n")[2] for block in blocks]
+
+
+@pytest.mark.parametrize("page", [*filter(yaml_blocks, PAGES)], ids=lambda page: page.stem)
+def test_every_yaml_block_is_read(page, tmp_path):
+    """Prompt files, training files, and fragments, which are settings of a job one by one."""
+    from animatediff_core.training.config_file import load_train_config
+
+    (tmp_path / "other.yaml").write_text("jobs: [x]")
+    for block in yaml_blocks(page):
+        if "stage:" in block:
+            (tmp_path / "training.yaml").write_text(block)
+            load_train_config(tmp_path / "training.yaml")
+            continue
+        whole = "jobs:" in block
+        for one in [block] if whole else re.split(r"\n(?=\w)", block):
+            file_key = one.startswith(("preset", "matrix"))
+            above = "" if whole or file_key else "defaults:\n"
+            text = above + indent(one, " " if above else "") + ("" if whole else "\njobs: [x]")
+            assert parse_prompts(text, page.name, tmp_path)
 
 
 @pytest.mark.slow

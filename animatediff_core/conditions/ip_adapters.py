@@ -125,9 +125,8 @@ def _embeddings(adapter: IPAdapter, job: Job, model: LoadedModel) -> tuple[Tenso
         lambda: load_image_encoder(path, None).to(model.device, model.dtype),
     )
     images = {frame: read_image(Path(path)) for frame, path in adapter.images.items()}
-    return embed_images(
-        encoder, images, job.frames, states=_adapter(adapter, model).form != "plain"
-    )
+    states = _adapter(adapter, model).form != "plain"
+    return embed_images(encoder, images, job.frames, states=states, loop=job.travel_loop)
 
 
 def _mask(adapter: IPAdapter, job: Job, model: LoadedModel, size: tuple[int, int]) -> Tensor:

@@ -1,12 +1,13 @@
 """Checks of a job's text, sampler, sizes and length before anything is loaded."""
 
 import math
+import re
 from collections.abc import Iterator
 from functools import partial
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
-from ..diffusion.schedules import check_scheduler, check_steps
+from ..diffusion.schedules import check_scheduler, check_steps, check_timesteps
 from ..diffusion.windows import is_divided, max_stride, window_length
 from ..errors import Check, CheckpointError
 from ..jobs import Job
@@ -40,9 +41,19 @@ def model_checks(job: Job, model: FoundModel) -> Iterator[Check]:
         yield "", partial(_check_length, job, model)
 
 
+def knows_no_word(job: Job, model: FoundModel) -> bool:
+    """Whether the text encoders have no token for any word of three letters or more."""
+    words = {
+        word for text in job.prompt.values() for word in re.findall(r"[a-z]{3,}", text.lower())
+    }
+    known = [tokenizer.get_vocab() for tokenizer in model.base.tokenizers]
+    return bool(words) and not any(f"{word}</w>" in vocab for word in words for vocab in known)
+
+
 def _check_scheduler(job: Job, model: FoundModel) -> None:
     prediction_type = job.prediction_type or "epsilon"
     check_scheduler(job.scheduler, model.motion_config, prediction_type=prediction_type)
+    check_timesteps(job.scheduler, model.motion_config, job.steps)
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:

@@ -1,5 +1,6 @@
 """Everything about jobs that can be checked and foreseen before a model is loaded."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -8,9 +9,11 @@ from ..conditions import KINDS
 from ..errors import Check, Problems
 from ..jobs import Job
 from ..media.image_source import ImageSource, check_images
-from .job_checks import job_checks, model_checks
+from .job_checks import job_checks, knows_no_word, model_checks
 from .models import Bases, FoundModel, ModelSpec, find_model
 from .output import check_output
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ def plan(jobs: Sequence[Job], *, offline: bool = False) -> list[Planned]:
         problems.run(_checks(job, model, offline, check_once), job.origin or job.name)
         if model is not None:
             planned.append(Planned(job, model))
+            if knows_no_word(job, model):
+                message = "%s: %s knows no word of the prompt, so the clip will not show it"
+                log.warning(message, job.origin or job.name, job.base)
     problems.check()
     return planned
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from ..diffusion.step_info import StepInfo
-from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
+from ..errors import AnimateDiffError, Problems, SurroundingsError, UnexpectedError
 from ..jobs import Job
 from ..media.frames import Frames
 from ..planning.jobs import Planned, plan
-from ..planning.memory import FASTEST, MemorySettings, memory_fallbacks
+from ..planning.memory import FASTEST, Need, check_memory, memory_fallbacks, need_of, num_parameters
 from ..planning.models import ModelSpec
+from ..planning.output import check_folder
 from ..sampling.compiling import check_compiling, compiling_explained
 from ..sampling.device import choose, made_with
 from ..sampling.loading import load_model
@@ -35,6 +36,9 @@ class Loading:
     source: str
     jobs: int
     """Number of jobs that use it."""
+    num_parameters: int
+    device: str
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class JobStep:
 
     job: Job
     info: StepInfo
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The frames of a job are made, and its clip is being written."""
+
+    job: Job
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class _Finished:
     """Settings of the sidecar besides the job's."""
 
 
-Event = Loading | JobStep | Result
+Event = Loading | JobStep | Writing | Result
 _Unwritten = Loading | JobStep | Result | _Finished
 
 
@@ -100,29 +111,59 @@ def run(
 ) -> Iterator[Event]:
     """`generate` with its progress. `low_vram` starts with the least memory, `compiled` compiles
     the UNet's blocks with torch.compile."""
-    on, memory = check_machine(device, dtype, low_vram=low_vram, compiled=compiled)
     folder = Path(output_dir or "outputs")
-    groups: dict[tuple[ModelSpec, torch.dtype], list[Planned]] = {}
-    for planned in plan(jobs, offline=offline):
-        number = choose(device, dtype, fast=planned.job.fast > 0)[1]
-        groups.setdefault((planned.found.spec, number), []).append(planned)
+    planned = plan_run(
+        jobs, folder, device, dtype, offline=offline, low_vram=low_vram, compiled=compiled
+    )
+    groups: dict[tuple[ModelSpec, torch.dtype], list[PlannedClip]] = {}
+    for clip in planned:
+        groups.setdefault((clip.found.spec, clip.placement.dtype), []).append(clip)
     events = (
-        event
-        for (_, number), members in groups.items()
-        for event in _run_group(members, folder, Placement(on, number, memory, compiled), offline)
+        event for members in groups.values() for event in _run_group(members, folder, offline)
     )
     yield from _write_behind(events, folder)
 
 
-def check_machine(
-    device: str | None, dtype: str | None, *, low_vram: bool, compiled: bool
-) -> tuple[torch.device, MemorySettings]:
-    """The device of a run and its memory settings; raises if this machine lacks them."""
+@dataclass(frozen=True)
+class PlannedClip(Planned):
+    """A planned job, and where its model will run."""
+
+    placement: Placement
+
+    @property
+    def need(self) -> Need:
+        """The memory that it takes."""
+        return need_of(self, self.placement.dtype, self.placement.memory)
+
+
+def plan_run(
+    jobs: Sequence[Job],
+    folder: Path,
+    device: str | None,
+    dtype: str | None,
+    *,
+    offline: bool = False,
+    low_vram: bool = False,
+    compiled: bool = False,
+) -> list[PlannedClip]:
+    """Check everything that can be checked before a model is loaded; nothing is written.
+
+    Raises if the machine, the output folder, a job or its memory cannot work.
+    """
     on, _ = choose(device, dtype)
     memory = memory_fallbacks(on)[-1] if low_vram else FASTEST
     if compiled:
         check_compiling(on, memory)
-    return on, memory
+    check_folder(folder, jobs)
+    clips, problems = [], Problems()
+    for planned in plan(jobs, offline=offline):
+        job = planned.job
+        number = choose(device, dtype, fast=job.fast > 0)[1]
+        clips.append(PlannedClip(job, planned.found, Placement(on, number, memory, compiled)))
+        with problems.collecting(job.origin or job.name):
+            check_memory(planned, number, on)
+    problems.check()
+    return clips
 
 
 def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]:
@@ -141,6 +182,7 @@ def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]
                     yield done
                 if isinstance(event, _Finished):
                     writing = thread.submit(_write, event, folder)
+                    yield Writing(event.job)
                 else:
                     yield event
             if writing is not None:
@@ -179,12 +221,12 @@ def _failed(job: Job, error: Exception, folder: Path) -> Result:
     return Result(job, None, None, error)
 
 
-def _run_group(
-    members: Sequence[Planned], folder: Path, placement: Placement, offline: bool
-) -> Iterator[_Unwritten]:
+def _run_group(members: Sequence[PlannedClip], folder: Path, offline: bool) -> Iterator[_Unwritten]:
     """All jobs of one model, which is loaded for them and freed before the next one is loaded."""
-    found = members[0].found
-    yield Loading(found.spec.base, len(members))
+    found, placement = members[0].found, members[0].placement
+    dtype = str(placement.dtype).removeprefix("torch.")
+    device = str(placement.device)
+    yield Loading(found.spec.base, len(members), num_parameters(found), device, dtype)
     gc.collect()  # what is left of the last model, whole or not, is a cycle
     try:
         parts = load_model(found, dtype=placement.dtype, offline=offline)

@@ -58,7 +58,6 @@ MUTANTS: Table = {
         ("    START,\n    KEYFRAMES,\n    ANIMATE,", "    KEYFRAMES,\n    START,\n    ANIMATE,"),
     ],
     ("conditions/regions.py", "conditions"): [
-        ("if 0 not in prompt:", "if not prompt:"),
         ("pooled_text=text.pooled", "pooled_text=conditions.pooled_text"),
         ("divided=is_divided(job.window, job.frames)", "divided=False"),
         (
@@ -136,8 +135,8 @@ MUTANTS: Table = {
     ("diffusion/image_embeddings.py", "conditions ip_adapter"): [
         ("without = torch.zeros_like(embeddings[:1])", "without = embeddings[:1]"),
         (
-            "interpolate(embeddings, list(images), range(frames))",
-            "interpolate(embeddings, list(images), range(1, frames + 1))",
+            "interpolate(embeddings, list(images), range(frames),",
+            "interpolate(embeddings, list(images), range(1, frames + 1),",
         ),
         ("float() / 255\n", "float()\n"),
     ],
