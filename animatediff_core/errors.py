@@ -4,10 +4,24 @@ A message says where, what was wrong with the value, and what would work. It is 
 stack trace, so it must be enough on its own.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from traceback import format_exception
+
+_LONGEST = 500
+"""Characters of a message; of a longer one, the middle is left out."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a terminal's cursor or turns its text around, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    """A message without control characters, and not too long."""
+    shown = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+    head = _LONGEST * 3 // 5
+    tail = _LONGEST - head - len(" ... ")
+    return shown if len(shown) <= _LONGEST else f"{shown[:head]} ... {shown[-tail:]}"
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,8 @@ class Problem:
     """The file and the job: `p.yaml: jobs[3] "knight"`; empty if there is none."""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+        parts = (self.where, self.key, self.message)
+        return printable(": ".join(part for part in parts if part))
 
     def below(self, key: str) -> "Problem":
         """The problem as seen from the record that has this one under `key`."""

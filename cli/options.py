@@ -178,7 +178,7 @@ def _parameter(key: str) -> inspect.Parameter:
     """The option of a setting, with the type of its declaration."""
     declared = setting(Job, key)
     kind = list[str] if declared.is_list else declared.kind
-    number = {int: "N", float: "X"}.get(kind)
+    number = None if key == "seed" else {int: "N", float: "X"}.get(kind)  # a seed may be none
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     option = typer.Option(
         *_FLAGS[key],

@@ -19,7 +19,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+from animatediff_core.errors import printable
+
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @dataclass
@@ -51,19 +53,19 @@ def configure(*, quiet: bool = False, as_json: bool = False, debug: bool = False
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}", always=True)
+        note(printable(f"{record.levelname.lower()}: {record.getMessage()}"), always=True)
 
 
 def error(message: str) -> None:
     """Say what went wrong, also when quiet."""
     for line in message.splitlines():
-        console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {line}", style="red", soft_wrap=True)
 
 
 def note(message: str, *, always: bool = False) -> None:
     """Tell a person at a terminal something that no script needs; `always`: logs too."""
     if always or (console.is_terminal and not settings.quiet):
-        console.print(message, markup=False, soft_wrap=True)
+        console.print(message, soft_wrap=True)
 
 
 def at_terminal() -> bool:

@@ -98,7 +98,7 @@ WRONG = {
     "typo": (["typo.yaml"], "did you mean prompt?"),
     "size": (["--prompt", "x", "-W", 65], "width: 65 is no multiple of 4, as the VAE needs; use"),
     "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; set window.length (-C) to 16"),
-    "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "no scheduler 'dimm'; there are ddim"),
+    "scheduler": (["--prompt", "x", "--scheduler", "dimm"], "scheduler 'dimm'; did you mean ddim?"),
     "motion alone": (["--prompt", "x", "--motion", "m.ckpt"], "--motion needs --base"),
     "no base": (["--prompt", "x", "--base", "./nowhere"], "./nowhere: no such base model"),
     "hub": (["--prompt", "x", "--base", "some/model", "--offline"], "--offline is set"),
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_written_fails_the_run(asked, tmp_path):
 def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, number, code):
     (tmp_path / "p.yaml").write_text(
         "defaults: {frames: 2, width: 32, height: 32, seed: 1}\n"
-        "jobs: [{name: a, prompt: x, steps: 1}, {name: b, prompt: x, steps: 1000}]"
+        "jobs: [{name: a, prompt: x, steps: 1}, {name: b, prompt: x, steps: 999}]"
     )
     program = Path(sys.executable).with_name("animatediff")
     process = subprocess.Popen(

@@ -609,6 +609,8 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"ip_adapters": [{**IP, "path": "sd15-ip.safetensors"}]}, {"family": "SDXL"},
          "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but m is SDXL"),
         ({"ip_adapters": [{**IP, "encoder": "nowhere"}]}, {}, "ip_adapters[0].encoder", "nowhere"),
+        ({"ip_adapters": [{**IP, "encoder": "wide-encoder"}]}, {}, "ip_adapters[0].path",
+         "reads 16 numbers for an image but"),
         ({"loras": ["a.safetensors", {"path": "controlnet/diffusion_pytorch_model.safetensors",
                                       "weights": {0: 1}}]}, {},
          "loras[1].path", "is a ControlNet, which goes into controlnets"),
@@ -627,8 +629,8 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"motion_strength": {"blocks": {"mid_block": 1}}}, {"mid_block": False, "version": "v3"},
          "motion_strength.blocks", "names mid_block"),
         ({"regions": [{"prompt": "a", "mask": "right.png"},
-                      {"prompt": {2: "b"}, "mask": "right.png"}]}, {},
-         "regions[1].prompt", "must have a text for frame 0"),
+                      {"prompt": {2: "b AND c"}, "mask": "right.png"}]}, {},
+         "regions[1].prompt[2]", "the prompt holds 'AND'"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_fails_one_check_which_names_its_setting(

@@ -14,6 +14,7 @@ from animatediff_core.jobs import (
     Output,
     Upscale,
     Window,
+    building,
     defaults_of,
     dump_job,
     job_from_options,
@@ -161,6 +162,26 @@ jobs: [{prompt: a, seed: 1, start: {images: {every: 3}}, window: {overlap: 6}}]
     assert (job.window.length, job.window.overlap) == (12, 6)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_settings_of_one_record_may_come_in_any_order(order):
+    over = parse_settings({}, ["start.images.every=3", "start.images.path=a.mp4"][::order])
+    assert over == {"start": {"images": {"every": 3, "path": "a.mp4"}}}
+
+
+@pytest.mark.parametrize(
+    ("written", "seed"),
+    [("947435423.0", 947435423), ("'12'", 12), ("18446744073709551615", 2**64 - 1)],
+)
+def test_a_seed_may_be_any_whole_number(written, seed):
+    assert jobs(f"jobs: [{{prompt: a, seed: {written}}}]")[0].seed == seed
+
+
+@pytest.mark.parametrize("written", ["-1", "none", "null", "-1.0"])
+def test_a_seed_that_is_none_is_drawn(written, monkeypatch):
+    monkeypatch.setattr(building.secrets, "randbits", lambda bits: 10 + bits)
+    assert jobs(f"jobs: [{{prompt: a, seed: {written}}}]")[0].seed == 42
+
+
 def test_key_frames_are_counted_from_the_start_and_need_no_first_one():
     (job,) = jobs("jobs: [{prompt: {-1: b, 8: a}, seed: 1, motion_strength: {frames: {-2: 0.5}}}]")
     assert list(job.prompt.items()) == [(8, "a"), (15, "b")]
@@ -226,11 +247,14 @@ def test_repeats_count_seeds_up():
         ("jobs: [{prompt: a, frames: 2.5}]", "must be a whole number of 1 or more, got 2.5"),
         ("jobs: [{prompt: a, frames: 0}]", "frames: must be a whole number of 1 or more, got 0"),
         ("jobs: [{prompt: a, seed: x}]", "seed: must be -1 or a whole number"),
-        ("jobs: [{prompt: {0: a, -16: b}}]", "prompt: names frame 0 twice: also as -16"),
-        ('jobs: [{prompt: {0: a, "0": b}}]', "prompt: names frame 0 twice"),
+        ("jobs: [{prompt: a, seed: 1.5}]", "whole number up to 2..64-1, got 1.5"),
+        ("jobs: [{prompt: a, seed: true}]", "whole number up to 2..64-1, got True"),
+        ("jobs: [{prompt: a, seed: -2}]", "whole number up to 2..64-1, got -2"),
+        ("jobs: [{prompt: {0: a, -16: b}}]", "prompt: names frame 0 twice: as 0 and as -16"),
+        ('jobs: [{prompt: {0: a, "0": b}}]', "prompt: names frame 0 twice: as 0 and as '0'"),
         (
             "jobs: [{prompt: a, controlnets: [{path: x, images: y, weights: {0: 1, -16: 2}}]}]",
-            r"controlnets\[0\].weights: names frame 0 twice: also as -16",
+            r"controlnets\[0\].weights: names frame 0 twice: as 0 and as -16",
         ),
         ("jobs: [{prompt: a, keyframes: {0: a.png}}]", "keyframes.0: unknown key; known are fit,"),
         ("jobs: [{prompt: {}}]", "prompt: must be a text, or texts by frame number, got {}"),
@@ -351,8 +375,9 @@ def test_a_base_of_two_presets_has_the_settings_in_which_they_agree(tmp_path, mo
 CONTROL = "[{path: c, images: film, strength: 0.5, start: 0.25, end: 0.75, weights: {0: 1, 2: 0}}]"
 OTHERS = {
     "name": "x", "prompt": "{0: b, 3: c}", "negative_prompt": "d", "travel": "slerp",
-    "clip_skip": 2, "seed": 18446744073709551615, "base": "other", "variant": "fp16",
-    "motion": "m.ckpt", "motion_version": "v1", "vae": "v.safetensors",
+    "travel_loop": "true", "clip_skip": 2, "seed": 18446744073709551615, "base": "other",
+    "variant": "fp16", "unet": "u.safetensors", "motion": "m.ckpt", "motion_version": "v1",
+    "vae": "v.safetensors",
     "prediction_type": "v_prediction", "loras": "[{path: l, scale: 0.5}, {path: n, scale: -1}]",
     "motion_loras": "[{path: ml, scale: 0.5}]",
     "embeddings": "[{path: e.pt, word: w}]",

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from animatediff_core.errors import PromptFileError
-from animatediff_core.jobs import Adapter, Job, dump_job, load_prompt_file
+from animatediff_core.jobs import Adapter, Job, dump_job, load_prompt_file, peers
 from animatediff_core.jobs import parse_prompts as parse
 
 
@@ -83,6 +83,62 @@ def test_the_oldest_official_form():
     assert on_base.loras == (Adapter(path="./toonyou.safetensors", scale=0.8),)
 
 
+MODEL = """
+  inference_config: configs/inference/inference-v2.yaml
+  motion_module: [mm_v2.ckpt]
+  motion_module_lora_configs: [{path: zoom.ckpt, alpha: 0.5}]
+  dreambooth_path: toonyou.safetensors
+  lora_model_path: neon.safetensors
+  seed: [10788741199826055526, -1]
+  steps: 9
+  guidance_scale: 7
+  prompt: [x, y]
+  n_prompt: ["", z]
+"""
+
+
+@pytest.mark.parametrize("written", ["ToonYou:", "-"], ids=["mapping of autumn 2023", "list"])
+def test_a_model_is_the_same_in_a_list_and_under_a_name(written):
+    first, second = parse(written + MODEL, "f", Path())
+    assert (first.base, first.motion) == ("./toonyou.safetensors", "./mm_v2.ckpt")
+    assert first.loras == (Adapter(path="./neon.safetensors", scale=0.8),)
+    assert first.motion_loras == (Adapter(path="./zoom.ckpt", scale=0.5),)
+    assert (first.motion_version, first.seed, first.steps) == ("v2", 10788741199826055526, 9)
+    assert (second.prompt, second.negative_prompt) == ({0: "y"}, {0: "z"})
+
+
+@pytest.mark.parametrize("written", ["ToonYou:", "-"])
+def test_the_seeds_that_the_official_script_drew_make_its_clips_again(written):
+    recorded = "  random_seed: [5, 6]\n  W: 384\n  H: 256\n  L: 12\n"
+    made = parse(written + MODEL + recorded, "config.yaml", Path())
+    assert [job.seed for job in made] == [5, 6]
+    assert (made[0].width, made[0].height, made[0].frames) == (384, 256, 12)
+
+
+def test_a_file_of_the_sdxl_branch_is_one_model():
+    text = "motion_module_path: mm.ckpt\nseed: -1\nprompt: [a, b]\nn_prompt: ['', c]\n"
+    made = parse(text, "f", Path())
+    assert [(job.prompt[0], job.negative_prompt[0]) for job in made] == [("a", ""), ("b", "c")]
+    assert (made[0].base, made[0].motion) == (peers.SDXL, "./mm.ckpt")
+    assert (made[0].width, made[0].height, made[0].frames) == (1024, 1024, 16)
+    assert (made[0].steps, made[0].guidance_scale, made[0].scheduler) == (100, 10, "euler")
+    more = "base_model_path: vision\nlora_path: l\nlora_alpha: 0.5\nsteps: 30\nunet_additional_kwargs: {a: 1}\nnoise_scheduler_kwargs: {beta_start: 0.00085, beta_end: 0.02, beta_schedule: scaled_linear}\n"  # noqa: E501
+    (written, _) = parse(text + more, "config.yaml", Path())
+    assert (written.base, written.steps) == ("./vision", 30)
+    assert written.loras == (Adapter(path="./l", scale=0.5),)
+    assert written.betas == (0.00085, 0.02, "scaled_linear")
+    (checkpoint, _) = parse(text + "base_model_path: v\nckpt_path: c.safetensors", "f", Path())
+    assert checkpoint.base == "./c.safetensors"
+
+
+def test_bundled_models_have_their_name_in_files_of_other_programs_too():
+    tiny, motion = "bundled:tiny", "bundled:tiny/motion_module.safetensors"
+    (official,) = parse(f"- {{dreambooth_path: {tiny}, motion_module: {motion}, prompt: a}}", "f",
+                        Path(), Path("/root"))  # fmt: skip
+    (travel,) = jobs({"path": tiny, "motion_module": motion, "prompts": ["a"]})
+    assert {(job.base, job.motion) for job in (official, travel)} == {(tiny, motion)}
+
+
 PLAIN = {"name": "sample", "path": "share/m.safetensors", "motion_module": "mm_sd_v15.ckpt"}
 TRAVEL = {
     **PLAIN, "vae_path": "", "compile": False, "seed": [341774366206100],
@@ -120,6 +176,20 @@ def test_a_text_holds_for_its_share_of_the_way_and_ends_before_the_next(ratio, l
     assert job.prompt[8] == "1girl,walking,town"
 
 
+def test_the_last_text_of_prompt_travel_goes_back_to_the_first_one_around_the_end():
+    content = {**PLAIN, "prompt_map": {"4": "a", "20": "b"}, "prompt_fixed_ratio": 0.5}
+    (job,) = jobs(content, frames=32, window={"length": 16})
+    assert job.prompt == {4: "a", 12: "a", 20: "b", 26: "b"}
+    assert job.travel_loop
+    (alone,) = jobs({**PLAIN, "prompt_map": {"0": "a"}})
+    assert alone.prompt == {0: "a"}
+
+
+def test_a_head_alone_is_the_prompt():
+    (job,) = jobs({**PLAIN, "head_prompt": "1girl", "tail_prompt": "town", "seed": [947435423.0]})
+    assert (job.prompt, job.seed) == ({0: "1girl,town"}, 947435423)
+
+
 @pytest.mark.parametrize(
     ("frames", "window", "schedule"),
     [(16, 16, "standard_uniform"), (17, 16, "looped_uniform"), (15, 16, "standard_uniform")],
@@ -133,8 +203,10 @@ def test_prompt_travel_becomes_one_job_with_texts_that_hold_half_the_way():
     (job,) = jobs(TRAVEL, frames=16, window={"length": 12})
     assert dict(job.prompt) == {
         0: "1girl,standing,town", 4: "1girl,standing,town", 8: "1girl,walking,town",
+        12: "1girl,walking,town",
     }  # fmt: skip
-    assert (job.travel, job.clip_skip, job.seed) == ("slerp", 2, 341774366206100)
+    assert (job.travel, job.travel_loop, job.clip_skip) == ("slerp", True, 2)
+    assert job.seed == 341774366206100
     assert (job.scheduler, job.vae, job.motion) == ("k_dpmpp_sde", None, "./mm_sd_v15.ckpt")
     assert job.loras == (Adapter(path="./a.safetensors", scale=0.7),)
     assert job.motion_loras == (Adapter(path="./zoom.ckpt", scale=0.5),)
@@ -175,7 +247,7 @@ def test_enabled_control_maps_become_typed_fields(tmp_path):
     (adapter,) = job.ip_adapters
     assert adapter.path == "h94/IP-Adapter/models/ip-adapter-plus_sd15.safetensors"
     assert {frame: Path(path).stem for frame, path in adapter.images.items()} == {
-        0: "0000", 4: "0000", 8: "0008",
+        0: "0000", 4: "0000", 8: "0008", 12: "0008",
     }  # fmt: skip
     assert (job.start.strength, job.regions[0].prompt) == (0.4, {0: "a cat"})
     assert parse(dump_job(job), "sidecar", Path()) == [job]
@@ -185,6 +257,7 @@ def test_enabled_control_maps_become_typed_fields(tmp_path):
     ("change", "message"),
     [
         ({"promt_map": {}}, r"promt_map: unknown key; did you mean prompt_map\?"),
+        ({"prompts": ["a"]}, "prompts: does not go with prompt_map, head_prompt or tail_prompt"),
         ({"lcm_map": {"enable": True}}, "lcm_map: is not supported; set its enable to false"),
         ({"compile": True}, "compile: True is not supported; False is"),
         ({"context_schedule": "composite"}, "context_schedule: 'composite' is not supported"),
@@ -217,6 +290,11 @@ def test_what_cannot_be_done_is_refused_by_name(change, message):
         ("{prompt: a, controlnet_path: x}", "controlnet_image_indexs: has 1 frames for 0"),
         ("{prompt: a, controlnet_images: [x]}", "controlnet_path: is missing"),
         ("{prompt: a, motion_module_lora_configs: [{alpha: 1}]}", r"configs\[0\].path: is missing"),
+        ("{prompt: a, random_seed: [1, 2]}", "random_seed: has 2 values for 1 prompts"),
+        ("{prompt: a, init_image: x.png}", "init_image: is not supported; remove it"),
+        ("{prompt: a, control: {canny: x}}", "control: is not supported; remove it"),
+        ("{prompt: a, domain_lora_scale: 0.5}", "domain_lora_scale: 0.5 is not supported; 1.0 is"),
+        ("just text", r"\[0\]: prompt: is missing"),
         ("{prompt: a, guidance: 7}", r"guidance: unknown key; did you mean guidance_scale\?"),
     ],
 )

@@ -10,7 +10,12 @@ from animatediff_core import denoise, inflate, make_scheduler
 from animatediff_core.diffusion import samplers
 from animatediff_core.diffusion.noise import seeded, step_noise
 from animatediff_core.diffusion.samplers import SAMPLERS, plain_name
-from animatediff_core.diffusion.schedules import check_scheduler, check_steps, scheduler_names
+from animatediff_core.diffusion.schedules import (
+    check_scheduler,
+    check_steps,
+    check_timesteps,
+    scheduler_names,
+)
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.motion import VERSIONS
 
@@ -280,6 +285,12 @@ def test_zero_snr_begins_at_pure_noise_and_steps_on(name):
         ("k_dpmpp_sde", "dpmpp_sde_karras"), ("k_dpmpp_2m_sde", "dpmpp_2m_sde_karras"),
         ("k_dpmpp", "dpmpp_2m_karras"), ("dpmpp", "dpmpp_2m"), ("plms", "pndm"),
         ("dpm2_a_karras", "dpm_2_a_karras"), ("euler_a", "euler_a"),
+        ("DPM++ 2M Karras", "dpmpp_2m_karras"), ("Euler a", "euler_a"), ("PLMS", "pndm"),
+        ("DPM++ 3M SDE Exponential", "dpmpp_3m_sde_exponential"), ("DPM2 a", "dpm_2_a"),
+        ("dpm++_2m", "dpmpp_2m"), ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde"), ("uni_pc", "unipc"),
+        ("euler_ancestral", "euler_a"), ("dpm_2_ancestral", "dpm_2_a"),
+        ("EulerDiscreteScheduler", "euler"), ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+        ("KDPM2AncestralDiscreteScheduler", "dpm_2_a"), ("DDIMScheduler", "ddim"),
     ],
 )  # fmt: skip
 def test_other_tools_names_are_known(name, same):
@@ -290,7 +301,12 @@ def test_other_tools_names_are_known(name, same):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("dimm", {}, "no scheduler 'dimm'; there are ddim, .*_karras.*; did you mean ddim?"),
+        ("dimm", {}, "no scheduler 'dimm'; did you mean ddim?"),
+        ("x", {}, "no scheduler 'x'; there are ddim, .* most of them also with _karras"),
+        ("dpm++_2", {}, "did you mean dpmpp_2s?"),
+        ("DPM++ 2M SDE Heun", {}, "did you mean dpmpp_2m_sde?"),
+        ("heunpp2", {}, "did you mean heun?"),
+        ("Euler a Karras", {}, "euler_a has no form karras; use euler_a"),
         ("dpmpp_2m_karas", {}, "did you mean dpmpp_2m_karras?"),
         ("ddim_karras", {}, "ddim has no form karras; use ddim"),
         ("k_euler_a", {}, "euler_a has no form karras; use euler_a"),
@@ -325,6 +341,34 @@ def test_steps_that_a_sampler_cannot_take_are_refused(name, steps, message):
 )
 def test_the_least_and_the_most_steps_are_taken(name, steps):
     check_steps(name, steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "fits"),
+    [("ddim", 1000, 999), ("ddim", 600, 500), ("ddim", 334, 333), ("euler", 501, 500),
+     ("dpmpp_2m", 1000, 499), ("dpmpp_2m", 500, 499), ("unipc", 334, 332)],
+)  # fmt: skip
+def test_steps_that_would_not_begin_in_noise_are_refused(name, steps, fits):
+    with pytest.raises(AnimateDiffError, match=f"{name} cannot space {steps} .*; use {fits}$"):
+        check_timesteps(name, VERSIONS["v2"], steps)
+    check_timesteps(name, VERSIONS["v2"], fits)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "euler", "heun", "dpmpp_2m", "unipc"])
+def test_every_number_of_steps_that_is_taken_stays_within_the_schedule(name):
+    for steps in (1, 2, 5, 25, 150, 300):
+        check_timesteps(name, VERSIONS["v2"], steps)
+        scheduler = make_scheduler(name, VERSIONS["v2"], steps=steps)
+        scheduler.set_timesteps(steps)
+        first, last = scheduler.timesteps[0], scheduler.timesteps[-1]
+        assert 500 <= first <= 999
+        assert 0 <= last <= first
+
+
+def test_one_step_begins_in_pure_noise():
+    scheduler = make_scheduler("ddim", VERSIONS["v2"], steps=1)
+    scheduler.set_timesteps(1)
+    assert scheduler.timesteps.tolist() == [999]
 
 
 def test_few_step_modules_refuse_samplers_that_choose_their_steps_themselves():

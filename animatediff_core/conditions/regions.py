@@ -1,13 +1,14 @@
 """Regions: parts of the frame with prompts of their own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 from ..diffusion.conditioning import Conditioning, Region
+from ..diffusion.prompt_syntax import check_prompt
 from ..diffusion.text import embed_pair
 from ..diffusion.windows import is_divided
-from ..errors import Check, PromptFileError
+from ..errors import Check
 from ..jobs import Job
 from .images import images_source, mask_of
 from .kind import ImageSources, Kind, LoadedModel, PlannedModel
@@ -20,12 +21,8 @@ def _images(job: Job) -> ImageSources:
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, region in enumerate(job.regions):
-        yield f"regions[{i}].prompt", partial(_check_prompt, region.prompt)
-
-
-def _check_prompt(prompt: Mapping[int, str]) -> None:
-    if 0 not in prompt:
-        raise PromptFileError("must have a text for frame 0")
+        for frame, text in region.prompt.items():
+            yield f"regions[{i}].prompt[{frame}]", partial(check_prompt, text)
 
 
 def _apply(
@@ -39,6 +36,7 @@ def _apply(
             job.negative_prompt,
             job.frames,
             travel=job.travel,
+            travel_loop=job.travel_loop,
             clip_skip=job.clip_skip,
         )
         conditions = conditioning.conditions

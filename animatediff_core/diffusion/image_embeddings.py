@@ -25,13 +25,14 @@ def embed_images(
     frames: int,
     *,
     states: bool,
+    loop: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of reference images for every frame, and those without an image for the negative
     prompt.
 
-    images: h w 3 uint8 by key frame, in order; between them the embeddings are interpolated. Gives
-    f 1 d each (the projection, for plain adapters), or with `states` f 1 n d each (the second last
-    layer's states, for the others).
+    images: h w 3 uint8 by key frame, in order; between them the embeddings are interpolated, with
+    `loop` around the clip's end too. Gives f 1 d each (the projection, for plain adapters), or with
+    `states` f 1 n d each (the second last layer's states, for the others).
     """
     size = encoder.config.image_size
     pixels = torch.stack([clip_pixels(image, size) for image in images.values()])
@@ -43,7 +44,7 @@ def embed_images(
     else:
         embeddings = encoder(pixels).image_embeds
         without = torch.zeros_like(embeddings[:1])
-    by_frame = interpolate(embeddings, list(images), range(frames))
+    by_frame = interpolate(embeddings, list(images), range(frames), loop=frames if loop else None)
     return by_frame.unsqueeze(1), without.expand_as(by_frame).unsqueeze(1)
 
 

@@ -1,6 +1,7 @@
 """Interpolation between key frames: numbers, and embeddings or latents.
 
-Before the first key frame the first value holds, after the last key frame the last value.
+Before the first key frame the first value holds, after the last key frame the last value; in a loop
+the way goes on around the clip's end.
 
 Legend: k key frames, f frames, d features.
 """
@@ -33,13 +34,22 @@ def numbers_by_frame(values: Mapping[int, float] | None, frames: int) -> tuple[f
 
 
 def interpolate(
-    values: Tensor, keys: Sequence[int], frames: Sequence[int], way: Travel = "linear"
+    values: Tensor,
+    keys: Sequence[int],
+    frames: Sequence[int],
+    way: Travel = "linear",
+    *,
+    loop: int | None = None,
 ) -> Tensor:
     """Values at key frames, k ..., with the `keys` in order -> values at some frames, f ...
 
     At a key frame the value is that key frame's own, bit for bit. A frame's value does not depend
-    on which other frames are computed.
+    on which other frames are computed. In a `loop` of so many frames, the last key frame is
+    followed by the first.
     """
+    if loop is not None:
+        keys = (keys[-1] - loop, *keys, keys[0] + loop)
+        values = torch.cat((values[-1:], values, values[:1]))
     brackets = [_bracket(keys, frame) for frame in frames]
     before, after, fraction = (
         torch.tensor(one).to(values.device, non_blocking=True)

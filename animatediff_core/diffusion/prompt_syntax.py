@@ -1,7 +1,7 @@
 r"""Prompt syntax of the community's web UIs: weights in brackets, and BREAK.
 
 `(text:1.3)` weighs its text 1.3, `(text)` 1.1 and `[text]` 1 / 1.1; brackets nest and multiply.
-A backslash makes a bracket plain: `\(`. BREAK, in capitals, begins a new chunk of tokens.
+A backslash makes a sign or AND plain: `\(`. BREAK, in capitals, begins a new chunk of tokens.
 """
 
 import re
@@ -11,12 +11,25 @@ from ..errors import PromptFileError
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 _TOKEN = re.compile(
-    r"\\(?P<plain>[()\[\]\\])|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|."
+    r"\\(?P<plain>[()\[\]{}<>|:`\\-]|AND\b)|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|."
     , re.DOTALL,
 )  # fmt: skip
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
-_LORA = re.compile(r"<(lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
-_EDIT = re.compile(r"(?<!\\)\[[^\[\]()]*(?:\|[^\[\]()]*|:\s*[\d.]+\s*)\]")
+_FRAMES = "here prompts change by frame: {0: ..., 8: ...}"
+_OTHERS = (
+    (r"(?i:<(?:lora|lyco|hypernet):[^<>]*>)", "a network; name it under loras"),
+    (r"\[[^\[\]()]*(?:\|[^\[\]()]*|:\s*[\d.]+\s*)\]", f"a change during the steps; {_FRAMES}"),
+    (r"\bAND\b", "two prompts; give one, or regions with prompts of their own"),
+    (r"\{[^{}]*\|[^{}]*\}", "a choice; use a wildcard __name__, or a list of jobs"),
+    (r"(?i:\bembedding:\S+)", "a textual inversion; name its file under embeddings"),
+    (r"`[^`]*`", f"an expression; {_FRAMES}"),
+    (r"(?m:^ *\d+: .*)", f"a text by frame, where no other may stand; {_FRAMES}"),
+    (r"\bADD(?:COL|ROW|COMM|BASE)\b", "regions; name them under regions"),
+    (r"\)\.(?:swap|blend|and)\([^()]*\)", "two prompts; give one, or texts by frame"),
+    (r"(?<=\s)--[a-z]+\b", "an option; use the settings of a job"),
+)
+"""Syntax of other tools, and what they read it as."""
+_OTHER = re.compile("|".join(rf"(?<!\\)({pattern})" for pattern, _ in _OTHERS))
 
 
 @dataclass(frozen=True)
@@ -77,13 +90,9 @@ def _parts(texts: list[str], weights: list[float]) -> list[list[Piece]]:
 
 def check_prompt(prompt: str) -> None:
     """Reject the syntax of other tools that would only be noise here."""
-    if found := _LORA.search(prompt):
+    if found := _OTHER.search(prompt):
+        _, meaning = _OTHERS[(found.lastindex or 1) - 1]
         raise PromptFileError(
-            f"the prompt holds {found.group()!r}, which is no text; name LoRAs under loras"
-        )
-    if found := _EDIT.search(prompt):
-        raise PromptFileError(
-            f"the prompt holds {found.group()!r}, which other tools read as a change during the "
-            r"steps; here prompts change by frame: {0: ..., 8: ...}. A weight is (text:1.2), a "
-            r"plain bracket \["
+            f"the prompt holds {found.group()[:100]!r}, which other tools read as {meaning}. A "
+            r"backslash before it makes it plain text"
         )

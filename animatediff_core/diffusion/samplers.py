@@ -4,6 +4,7 @@ Left out are diffusers' schedulers that step over other noise than a Stable Diff
 trained on: EDM, flow matching, consistency models, and those of single other pipelines.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -102,13 +103,17 @@ SAMPLERS: Mapping[str, Sampler] = {
     ),
 }
 ALIASES: Mapping[str, str] = {
+    **{one.scheduler.lower(): name for name, one in reversed(list(SAMPLERS.items()))},
     "plms": "pndm",
-    "euler_ancestral": "euler_a",
     "dpm2": "dpm_2",
     "dpm2_a": "dpm_2_a",
+    "kdpm_2": "dpm_2",
+    "kdpm_2_a": "dpm_2_a",
     "dpmpp": "dpmpp_2m",
+    "uni_pc": "unipc",
+    "uni_pc_bh2": "unipc",
 }
-"""Other tools' names."""
+"""Other tools' names, as `_spelled` has them, and diffusers' classes."""
 
 
 def scheduler_names() -> list[str]:
@@ -120,28 +125,38 @@ def scheduler_names() -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """A sampler's own name: `k_lms`, as animatediff-cli writes it, is lms_karras.
+    """A sampler's own name, also for the names of other tools: `k_lms` of animatediff-cli is
+    lms_karras, and so is A1111's `LMS Karras`.
 
     Raises AnimateDiffError for an unknown name.
     """
-    bare = name.removeprefix("k_")
+    spelled = _spelled(name)
+    bare = spelled.removeprefix("k_")
     stem, _, ending = bare.rpartition("_")
     spacing = f"_{ending}" if ending in SPACINGS else ""
     stem = stem if spacing else bare
     known = ALIASES.get(stem, stem)
-    if known in SAMPLERS and not (spacing and bare != name):
-        spacing = "_karras" if bare != name else spacing
+    if known in SAMPLERS and not (spacing and bare != spelled):
+        spacing = "_karras" if bare != spelled else spacing
         if not spacing or SAMPLERS[known].sigmas:
             return known + spacing
         raise AnimateDiffError(
             f"scheduler {name!r}: {known} has no form {spacing[1:]}; use {known}"
         )
-    near = get_close_matches(name, [*scheduler_names(), *ALIASES], 1)
+    if near := get_close_matches(spelled, [*scheduler_names(), *ALIASES], 1):
+        raise AnimateDiffError(
+            f"no scheduler {name!r}; did you mean {ALIASES.get(near[0], near[0])}?"
+        )
     raise AnimateDiffError(
         f"no scheduler {name!r}; there are {', '.join(SAMPLERS)}, most of them also with "
         f"{', '.join(f'_{spacing}' for spacing in SPACINGS)}"
-        + (f"; did you mean {near[0]}?" if near else "")
     )
+
+
+def _spelled(name: str) -> str:
+    """A name of any tool in our spelling: `DPM++ 2M SDE Karras` is dpmpp_2m_sde_karras."""
+    spelled = re.sub(r"[\s_-]+", "_", name.strip().lower().replace("++", "pp"))
+    return spelled.removesuffix("_gpu").replace("_ancestral", "_a")
 
 
 def find_sampler(name: str) -> Sampler:

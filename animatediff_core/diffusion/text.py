@@ -3,8 +3,8 @@
 Legend: f frames, n tokens, d features.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class TextEmbedding:
     frames: int = 1
     """Frames of the clip."""
     travel: Travel = "linear"
+    travel_loop: bool = False
+    """Whether the last prompt travels back to the first around the clip's end."""
 
     @property
     def tokens(self) -> Tensor:
@@ -43,8 +45,7 @@ class TextEmbedding:
         """1 d, or 1 f d for prompts at key frames."""
         if self.pooled_states is None or len(self.keys) == 1:
             return self.pooled_states
-        everywhere = range(self.frames)
-        return interpolate(self.pooled_states, self.keys, everywhere, self.travel).unsqueeze(0)
+        return self._between(self.pooled_states, range(self.frames))
 
     def for_unet(self, *, divided: bool) -> Tensor | Callable[[Tensor], Tensor]:
         """The tokens; for prompts at key frames in a divided clip a function of the frames."""
@@ -52,12 +53,16 @@ class TextEmbedding:
 
     def at(self, frames: Tensor) -> Tensor:
         """Tokens of some frames by number, 1 f n d, so that a long clip need not hold all."""
-        return interpolate(self.states, self.keys, frames.tolist(), self.travel).unsqueeze(0)
+        return self._between(self.states, frames.tolist())
+
+    def _between(self, states: Tensor, frames: Sequence[int]) -> Tensor:
+        loop = self.frames if self.travel_loop else None
+        return interpolate(states, self.keys, frames, self.travel, loop=loop).unsqueeze(0)
 
 
 def embed_prompt(base: BaseModel, prompt: Prompt, frames: int) -> TextEmbedding:
     """Embed one prompt, or prompts at key frames with linear interpolation."""
-    return _embed(base, [prompt], frames, "linear", 1)[0]
+    return _embed(base, [prompt], frames, 1)[0]
 
 
 def embed_pair(
@@ -67,16 +72,20 @@ def embed_pair(
     frames: int,
     *,
     travel: Travel = "linear",
+    travel_loop: bool = False,
     clip_skip: int = 1,
 ) -> tuple[TextEmbedding, TextEmbedding]:
     """Embed a positive and a negative prompt, the shorter filled up with empty chunks."""
-    first, second = _embed(base, [prompt, negative], frames, travel, clip_skip)
+    first, second = (
+        replace(one, travel=travel, travel_loop=travel_loop)
+        for one in _embed(base, [prompt, negative], frames, clip_skip)
+    )
     return first, second
 
 
 @torch.no_grad()
 def _embed(
-    base: BaseModel, prompts: list[Prompt], frames: int, travel: Travel, clip_skip: int
+    base: BaseModel, prompts: list[Prompt], frames: int, clip_skip: int
 ) -> list[TextEmbedding]:
     """Each prompt in a batch of its own, so that one's numbers do not depend on the other."""
     chunked = [
@@ -97,7 +106,6 @@ def _embed(
                 pooled_states=pooled,
                 keys=tuple(sorted(prompt)),
                 frames=frames,
-                travel=travel,
             )
         )
     return embedded

@@ -1,19 +1,24 @@
 """Settings to jobs: defaults are filled in, seeds drawn, wildcards chosen."""
 
+import reprlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import Problem, Problems, PromptFileError, at
-from .kinds import local_path
+from .kinds import NO_FLAG, local_path
 from .layers import laid_over
 from .naming import file_name, partly_filled
 from .presets import defaults_of
 from .reading import validated
 from .record import expanded, kinds_of
 from .records import Job
+from .travel_text import split_negatives
 from .wildcards import chosen
 
 
@@ -89,14 +94,16 @@ def _job(entry: Entry, template: Job, output_name: str | None, seed: int) -> Job
                 for frame, text in by_frame.items()
             }
 
-    prompt = texts("prompt", template.prompt)
+    prompt, negative = split_negatives(
+        texts("prompt", template.prompt), texts("negative_prompt", template.negative_prompt)
+    )
     name = template.name if entry.settings.get("name") else next(iter(prompt.values()))
     output = template.output
     job = {
         **dict(template),
         "name": file_name(name),
         "prompt": prompt,
-        "negative_prompt": texts("negative_prompt", template.negative_prompt),
+        "negative_prompt": negative,
         "seed": seed,
         "regions": tuple(
             region.replace(prompt=texts(f"regions[{number}].prompt", region.prompt))
@@ -114,16 +121,18 @@ def _filled(pattern: str, names: Mapping[str, Any]) -> str:
         raise PromptFileError([Problem(str(error), "output.name")]) from error
 
 
+_SEED = TypeAdapter(Annotated[int, Ge(-1), Le(2**64 - 1), NO_FLAG])
+
+
 def _seeds(value: Any, repeats: int) -> list[int]:
     """The seeds of a job; none, null and -1 draw one."""
     seeds: list[int] = []
     for one in value if isinstance(value, list | tuple) and value else [value]:
-        if one is None or (one == -1 and not isinstance(one, bool)):
-            first = secrets.randbits(32)
-        elif isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**64:
-            first = one
-        else:
-            message = f"must be -1 or a whole number up to 2**64-1, got {one!r}"
-            raise PromptFileError([Problem(message, "seed")])
+        try:
+            first = _SEED.validate_python(-1 if one in (None, "none") else one)
+        except ValidationError:
+            message = f"must be -1 or a whole number up to 2**64-1, got {reprlib.repr(one)}"
+            raise PromptFileError([Problem(message, "seed")]) from None
+        first = secrets.randbits(32) if first == -1 else first
         seeds += [(first + i) % 2**64 for i in range(repeats)]
     return seeds

@@ -7,6 +7,7 @@ from ..errors import Problem
 from .choices import Fit
 from .kinds import Flag, Index, KeyFrames, Number, Positive, Share, ShareOfSteps, Source, Strength
 from .record import Record
+from .travel_text import Prompt
 
 
 class Images(Record):
@@ -137,7 +138,7 @@ class Animate(Record):
 class Region(Record):
     """A part of the frame with a prompt of its own; later ones lie in front."""
 
-    prompt: KeyFrames[str]
+    prompt: Prompt
     """Text from a frame on, as the job's own."""
     mask: Images
     """White where the prompt acts."""

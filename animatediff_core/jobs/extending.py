@@ -8,11 +8,13 @@ from typing import Any
 from ..errors import Problem, PromptFileError, at
 from .documents import parsed
 from .kinds import FileText
-from .reading import unknown_keys
+from .reading import place_of, unknown_keys
 from .record import kinds_of
 from .records import MODEL_FIELDS, Job
 
 FILE_KEYS = (*MODEL_FIELDS, "preset", "extends", "defaults", "matrix", "jobs", "made_with")
+
+_LONGEST_CHAIN = 50
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def _other(other: Any, folder: Path, chain: tuple[Path, ...]) -> tuple[Path, Map
     if not isinstance(other, str):
         raise PromptFileError(f"must be the path of one prompt file, got {other!r}")
     path = folder / other
+    if len(chain) > _LONGEST_CHAIN:
+        raise PromptFileError(f"{other} is in a chain of more than {_LONGEST_CHAIN} files")
     if any(path.resolve() == one.resolve() for one in chain):
         raise PromptFileError(f"{other} leads back to itself; break the circle")
     below = parsed(read_text(path), str(path))
@@ -73,7 +77,7 @@ def read_text(path: Path) -> str:
 
 
 def _own(content: Mapping[str, Any], folder: Path, file: str) -> Content:
-    problems = unknown_keys(content, FILE_KEYS, file)
+    problems = _misplaced(content, file)
     content = FileText.all_in(content, folder)
     settings = {key: content[key] for key in (*MODEL_FIELDS, "preset", "matrix") if key in content}
     defaults, jobs = content.get("defaults"), content.get("jobs")
@@ -97,6 +101,23 @@ def _own(content: Mapping[str, Any], folder: Path, file: str) -> Content:
         else:
             problems.append(Problem("must be a mapping with a prompt", f"jobs[{index}]", file))
     return Content(settings, tuple(found), (folder,), tuple(problems))
+
+
+def _misplaced(content: Mapping[str, Any], file: str) -> list[Problem]:
+    """Problems of the keys of a file that do not belong on its first level."""
+    places = {str(key): place_of(str(key), kinds_of(Job)) for key in content}
+    flat = {
+        key: place
+        for key, place in places.items()
+        if place and key not in FILE_KEYS and place.partition(".")[0] not in FILE_KEYS
+    }
+    known = dict.fromkeys((*FILE_KEYS, *flat))
+    problems = unknown_keys(content, known, file)
+    if flat:
+        keys = ", ".join(key if key == at else f"{key} as {at}" for key, at in flat.items())
+        message = f"settings of clips belong under defaults, or in a job under jobs: {keys}"
+        problems.append(Problem(message, where=file))
+    return problems
 
 
 def _over(own: Content, other: Content) -> Content:

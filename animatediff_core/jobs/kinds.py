@@ -119,6 +119,16 @@ def only(*values: Any, hint: str = "") -> AfterValidator:
     return AfterValidator(check)
 
 
+def _empty(value: Any) -> Any:
+    if value:
+        raise ValueError("is not supported; remove it")
+    return value
+
+
+Empty = Annotated[Any, AfterValidator(_empty)]
+"""A setting of another program that must have no value."""
+
+
 class ByFrame:
     """Marks a mapping of frame numbers to values; one value alone is that of frame 0."""
 
@@ -144,12 +154,13 @@ def _by_frame(value: Any) -> Any:
     if not value:
         raise PydanticCustomError("empty", "must not be empty")
     frames: dict[Any, Any] = {}
+    written: dict[Any, Any] = {}
     for key, item in value.items():
         digits = isinstance(key, str) and re.fullmatch(r"-?\d+", key)
         frame = int(key) if digits else key
         if frame in frames:
-            raise ValueError(f"names frame {frame} twice")
-        frames[frame] = item
+            raise ValueError(f"names frame {frame} twice: as {written[frame]!r} and as {key!r}")
+        frames[frame], written[frame] = item, key
     return frames
 
 
@@ -164,10 +175,12 @@ def from_start(values: Mapping[int, Value], frames: int) -> dict[int, Value]:
     Raises ValueError if the clip has no such frame, or if two keys are the same frame.
     """
     counted: dict[int, Value] = {}
+    written: dict[int, int] = {}
     for key, value in values.items():
         if not -frames <= key < frames:
             raise ValueError(f"names frame {key}, but the clip has {frames}; the last is -1")
-        if key % frames in counted:
-            raise ValueError(f"names frame {key % frames} twice: also as {key}")
-        counted[key % frames] = value
+        frame = key % frames
+        if frame in counted:
+            raise ValueError(f"names frame {frame} twice: as {written[frame]} and as {key}")
+        counted[frame], written[frame] = value, key
     return dict(sorted(counted.items()))

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import Problem, PromptFileError, at
-from .reading import check_key
+from .reading import kind_of
 from .record import nested
 from .records import Job
 
@@ -25,7 +25,7 @@ def combinations(matrix: Any) -> list[Combination]:
             raise PromptFileError("must be a mapping of fields to lists of values")
         count = 1
         for key, values in matrix.items():
-            check_key(Job, str(key))
+            kind_of(Job, str(key))
             if not isinstance(values, list) or not values:
                 raise PromptFileError([Problem("must be a list of at least one value", str(key))])
             count *= len(values)

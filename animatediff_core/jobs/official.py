@@ -1,41 +1,26 @@
-"""The official AnimateDiff prompt files: a list of models, each with lists of prompts and seeds;
-and the oldest of them, a mapping of names to models."""
+"""The official AnimateDiff prompt files of all dates.
 
-from collections.abc import Iterator, Mapping
+A list of models, each with lists of prompts and seeds; in 2023 a mapping of names to models; on the
+SDXL branch one model alone. The official script writes the same forms into its results.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..errors import Problem, Problems, PromptFileError
+from ..errors import Problem, Problems
 from .building import Entry
-from .kinds import Whole
-from .peers import SD15, found
+from .extending import FILE_KEYS
+from .kinds import Empty, Whole, only
+from .peers import SD15, SDXL, found
 from .reading import validated
 from .record import Record
 
 _VERSIONS = {"inference-v1": "v1", "inference-v2": "v2", "inference-v3": "v3"}
-
-
-class _Clips(Record):
-    """Settings of a model's clips that both forms have; one value serves all prompts."""
-
-    lora_alpha: Any = 0.8
-    seed: tuple[Any, ...] = ()
-    steps: Any = None
-    guidance_scale: Any = None
-    prompt: tuple[Any, ...]
-    n_prompt: tuple[Any, ...] = ()
-
-    def misfits(self) -> Iterator[Problem]:
-        count = len(self.prompt)
-        if not count:
-            yield Problem("must be a list of at least one text", "prompt")
-        for key, values in (("n_prompt", self.n_prompt), ("seed", self.seed)):
-            if count and len(values) not in (0, 1, count):
-                yield Problem(
-                    f"has {len(values)} values for {count} prompts; give one for all or one for "
-                    "each",
-                    key,
-                )
+_SAME = {"W": "width", "H": "height", "L": "frames", "steps": "steps",
+         "guidance_scale": "guidance_scale"}  # fmt: skip
+_SDXL = {"width": 1024, "height": 1024, "steps": 100, "guidance_scale": 10, "scheduler": "euler"}
+"""Defaults of the SDXL branch's script."""
 
 
 class _Move(Record):
@@ -45,137 +30,141 @@ class _Move(Record):
     alpha: Any = 1.0
 
 
-class _Model(_Clips):
-    """A model of the list form."""
+class _Noise(Record):
+    """Noise schedule that the SDXL branch's script writes into its results."""
+
+    beta_start: Any
+    beta_end: Any
+    beta_schedule: Any
+    num_train_timesteps: Any = 1000
+
+
+class _Model(Record):
+    """A model of any date; one value of a list serves all prompts."""
 
     dreambooth_path: str = ""
+    base: str = ""
+    path: str = ""
+    """Until September 2023: a LoRA if there is a `base`, else the model."""
+    base_model_path: str = ""
+    ckpt_path: str = ""
     lora_model_path: str = ""
-    motion_module: str = ""
+    lora_path: str = ""
+    lora_alpha: Any = 0.8
+    motion_module: tuple[str, ...] = ()
+    """The clips are made with each of them."""
+    motion_module_path: str = ""
+    motion_module_lora_configs: tuple[_Move, ...] = ()
     adapter_lora_path: str = ""
     adapter_lora_scale: Any = 1.0
+    domain_lora_scale: Annotated[Any, only(1.0)] = 1.0
     inference_config: str = ""
-    motion_module_lora_configs: tuple[_Move, ...] = ()
+    unet_additional_kwargs: Any = None
+    """Not needed, as `controlnet_config`: the files themselves say how they are built."""
+    noise_scheduler_kwargs: _Noise | None = None
     controlnet_config: Any = None
-    """Not needed: the file itself says what encodes the images."""
     controlnet_path: str = ""
     controlnet_images: tuple[str, ...] = ()
     controlnet_image_indexs: tuple[Whole, ...] = (0,)
     normalize_condition_images: Any = False
+    control: Empty = None
+    init_image: Empty = None
+    additional_networks: Empty = None
+    seed: tuple[Any, ...] = ()
+    random_seed: tuple[Any, ...] = ()
+    """The seeds that were drawn, in a file that the script has written."""
+    steps: Any = None
+    guidance_scale: Any = None
+    prompt: tuple[Any, ...]
+    n_prompt: tuple[Any, ...] = ()
     W: Any = None
     H: Any = None
     L: Any = None
 
     def misfits(self) -> Iterator[Problem]:
-        yield from super().misfits()
+        count = len(self.prompt)
+        if not count:
+            yield Problem("must be a list of at least one text", "prompt")
+        for key in ("n_prompt", "seed", "random_seed"):
+            values = len(getattr(self, key))
+            if count and values not in (0, 1, count):
+                message = f"has {values} values for {count} prompts; give one for all or one each"
+                yield Problem(message, key)
         images, frames = len(self.controlnet_images), len(self.controlnet_image_indexs)
         if self.controlnet_path and images != frames:
-            yield Problem(
-                f"has {frames} frames for {images} controlnet_images; give one for each",
-                "controlnet_image_indexs",
-            )
+            message = f"has {frames} frames for {images} controlnet_images; give one for each"
+            yield Problem(message, "controlnet_image_indexs")
         others = (self.controlnet_config, self.controlnet_images, self.normalize_condition_images)
         if any(others) and not self.controlnet_path:
             yield Problem("is missing, but other controlnet keys are there", "controlnet_path")
 
 
-class _Oldest(_Clips):
-    """A model of the oldest form, which may name several motion modules."""
-
-    base: str = ""
-    path: str
-    """A LoRA if there is a base, else the model."""
-    motion_module: tuple[str, ...] = ("",)
-    init_image: Any = None
-
-    def misfits(self) -> Iterator[Problem]:
-        yield from super().misfits()
-        if self.init_image:
-            yield Problem("is not supported; remove it", "init_image")
-
-    def models(self) -> Iterator[_Model]:
-        """The clips in the list form, a model for each motion module."""
-        model: dict[str, Any] = {name: getattr(self, name) for name in _Clips.model_fields}
-        model["dreambooth_path"] = self.base or self.path
-        model["lora_model_path"] = self.path if self.base else ""
-        for motion in self.motion_module or ("",):
-            yield _Model(**model, motion_module=motion)
-
-
-def is_oldest(content: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is of the oldest form: names of models that have a path and prompts."""
-    return bool(content) and all(
-        isinstance(one, Mapping) and {"path", "prompt"} <= one.keys() for one in content.values()
-    )
-
-
-def oldest_entries(
-    content: Mapping[Any, Any], folder: Path, root: Path | None, file: str
-) -> tuple[list[Entry], list[Problem]]:
-    """Every clip of a file in the oldest form, and what is wrong with it."""
-    entries, problems = list[Entry](), Problems()
-    for name, values in content.items():
-        where = f"{file}: {name}"
-        with problems.collecting():
-            for model in validated(_Oldest, values, where).models():
-                entries += _entries(model, folder, root, where)
-    return entries, problems.found
+def official_models(content: Any, file: str) -> list[tuple[str, Any]] | None:
+    """The models of an official file, each with its place in messages; None for other files."""
+    if isinstance(content, list):
+        return [(f"{file}: [{index}]", values) for index, values in enumerate(content)]
+    if not isinstance(content, Mapping):
+        return None
+    if "motion_module_path" in content and "jobs" not in content:
+        return [(file, content)]
+    models = [one for one in content.values() if isinstance(one, Mapping) and "prompt" in one]
+    if models and len(models) == len(content) and not content.keys() & set(FILE_KEYS):
+        return [(f"{file}: {name}", values) for name, values in content.items()]
+    return None
 
 
 def official_entries(
-    content: list[Any], folder: Path, root: Path | None, file: str
+    models: Sequence[tuple[str, Any]], folder: Path, root: Path | None
 ) -> tuple[list[Entry], list[Problem]]:
-    """Every clip of a file in the list form, and what is wrong with it."""
+    """Every clip of an official file's models, and what is wrong with them."""
     entries, problems = list[Entry](), Problems()
-    for index, values in enumerate(content):
-        where = f"{file}: [{index}]"
-        with problems.collecting():
-            if not isinstance(values, Mapping):
-                message = "must be a mapping, as in the official prompt files"
-                raise PromptFileError([Problem(message, where=where)])
-            entries += _entries(validated(_Model, values, where), folder, root, where)
+    for where, values in models:
+        with problems.collecting(where):
+            model = validated(_Model, values)
+            shared = _shared(model, folder, root)
+            for motion in model.motion_module or (model.motion_module_path,):
+                settings = {**shared, "motion": found(motion, folder, root) or None}
+                entries += _entries(model, settings, folder, where)
     return entries, problems.found
 
 
-def _entries(model: _Model, folder: Path, root: Path | None, where: str) -> list[Entry]:
-    shared = _shared(model, folder, root)
-    count = len(model.prompt)
-    negatives, seeds = model.n_prompt or ("",), model.seed or (-1,)
-    rows = zip(
-        model.prompt,
-        negatives * count if len(negatives) == 1 else negatives,
-        seeds * count if len(seeds) == 1 else seeds,
-        strict=True,
-    )
-    return [
-        Entry(
-            f"{where}.prompt[{number}]",
-            {**shared, "prompt": prompt, "negative_prompt": negative, "seed": seed},
-            (folder,),
-        )
-        for number, (prompt, negative, seed) in enumerate(rows)
-    ]
+def _entries(model: _Model, shared: Mapping[str, Any], folder: Path, where: str) -> Iterator[Entry]:
+    negatives, seeds = model.n_prompt or ("",), model.random_seed or model.seed or (-1,)
+    for number, prompt in enumerate(model.prompt):
+        texts = {
+            "prompt": prompt,
+            "negative_prompt": negatives[number % len(negatives)],
+            "seed": seeds[number % len(seeds)],
+        }
+        yield Entry(f"{where}.prompt[{number}]", {**shared, **texts}, (folder,))
 
 
 def _shared(model: _Model, folder: Path, root: Path | None) -> dict[str, Any]:
-    """The settings of all clips of a model."""
+    """The settings of all clips of a model but its motion module."""
 
     def path(name: str) -> str:
         return found(name, folder, root)
 
-    adapters = (
-        (model.lora_model_path, model.lora_alpha),
-        (model.adapter_lora_path, model.adapter_lora_scale),
-    )
+    def scaled(*adapters: tuple[str, Any]) -> list[dict[str, Any]]:
+        return [{"path": path(name), "scale": scale} for name, scale in adapters if name]
+
+    sdxl = bool(model.motion_module_path)
+    base = model.ckpt_path or model.base_model_path or model.dreambooth_path
     settings: dict[str, Any] = {
-        "base": path(model.dreambooth_path) or SD15,
-        "motion": path(model.motion_module) or None,
+        **(_SDXL if sdxl else {}),
+        "base": path(base or model.base or model.path) or (SDXL if sdxl else SD15),
         "motion_version": _VERSIONS.get(Path(model.inference_config).stem),
-        "loras": [{"path": path(name), "scale": scale} for name, scale in adapters if name],
-        "motion_loras": [
-            {"path": path(move.path), "scale": move.alpha}
-            for move in model.motion_module_lora_configs
-        ],
+        "loras": scaled(
+            (model.path if model.base else "", model.lora_alpha),
+            (model.lora_model_path or model.lora_path, model.lora_alpha),
+            (model.adapter_lora_path, model.adapter_lora_scale),
+        ),
+        "motion_loras": scaled(
+            *((one.path, one.alpha) for one in model.motion_module_lora_configs)
+        ),
     }
+    if noise := model.noise_scheduler_kwargs:
+        settings["betas"] = [noise.beta_start, noise.beta_end, noise.beta_schedule]
     if model.controlnet_path:
         images = zip(model.controlnet_image_indexs, model.controlnet_images, strict=True)
         settings["sparse_controls"] = [
@@ -185,13 +174,5 @@ def _shared(model: _Model, folder: Path, root: Path | None) -> dict[str, Any]:
                 "normalize": model.normalize_condition_images,
             }
         ]
-    names = {
-        "W": "width",
-        "H": "height",
-        "L": "frames",
-        "steps": "steps",
-        "guidance_scale": "guidance_scale",
-    }
-    return settings | {
-        name: getattr(model, key) for key, name in names.items() if getattr(model, key) is not None
-    }
+    values = {name: getattr(model, key) for key, name in _SAME.items()}
+    return settings | {name: value for name, value in values.items() if value is not None}

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-"""The base model that they mean if they name none."""
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+"""The base models that they mean if they name none."""
 
 
 def found(path: str, folder: Path, root: Path | None, inner: str = "") -> str:
     """A path of the file where it exists: beside the file, then in the folders above, then under
     the root; each time also in the folder `inner`. If it is nowhere, as planning will name it."""
     path = path.replace("\\", "/")
-    if not path or Path(path).is_absolute():
+    if not path or path.startswith("bundled:") or Path(path).is_absolute():
         return path
     folders = [folder, *folder.absolute().parents, *([root] if root else [])]
     for one in folders:

@@ -12,15 +12,15 @@ from typing import Any
 
 from ..errors import Problem, Problems, PromptFileError
 from .building import Entry, jobs_of
-from .documents import parsed
+from .documents import checked, parsed
 from .extending import read_text
 from .layers import laid_over
 from .native import native_entries
-from .official import is_oldest, official_entries, oldest_entries
+from .official import official_entries, official_models
 from .presets import preset_settings
 from .prompt_travel import is_travel_json, travel_entries
-from .reading import check_key
-from .record import expanded, kinds_of, nested
+from .reading import kind_of
+from .record import bare, expanded, kinds_of, nested
 from .records import Job
 
 
@@ -79,7 +79,7 @@ def valid_jobs(
 
 def job_from_options(options: Mapping[str, Any], repeats: int = 1) -> list[Job]:
     """Jobs from command-line options alone: `prompt`, `preset` and any key of a job."""
-    settings = dict(options)
+    settings = dict(checked(options, "options"))
     preset = settings.pop("preset", None) or (None if "base" in settings else "tiny")
     names = {"preset": preset} if preset else {}
     start = preset_settings(preset) if preset else {}
@@ -102,11 +102,22 @@ def parse_settings(given: Mapping[str, Any], texts: Sequence[str]) -> dict[str, 
             if not equals or not key:
                 message = "must be KEY=VALUE, for instance output.fps=12"
                 raise PromptFileError([Problem(message, text)])
-            check_key(Job, key)
-            settings = Job.merged(settings, nested(key, parsed(value, key)))
+            settings = Job.merged(settings, nested(key, _value_of(key, value)))
     if problems.found:
         raise PromptFileError([replace(one, key=f"--set {one.key}") for one in problems.found])
     return settings
+
+
+def _value_of(key: str, text: str) -> Any:
+    """A value of the command line: YAML, or for a setting that is a text the text itself."""
+    is_text = bare(kind_of(Job, key)) is str
+    try:
+        value = parsed(text, key)
+    except PromptFileError:
+        if is_text:
+            return text
+        raise
+    return text if is_text and not isinstance(value, str | None) else value
 
 
 def _standard_input() -> str:
@@ -128,14 +139,12 @@ def _read(
     source: Path | None = None,
 ) -> tuple[list[Job], Problems]:
     content = parsed(text, file)
-    if isinstance(content, list):
-        entries, wrong = official_entries(content, folder, root, file)
+    if (models := official_models(content, file)) is not None:
+        entries, wrong = official_entries(models, folder, root)
     elif not isinstance(content, Mapping):
         raise PromptFileError(f"{file}: must be a mapping with a list of jobs")
     elif is_travel_json(content):
         entries, wrong = travel_entries(content, folder, root, _lengths(overrides), file)
-    elif is_oldest(content):
-        entries, wrong = oldest_entries(content, folder, root, file)
     else:
         entries, wrong = native_entries(content, folder, file, source)
     jobs, problems = jobs_of(entries, overrides, repeats)

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
-
 from ..errors import Problem, Problems
 from .building import Entry
-from .kinds import only
+from .kinds import Empty, only
 from .peers import SD15, found
 from .prompt_travel_control import ControlMaps, Off, Texts, control_settings
 from .reading import validated
@@ -24,12 +22,6 @@ log = logging.getLogger(__name__)
 _FORMATS = {"h264": ("mp4", "h264"), "hevc": ("mp4", "h265"), "mp4": ("mp4", None)}
 
 
-def _empty(value: Any) -> Any:
-    if value:
-        raise ValueError("is not supported; remove it")
-    return value
-
-
 class _Encoding(Record):
     crf: Any = None
 
@@ -38,7 +30,7 @@ class _Output(Record):
     format: Any = "gif"
     fps: Any = 8
     encode_param: _Encoding = _Encoding()
-    preview_steps: Annotated[Any, AfterValidator(_empty)] = None
+    preview_steps: Empty = None
 
 
 class _File(Texts, ControlMaps):
@@ -73,8 +65,13 @@ class _File(Texts, ControlMaps):
     result: Any = None
 
     def misfits(self) -> Iterator[Problem]:
-        if self.prompt_map is None and not (self.prompts or self.prompt):
+        listed = bool(self.prompts or self.prompt)
+        mapped = bool(self.prompt_map or self.head_prompt or self.tail_prompt)
+        if not listed and not mapped:
             yield Problem("must be a list of at least one text", "prompts")
+        elif listed and mapped:
+            message = "does not go with prompt_map, head_prompt or tail_prompt; give one of them"
+            yield Problem(message, "prompts")
         for key in ("lora_map", "motion_lora_map"):
             for name, scale in getattr(self, key).items():
                 if isinstance(scale, Mapping):
@@ -120,6 +117,7 @@ def _shared(
     same = ("name", "scheduler", "steps", "guidance_scale", "clip_skip")
     return {
         **{key: getattr(given, key) for key in same},
+        "travel_loop": not (given.prompts or given.prompt),
         "base": path(given.path) or SD15,
         "motion": path(given.motion_module) or None,
         "vae": path(given.vae_path) or None,
@@ -138,7 +136,7 @@ def _entries(
 ) -> list[Entry]:
     prompts: list[Any] = [*(given.prompts or given.prompt)]
     travel, wheres = "linear", [f"{file}: prompts[{index}]" for index in range(len(prompts))]
-    if given.prompt_map is not None:
+    if not prompts:
         prompts, wheres = [given.travelled(frames, "prompt_map")], [file]
         travel = "slerp" if given.tensor_interpolation_slerp else "linear"
     negatives = given.n_prompts or given.n_prompt or ("",)

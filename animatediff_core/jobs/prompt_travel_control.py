@@ -52,19 +52,19 @@ class Texts(Record):
     """A text holds for this share of the way to the next one."""
 
     def travelled(self, frames: int, key: str) -> dict[int, str]:
-        """Each text at its frame, and again at the frame until which it holds. The first one
-        serves the frames before it too."""
+        """Each text at its frame, and again at the frame until which it holds."""
         ends = self.head_prompt, self.tail_prompt
         texts = {
             frame: ",".join(one for one in (ends[0], text, ends[1]) if one)
-            for frame, text in sorted((self.prompt_map or {}).items())
+            for frame, text in sorted((self.prompt_map or {0: ""}).items())
         }
         starts = [frame for frame in texts if frame < frames]
         if late := ", ".join(str(frame) for frame in texts if frame >= frames):
             message = "%s: the clip has %d frames (-L), so it does not come to %s"
             log.warning(message, key, frames, late)
-        held = {0: texts[starts[0]], **{frame: texts[frame] for frame in starts}} if starts else {}
-        for start, end in zip(starts, starts[1:], strict=False):
+        held = {frame: texts[frame] for frame in starts}
+        following = [*starts[1:], frames] if len(starts) > 1 else []
+        for start, end in zip(starts, following, strict=False):
             last = min(start + round((end - start) * self.prompt_fixed_ratio), end - 1)
             held[last] = texts[start]
         return dict(sorted(held.items()))

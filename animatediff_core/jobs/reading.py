@@ -1,6 +1,7 @@
 """Plain values into records, with every problem in plain words."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -29,16 +30,43 @@ def validated(
         raise error(list(_problems(record, wrong, where))) from None
 
 
-def unknown_keys(given: Iterable[Any], known: Iterable[str], where: str = "") -> list[Problem]:
-    """A problem for every key that is not known, with the nearest one that is."""
-    known = sorted(known)
+_OTHER_NAMES = {
+    "guidance_scale": "cfg cfg_scale guidance", "frames": "video_length num_frames length l",
+    "steps": "num_inference_steps sampling_steps num_steps", "width": "w", "height": "h",
+    "scheduler": "sampler sampler_name", "negative_prompt": "n_prompt negative neg_prompt",
+    "base": "model model_path checkpoint base_model base_model_path dreambooth_path",
+    "motion": "motion_module motion_module_path", "loras": "lora lora_path lora_model_path",
+    "motion_loras": "motion_lora motion_module_lora_configs", "embeddings": "embedding",
+    "output.fps": "frame_rate framerate", "window.length": "context_length context_frames",
+    "window.overlap": "context_overlap", "window.stride": "context_stride",
+    "window.schedule": "closed_loop context_schedule", "seed": "batch_size random_seed n_iter",
+}  # fmt: skip
+"""Settings of other programs, by ours."""
+_PLACES = {name: place for place, names in _OTHER_NAMES.items() for name in names.split()}
+_SHORT_LIST = 100
+_ALL = "docs/settings.md has all"
+
+
+def unknown_keys(given: Iterable[Any], known: Mapping[str, Any], where: str = "") -> list[Problem]:
+    """A problem for every key that is not among the known ones, whose types are given."""
     return [
         Problem(_unknown(str(key), known), str(key), where) for key in given if key not in known
     ]
 
 
-def check_key(record: type[Record], path: str) -> None:
-    """PromptFileError if a dotted key (`output.fps`) does not name a setting."""
+def place_of(key: str, known: Mapping[str, Any]) -> str:
+    """Where a key belongs: itself, the setting that other programs call so, or a setting in one of
+    the records; empty if nowhere."""
+    other = _PLACES.get(re.sub(r"[\s-]", "_", key.lower()), "")
+    if key in known or other.partition(".")[0] in known:
+        return key if key in known else other
+    records = {name: record_in(kind) for name, kind in known.items()}
+    inside = [f"{name}.{key}" for name, one in records.items() if one and key in kinds_of(one)]
+    return " or ".join(inside[:3])
+
+
+def kind_of(record: type[Record], path: str) -> Any:
+    """The type of the setting that a dotted key (`output.fps`) names; else PromptFileError."""
     first, dot, rest = path.partition(".")
     if problems := unknown_keys([first], kinds_of(record)):
         raise PromptFileError(problems)
@@ -47,9 +75,10 @@ def check_key(record: type[Record], path: str) -> None:
         raise PromptFileError([Problem(f"unknown key; {first} has no parts", path)])
     if dot and inner is not None:
         try:
-            check_key(inner, rest)
+            return kind_of(inner, rest)
         except PromptFileError as error:
             raise PromptFileError([one.below(first) for one in error.problems]) from None
+    return kinds_of(record)[first]
 
 
 def described(kind: Any) -> str:
@@ -107,7 +136,7 @@ def _problems(record: type[Record], error: ValidationError, where: str) -> Itera
         elif kind == "extra_forbidden":
             known = record_in(_kind_at(record, location[:-1]))
             assert known is not None
-            message = _unknown(str(location[-1]), sorted(kinds_of(known)))
+            message = _unknown(str(location[-1]), kinds_of(known), kinds_of(record))
             yield Problem(message, _key(location), where)
         elif cause is not None:
             yield Problem(str(cause), _key(location), where)
@@ -149,7 +178,11 @@ def _key(location: Sequence[int | str]) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-    return f"unknown key; {hint}"
+def _unknown(key: str, known: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> str:
+    near = place_of(key, known) or next(iter(difflib.get_close_matches(key, known, n=1)), "")
+    names = ", ".join(sorted(known))
+    if near:
+        return f"unknown key; did you mean {near}?"
+    if job and key in job:
+        return f"unknown key here; {key} stands outside of this record"
+    return f"unknown key; {'known are ' + names if len(names) <= _SHORT_LIST else _ALL}"

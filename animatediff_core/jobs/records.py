@@ -25,6 +25,7 @@ from .conditions import (
 from .kinds import (
     NO_FLAG,
     Count,
+    Flag,
     KeyFrames,
     Number,
     Seed,
@@ -37,6 +38,7 @@ from .naming import output_name
 from .output import Output
 from .record import Record, is_key_frames, kinds_of
 from .sampling import FreeInit, Noise, Upscale, Window
+from .travel_text import Prompt
 
 MODEL_FIELDS = ("base", "variant", "motion", "motion_version", "unet", "vae", "prediction_type",
                 "loras", "motion_loras", "camera", "embeddings")  # fmt: skip
@@ -69,12 +71,15 @@ class Job(Record):
 
     name: str
     """Start of the file's name; default: from the prompt."""
-    prompt: KeyFrames[str]
+    prompt: Prompt
     """Positive prompt: one text, or texts by frame between which the embedding is interpolated."""
-    negative_prompt: KeyFrames[str] = {0: ""}
+    negative_prompt: Prompt = {0: ""}
     """Negative prompt, in the same form."""
     travel: Travel = "linear"
     """The way from one prompt's embedding to the next one's."""
+    travel_loop: Flag = False
+    """Whether the last prompt, or image of an IP-Adapter, travels back to the first one around the
+    clip's end."""
     clip_skip: Count = 1
     """From which layer of the text encoder the embedding comes, counted from its end: 1 is the
     last (SDXL: the second last, as it was trained), 2 the one before it."""

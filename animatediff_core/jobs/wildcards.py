@@ -1,6 +1,7 @@
 """Wildcards: `__colour__` in a prompt is one line of colour.txt, chosen by the job's seed."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from ..errors import PromptFileError
 _WILDCARD = re.compile(r"__(\w[\w-]*?(?:/\w[\w-]*?)*)__")
 _DEEPEST = 8
 """How often a chosen line may hold wildcards in turn."""
+_MOST = 1000
+"""Wildcards of a text with those of the chosen lines."""
 
 
 def chosen(text: str, seed: int, use: str, folders: Sequence[Path]) -> str:
@@ -27,9 +30,9 @@ def chosen(text: str, seed: int, use: str, folders: Sequence[Path]) -> str:
         lines = _lines(match[1], folders)
         digest = hashlib.sha256(f"{seed}/{use}/{match[1]}/{number}".encode()).digest()
         number += 1
-        if depth == _DEEPEST:
+        if depth == _DEEPEST or number > _MOST:
             raise PromptFileError(
-                f"the wildcard __{match[1]}__ leads back to itself; break the circle"
+                f"the wildcard __{match[1]}__ leads back to itself, or to more than {_MOST} others"
             )
         line = lines[int.from_bytes(digest, "big") % len(lines)]
         return _WILDCARD.sub(lambda inner: line_of(inner, depth + 1), line)
@@ -41,7 +44,7 @@ def _lines(name: str, folders: Sequence[Path]) -> list[str]:
     """The choices: lines of the file that are neither empty nor comments."""
     paths = [folder / f"{prefix}{name}.txt" for folder in folders for prefix in ("", "wildcards/")]
     for path in paths:
-        if path.is_file():
+        if os.path.isfile(path):  # False for a name that is too long, too
             try:
                 lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
             except (OSError, UnicodeDecodeError) as error:

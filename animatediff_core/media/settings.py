@@ -63,8 +63,10 @@ def sidecar_of(clip: Path) -> Path:
     """The settings file beside a clip (a file, a folder of frames, or a frame in it)."""
     if clip.suffix.lower() == ".png" and not clip.is_dir():
         clip = clip.absolute().parent
-        return clip.with_name(f"{clip.name}.yaml")
-    return clip.with_name(f"{clip.name}.yaml") if clip.is_dir() else clip.with_suffix(".yaml")
+    elif not clip.is_dir():
+        return clip.with_suffix(".yaml")
+    name = clip.name or clip.absolute().name  # `.` has none
+    return clip.parent / f"{name}.yaml"
 
 
 def as_exif(text: str) -> bytes:

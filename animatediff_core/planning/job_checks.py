@@ -7,7 +7,7 @@ from functools import partial
 
 from ..diffusion.encoders import most_clip_skip
 from ..diffusion.prompt_syntax import check_prompt
-from ..diffusion.schedules import check_scheduler, check_steps
+from ..diffusion.schedules import check_scheduler, check_steps, check_timesteps
 from ..diffusion.windows import is_divided, max_stride, window_length
 from ..errors import Check, CheckpointError
 from ..jobs import Job
@@ -53,6 +53,7 @@ def knows_no_word(job: Job, model: FoundModel) -> bool:
 def _check_scheduler(job: Job, model: FoundModel) -> None:
     prediction_type = job.prediction_type or "epsilon"
     check_scheduler(job.scheduler, model.motion_config, prediction_type=prediction_type)
+    check_timesteps(job.scheduler, model.motion_config, job.steps)
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:

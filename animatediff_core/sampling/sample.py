@@ -103,7 +103,11 @@ def _prepare(job: Job, model: LoadedModel) -> _Run:
     base, config = model.base, model.animated.motion.config
     config = replace(config, betas=job.betas or config.betas)
     scheduler = make_scheduler(
-        job.scheduler, config, prediction_type=base.prediction_type, zero_snr=base.zero_snr
+        job.scheduler,
+        config,
+        prediction_type=base.prediction_type,
+        zero_snr=base.zero_snr,
+        steps=job.steps,
     )
     if job.free_init is not None and float(scheduler.alphas_cumprod[-1]) < _LEAST_ALPHA:
         raise CheckpointError(
@@ -121,6 +125,7 @@ def _prepare(job: Job, model: LoadedModel) -> _Run:
         job.negative_prompt,
         job.frames,
         travel=job.travel,
+        travel_loop=job.travel_loop,
         clip_skip=job.clip_skip,
     )
     return _Run(

@@ -26,7 +26,8 @@ MUTANTS: Table = {
             "    return attach_ip_adapters(model.base.unet, weights)",
             "    attach_ip_adapters(model.base.unet, weights)\n    return lambda: None",
         ),
-        ('yield f"{_KEY}[{i}].encoder", place', "pass"),
+        ('yield f"{_KEY}[{i}].encoder", partial(_encoder_config, adapter, offline)', "pass"),
+        ("if width != encoder_width(weights):", "if False:"),
         ("tuple(without for _, without in pairs)", "tuple(embedding for embedding, _ in pairs)"),
         ("mask = mask * torch.tensor(", "mask = torch.ones_like(mask) * torch.tensor("),
         ("if adapter.weights is not None:", "if False:"),
@@ -57,7 +58,6 @@ MUTANTS: Table = {
         ("    START,\n    KEYFRAMES,\n    ANIMATE,", "    KEYFRAMES,\n    START,\n    ANIMATE,"),
     ],
     ("conditions/regions.py", "conditions"): [
-        ("if 0 not in prompt:", "if not prompt:"),
         ("pooled_text=text.pooled", "pooled_text=conditions.pooled_text"),
         ("divided=is_divided(job.window, job.frames)", "divided=False"),
         (
@@ -135,8 +135,8 @@ MUTANTS: Table = {
     ("diffusion/image_embeddings.py", "conditions ip_adapter"): [
         ("without = torch.zeros_like(embeddings[:1])", "without = embeddings[:1]"),
         (
-            "interpolate(embeddings, list(images), range(frames))",
-            "interpolate(embeddings, list(images), range(1, frames + 1))",
+            "interpolate(embeddings, list(images), range(frames),",
+            "interpolate(embeddings, list(images), range(1, frames + 1),",
         ),
         ("float() / 255\n", "float()\n"),
     ],

@@ -116,7 +116,10 @@ MUTANTS: Table = {
         ('"steps_offset": 1}', '"steps_offset": 0}'),
         ("prediction_type=prediction_type, **settings)", 'prediction_type="epsilon", **settings)'),
         ('"timestep_spacing": config.timestep_spacing', '"timestep_spacing": "leading"'),
-        ('"rescale_betas_zero_snr": True}', '"rescale_betas_zero_snr": False}'),
+        ('["rescale_betas_zero_snr"] = True', '["rescale_betas_zero_snr"] = False'),
+        ("(zero_snr or steps == 1)", "zero_snr"),
+        ("first < 1000 and", "True and"),
+        ("or steps < _FEW)", "or steps < _FEW - 1)"),
         ('"beta_end": end,', '"beta_end": 0.012,'),
     ],
     ("diffusion/samplers.py", "schedules"): [

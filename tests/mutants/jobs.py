@@ -20,7 +20,7 @@ MUTANTS: Table = {
         ("if value is False and allows_none(kind):", "if value is False:"),
     ],
     ("jobs/kinds.py", "jobs"): [
-        ("if key % frames in counted:", "if False:"),
+        ("if frame in counted:", "if False:"),
         ("if not -frames <= key < frames:", "if not -frames <= key <= frames:"),
     ],
     ("jobs/presets.py", "jobs"): [
