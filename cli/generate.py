@@ -36,6 +36,7 @@ def generate(
     dtype: options.Dtype = None,
     low_vram: options.LowVram = False,
     compile_: options.Compile = False,
+    preview: options.Preview = False,
     offline: options.Offline = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -70,8 +71,10 @@ def generate(
             "no --base or --preset: the bundled model is used, which draws coloured shapes; "
             "`animatediff inspect --presets` lists others"
         )
-    make = _show if dry_run else _run
-    make(jobs, output, device, dtype, how)
+    if dry_run:
+        _show(jobs, output, device, dtype, how)
+    else:
+        _run(jobs, output, device, dtype, {**how, "preview": preview})
 
 
 def _from_prompt(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..sampling.device import choose, made_with
 from ..sampling.loading import load_model
 from ..sampling.output import write
 from ..sampling.placement import PlacedModel, Placement
+from ..sampling.preview import Preview
 from ..sampling.provenance import condition_files
 from ..sampling.sample import sample
 
@@ -108,9 +110,13 @@ def run(
     offline: bool = False,
     low_vram: bool = False,
     compiled: bool = False,
+    preview: bool = False,
 ) -> Iterator[Event]:
-    """`generate` with its progress. `low_vram` starts with the least memory, `compiled` compiles
-    the UNet's blocks with torch.compile."""
+    """`generate` with its progress.
+
+    `low_vram` starts with the least memory, `compiled` compiles the UNet with torch.compile,
+    `preview` shows the clip in work as a small image.
+    """
     folder = Path(output_dir or "outputs")
     planned = plan_run(
         jobs, folder, device, dtype, offline=offline, low_vram=low_vram, compiled=compiled
@@ -119,7 +125,9 @@ def run(
     for clip in planned:
         groups.setdefault((clip.found.spec, clip.placement.dtype), []).append(clip)
     events = (
-        event for members in groups.values() for event in _run_group(members, folder, offline)
+        event
+        for members in groups.values()
+        for event in _run_group(members, folder, offline, preview)
     )
     yield from _write_behind(events, folder)
 
@@ -221,7 +229,9 @@ def _failed(job: Job, error: Exception, folder: Path) -> Result:
     return Result(job, None, None, error)
 
 
-def _run_group(members: Sequence[PlannedClip], folder: Path, offline: bool) -> Iterator[_Unwritten]:
+def _run_group(
+    members: Sequence[PlannedClip], folder: Path, offline: bool, preview: bool
+) -> Iterator[_Unwritten]:
     """All jobs of one model, which is loaded for them and freed before the next one is loaded."""
     found, placement = members[0].found, members[0].placement
     dtype = str(placement.dtype).removeprefix("torch.")
@@ -240,15 +250,18 @@ def _run_group(members: Sequence[PlannedClip], folder: Path, offline: bool) -> I
         failed = error
         yield from (_failed(one.job, failed, folder) for one in members)
         return
+    shown = Preview(model, folder) if preview else None
     for one in members:
-        yield from _run_job(one.job, model, folder)
+        yield from _run_job(one.job, model, folder, shown)
 
 
-def _run_job(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
+def _run_job(
+    job: Job, model: PlacedModel, folder: Path, preview: Preview | None
+) -> Iterator[_Unwritten]:
     """One job, repeated with less memory as long as there is a fallback."""
     while True:
         try:
-            yield from _attempt(job, model, folder)
+            yield from _attempt(job, model, folder, preview)
             return
         except (torch.OutOfMemoryError, MemoryError):
             pass  # the frames of the error must go before the next attempt
@@ -261,7 +274,9 @@ def _run_job(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
         log.warning("%s: not enough memory on %s; again with %s", job.name, device, memory)
 
 
-def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
+def _attempt(
+    job: Job, model: PlacedModel, folder: Path, preview: Preview | None
+) -> Iterator[_Unwritten]:
     try:
         notes = dict[str, Any]()
         memory = model.placement.memory
@@ -269,7 +284,14 @@ def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
             notes["memory"] = asdict(memory)
         if files := condition_files(job, model):
             notes["sources"] = files
-        events = sample(job, model, folder=folder, notes=notes, decode_chunk=memory.decode_chunk)
+        events = sample(
+            job,
+            model,
+            folder=folder,
+            notes=notes,
+            decode_chunk=memory.decode_chunk,
+            on_step=partial(preview.show, job) if preview else None,
+        )
         with compiling_explained(model.placement.compiled):
             for event in events:
                 if isinstance(event, StepInfo):
@@ -280,3 +302,6 @@ def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
         raise
     except Exception as error:  # as in _write
         yield _failed(job, error, folder)
+    finally:
+        if preview is not None:
+            preview.over(job)
