@@ -56,25 +56,25 @@ def generate(
     else:
         jobs, problems = _from_prompt(prompt, prompt_file, preset, over, repeats), Problems()
     options.go_offline(offline)
-    if problems.found:  # planning may find more, to be reported in the same round
+    _check(jobs, problems, offline)
+    if is_file:
+        _check_file(output, len(jobs))
+        output = output.parent
+    how = {"low_vram": low_vram, "compiled": compile_, "offline": offline}
+    if dry_run:
+        _show(jobs, output, device, dtype, how)
+    else:
+        _run(jobs, output, device, dtype, {**how, "preview": preview})
+
+
+def _check(jobs: list[Job], problems: Problems, offline: bool) -> None:
+    """Raise the problems of a prompt file, with those that planning finds in its other jobs."""
+    if problems.found:
         with importing():
             from animatediff_core.planning.jobs import plan
         with problems.collecting():
             plan(jobs, offline=offline)
         problems.check()
-    if is_file:
-        _check_file(output, len(jobs))
-        output = output.parent
-    how = {"low_vram": low_vram, "compiled": compile_, "offline": offline}
-    if prompt is not None and preset is None and "base" not in over:
-        render.note(
-            "no --base or --preset: the bundled model is used, which draws coloured shapes; "
-            "`animatediff inspect --presets` lists others"
-        )
-    if dry_run:
-        _show(jobs, output, device, dtype, how)
-    else:
-        _run(jobs, output, device, dtype, {**how, "preview": preview})
 
 
 def _from_prompt(
@@ -85,6 +85,11 @@ def _from_prompt(
         raise AnimateDiffError("a prompt file and --prompt cannot go together; use one of them")
     if "motion" in over and "base" not in over and preset is None:
         raise AnimateDiffError("--motion needs --base or --preset: which model should move?")
+    if preset is None and "base" not in over:
+        render.note(
+            "no --base or --preset: the bundled model is used, which draws coloured shapes; "
+            "`animatediff inspect --presets` lists others"
+        )
     chosen = {"preset": preset} if preset else {}
     return job_from_options({"prompt": prompt, **over, **chosen}, repeats)
 
@@ -136,7 +141,7 @@ def _show(
 ) -> None:
     """Print the clips that would be made, and the memory that they need."""
     with importing():
-        from animatediff_core.runs.generate import plan_run
+        from animatediff_core.runs.generate_plan import plan_run
 
     rows = []
     for clip in plan_run(jobs, output, device, dtype, **how):

@@ -6,27 +6,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..diffusion.step_info import StepInfo
-from ..errors import AnimateDiffError, Problems, SurroundingsError, UnexpectedError
+from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
 from ..jobs import Job
 from ..media.frames import Frames
-from ..planning.jobs import Planned, plan
-from ..planning.memory import FASTEST, Need, check_memory, memory_fallbacks, need_of, num_parameters
+from ..planning.memory import FASTEST, num_parameters
 from ..planning.models import ModelSpec
-from ..planning.output import check_folder
-from ..sampling.compiling import check_compiling, compiling_explained
-from ..sampling.device import choose, made_with
+from ..sampling.compiling import compiling_explained
+from ..sampling.device import made_with
 from ..sampling.loading import load_model
 from ..sampling.output import write
-from ..sampling.placement import PlacedModel, Placement
+from ..sampling.placement import PlacedModel
 from ..sampling.preview import Preview
 from ..sampling.provenance import condition_files
 from ..sampling.sample import sample
+from .generate_plan import PlannedClip, plan_run
 
 log = logging.getLogger(__name__)
 
@@ -124,54 +124,9 @@ def run(
     groups: dict[tuple[ModelSpec, torch.dtype], list[PlannedClip]] = {}
     for clip in planned:
         groups.setdefault((clip.found.spec, clip.placement.dtype), []).append(clip)
-    events = (
-        event
-        for members in groups.values()
-        for event in _run_group(members, folder, offline, preview)
-    )
+    made = (_run_group(members, folder, offline, preview) for members in groups.values())
+    events = chain.from_iterable(made)
     yield from _write_behind(events, folder)
-
-
-@dataclass(frozen=True)
-class PlannedClip(Planned):
-    """A planned job, and where its model will run."""
-
-    placement: Placement
-
-    @property
-    def need(self) -> Need:
-        """The memory that it takes."""
-        return need_of(self, self.placement.dtype, self.placement.memory)
-
-
-def plan_run(
-    jobs: Sequence[Job],
-    folder: Path,
-    device: str | None,
-    dtype: str | None,
-    *,
-    offline: bool = False,
-    low_vram: bool = False,
-    compiled: bool = False,
-) -> list[PlannedClip]:
-    """Check everything that can be checked before a model is loaded; nothing is written.
-
-    Raises if the machine, the output folder, a job or its memory cannot work.
-    """
-    on, _ = choose(device, dtype)
-    memory = memory_fallbacks(on)[-1] if low_vram else FASTEST
-    if compiled:
-        check_compiling(on, memory)
-    check_folder(folder, jobs)
-    clips, problems = [], Problems()
-    for planned in plan(jobs, offline=offline):
-        job = planned.job
-        number = choose(device, dtype, fast=job.fast > 0)[1]
-        clips.append(PlannedClip(job, planned.found, Placement(on, number, memory, compiled)))
-        with problems.collecting(job.origin or job.name):
-            check_memory(planned, number, on)
-    problems.check()
-    return clips
 
 
 def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]:
