@@ -74,3 +74,5 @@ def _write_models(folder: Path) -> None:
                               num_attention_heads=2, image_size=16, patch_size=8,
                               projection_dim=16)  # fmt: skip
     CLIPVisionModelWithProjection(config).save_pretrained(folder / "encoder")
+    config.projection_dim = 24
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "wide-encoder")

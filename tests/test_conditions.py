@@ -609,6 +609,8 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"ip_adapters": [{**IP, "path": "sd15-ip.safetensors"}]}, {"family": "SDXL"},
          "ip_adapters[0].path", "is an IP-Adapter for SD1.5 but m is SDXL"),
         ({"ip_adapters": [{**IP, "encoder": "nowhere"}]}, {}, "ip_adapters[0].encoder", "nowhere"),
+        ({"ip_adapters": [{**IP, "encoder": "wide-encoder"}]}, {}, "ip_adapters[0].path",
+         "reads 16 numbers for an image but"),
         ({"loras": ["a.safetensors", {"path": "controlnet/diffusion_pytorch_model.safetensors",
                                       "weights": {0: 1}}]}, {},
          "loras[1].path", "is a ControlNet, which goes into controlnets"),

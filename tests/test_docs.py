@@ -95,6 +95,16 @@ def test_the_json_of_generate_has_the_documented_keys(capsys, monkeypatch):
     assert failed == {"name": "ball", "seed": 1, "path": None, "error": "no memory"}
 
 
+def test_samplers_of_other_programs_have_the_documented_names():
+    from animatediff_core.diffusion.samplers import plain_name
+
+    _, _, table = (DOCS / "migrating.md").read_text("utf-8").partition("\n## Samplers\n")
+    rows = [row for row in table.partition("\n## ")[0].splitlines() if row.startswith("| ")]
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[3])]
+    assert len(names) > 15
+    assert [name for name in names if plain_name(name) != name] == ["plms"]
+
+
 def json_keys(file: Path) -> set[str]:
     """Keys of the records that a command prints with --json."""
     nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))

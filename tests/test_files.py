@@ -60,6 +60,22 @@ HEADERS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("fault", ["bytes after the end", "numbers in the metadata"])
+def test_two_faults_of_published_files_are_forgiven(tmp_path, fault):
+    metadata = {"steps": 500, "loss": 0.5} if fault.startswith("numbers") else {"steps": "500"}
+    header = {"__metadata__": metadata, "a": F4}
+    text = json.dumps(header).encode()
+    values = struct.pack("<f", 2.5) + (b"more" if fault.startswith("bytes") else b"")
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values)
+    found = open_weights(path)
+    assert found.metadata["steps"] == "500"
+    assert found.tensors()["a"].tolist() == [2.5]
+    path.write_bytes(len(text).to_bytes(8, "little") + text + values[:3])
+    with pytest.raises(CheckpointError, match=BROKEN):
+        open_weights(path)
+
+
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_hostile_safetensors_header_ends_in_one_sentence(tmp_path, name):
     header, values, length, message = HEADERS[name]

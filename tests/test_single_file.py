@@ -104,6 +104,14 @@ def test_every_tensor_of_a_checkpoint_finds_its_place(tmp_path, small_families, 
     check(tmp_path, small_families, family, torch.float32)
 
 
+def test_a_checkpoint_without_its_first_layer_is_named(tmp_path):
+    save_file({"model.diffusion_model.input_blocks.1.0.x": torch.ones(1)}, tmp_path / "m.ckpt")
+    with pytest.raises(
+        CheckpointError, match="which lacks the first layer of its UNet; use a full"
+    ):
+        load_base(str(tmp_path / "m.ckpt"))
+
+
 def test_temporal_layers_inside_a_checkpoint_are_named(tmp_path, small_families, caplog):
     tensors, own = checkpoint(small_families, "sd15")
     layer = "model.diffusion_model.input_blocks.1.2.temporal_transformer.norm.weight"

@@ -17,7 +17,7 @@ from ..motion import MotionModule
 from ..weights.places import Role, local_path
 from ..weights.weight_file import open_weights
 from .identify import identify
-from .ip_adapter import check_ip_adapter, read_ip_adapter
+from .ip_adapter import check_ip_adapter, load_image_encoder, read_ip_adapter
 from .lora.files import LoraInfo, read_lora
 from .lora.layers import image_deltas, motion_deltas
 from .lora.peft import lora_file
@@ -112,6 +112,8 @@ def check_alone(report: FileReport, base: BaseModel | None) -> None:
             read_ip_adapter(path)
         elif key == "embeddings":
             read_embedding(path)
+        elif report.kind == "image encoder" and path.is_dir():
+            load_image_encoder(path, None)
 
 
 def with_own_words(base: BaseModel) -> BaseModel:

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers.models.clip import CLIPVisionConfig
 
 from ..adapters.fit import check_fit
 from ..adapters.ip_adapter import (
     IPAdapterWeights,
     attach_ip_adapters,
+    encoder_width,
     load_image_encoder,
     read_ip_adapter,
 )
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.image_embeddings import embed_images
 from ..diffusion.interpolation import numbers_by_frame
-from ..errors import Check
+from ..errors import Check, CheckpointError
 from ..jobs import Job
 from ..jobs.conditions import IPAdapter
 from ..media.image import read_image
@@ -48,12 +50,33 @@ def _images(job: Job) -> ImageSources:
 
 def _checks(job: Job, model: PlannedModel, offline: bool) -> Iterator[Check]:
     for i, adapter in enumerate(job.ip_adapters):
-        yield (
-            f"{_KEY}[{i}].path",
-            partial(check_fit, _KEY, adapter.path, model.base, offline=offline),
+        yield f"{_KEY}[{i}].path", partial(_check, adapter, model, offline)
+        yield f"{_KEY}[{i}].encoder", partial(_encoder_config, adapter, offline)
+
+
+def _check(adapter: IPAdapter, model: PlannedModel, offline: bool) -> None:
+    """The adapter fits the UNet and reads what its image encoder gives."""
+    check_fit(_KEY, adapter.path, model.base, offline=offline)
+    with torch.device("meta"):
+        weights = read_ip_adapter(local_path(adapter.path, offline=offline))
+    try:
+        config = _encoder_config(adapter, offline)
+    except CheckpointError:
+        return  # which its own check says
+    width = config.projection_dim if weights.form == "plain" else config.hidden_size
+    if width != encoder_width(weights):
+        raise CheckpointError(
+            f"{adapter.path}: reads {encoder_width(weights)} numbers for an image but "
+            f"{adapter.encoder} gives {width}; use the image encoder that it was trained with"
         )
-        place = partial(local_path, adapter.encoder, "image encoder", offline=offline)
-        yield f"{_KEY}[{i}].encoder", place
+
+
+def _encoder_config(adapter: IPAdapter, offline: bool) -> CLIPVisionConfig:
+    """The settings of an image encoder that is whole."""
+    path = local_path(adapter.encoder, "image encoder", offline=offline)
+    with torch.device("meta"):
+        config: CLIPVisionConfig = load_image_encoder(path, None).config
+    return config
 
 
 def _adapter(adapter: IPAdapter, model: LoadedModel) -> IPAdapterWeights:

@@ -10,6 +10,7 @@ import json
 import mmap
 import weakref
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ Header = dict[str, dict[str, Any]]
 """By tensor: `dtype`, `shape` and `data_offsets`."""
 _MAX_HEADER = 16 << 20
 """Bytes before the values: names, shapes and metadata."""
+_SENSELESS = (
+    SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+    OverflowError,
+)  # fmt: skip
+"""What reading a header of changed bytes raises."""
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
@@ -47,7 +53,8 @@ def read_header(path: Path) -> tuple[Header, dict[str, str], int]:
     """The tensors that a file lists, in file order, its metadata, and where its values begin.
 
     Raises CheckpointError. The library checks that all lies in the file once, without gaps, as
-    its shapes need, and that metadata is text. A cut download is shorter than its header says.
+    its shapes need, and that metadata is text. Numbers in the metadata and bytes after the last
+    tensor are forgiven. A cut download is shorter than its header says.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -59,12 +66,43 @@ def read_header(path: Path) -> tuple[Header, dict[str, str], int]:
     if text.count(b'"data_offsets"') > MAX_TENSORS:
         raise refused(path, f"lists more than {MAX_TENSORS} tensors")
     try:
-        with safe_open(path, "pt"):
-            header: Header = json.loads(text)
-    except (SafetensorError, OSError) as error:
+        try:
+            with safe_open(path, "pt"):
+                header: Header = json.loads(text)
+        except SafetensorError:
+            header = _forgiven(text, path.stat().st_size - 8 - length)
+    except _SENSELESS as error:
         raise broken(path) from error
     metadata: dict[str, Any] = header.pop("__metadata__", {})
-    return header, dict(metadata), 8 + length
+    return header, {key: str(value) for key, value in metadata.items()}, 8 + length
+
+
+def _forgiven(text: bytes, size: int) -> Header:
+    """A header whose metadata has numbers, or that says less than the `size` bytes of values.
+
+    The library checks one without these faults, in a file with a hole for the values.
+    """
+    header: dict[str, Any] = json.loads(text)
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    twice = text.count(b'"data_offsets"') != len(tensors)
+    if (
+        twice
+        or end > size
+        or not all(
+            isinstance(value, str | int | float)
+            for value in header.get("__metadata__", {}).values()
+        )
+    ):
+        raise ValueError("a name twice, values beyond the end, or senseless metadata")
+    plain = json.dumps(tensors).encode()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "header.safetensors"
+        with path.open("wb") as file:
+            file.write(len(plain).to_bytes(8, "little") + plain)
+            file.truncate(8 + len(plain) + end)
+        with safe_open(path, "pt"):
+            return header
 
 
 def map_tensors(path: Path, entries: Header, data: int) -> dict[str, Tensor]:
