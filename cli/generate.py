@@ -1,5 +1,6 @@
 """`animatediff generate`: options and prompt files to clips."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def _from_file(
     if "base" in over and "motion" not in over:
         over = {**over, "motion": None}
     path, text = Path(prompt_file), None
-    if path.is_dir() or path.suffix.lower().removeprefix(".") in FORMATS:
+    if os.path.isdir(path) or path.suffix.lower().removeprefix(".") in FORMATS:
         from animatediff_core.media.settings import settings_of
 
         path, text = settings_of(path)

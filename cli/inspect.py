@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from animatediff_core.errors import AnimateDiffError
-from animatediff_core.jobs import load_preset, preset_names, prompt_schema
+from animatediff_core.jobs import Adapter, load_preset, preset_names, prompt_schema
 
 from . import options, render
 from .deferred import importing
@@ -88,12 +88,12 @@ def _shown(report: "FileReport") -> str:
 
 
 def _preset_line(name: str, preset: dict[str, Any]) -> str:
-    start, end, schedule = preset["betas"]
+    (start, end, schedule), loras = preset["betas"], preset.get("loras", [])
     version = f" ({preset['motion_version']})" if "motion_version" in preset else ""
     parts = [
         f"base {preset['base']}",
         f"motion {preset['motion']}{version}",
-        *(f"lora {one['path']}:{one['scale']:g}" for one in preset.get("loras", [])),
+        *(f"lora {one.path}:{one.scale:g}" for one in map(Adapter.model_validate, loras)),
         *(f"embedding {path}" for path in preset.get("embeddings", [])),
         f"scheduler {preset['scheduler']}",
         f"betas {schedule} {start:g} to {end:g}",

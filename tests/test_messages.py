@@ -40,7 +40,6 @@ ALIASES = "".join(
         ('{"a": 1, "a": 2}', "the key 'a' occurs twice in one mapping"),
         ("a: " + "9" * 5000, "Exceeds the limit (4300 digits) for integer string conversion: "
                              "value has 5000 digits"),
-        ("a: " + "9" * 400, "a number of 400 digits is too large"),
         ("a: !!bool abc", "has a value that does not suit its !! tag"),
         ("a: !!timestamp abc", "has a value that does not suit its !! tag"),
         ('{"a": "\\ud800"}', r"'\ud800' is no Unicode text; retype it"),
@@ -91,6 +90,10 @@ def test_a_flat_file_names_the_place_of_its_settings_once():
         ("overlap: 4", "overlap: unknown key; did you mean window.overlap?"),
         ("output: {steps: 4}",
          "output.steps: unknown key here; steps stands outside of this record"),
+        ("frames: 1" + "0" * 400, "frames: must be at most 1.84467e+19"),
+        ("upscale: 1e308", "upscale.scale: must be at most 1.84467e+19"),
+        ("motion_positions: {offset: 1.0e+300}",
+         "motion_positions.offset: must be at most 1.84467e+19"),
         ("xyz: 1", "xyz: unknown key; docs/settings.md has all"),
     ],
 )  # fmt: skip

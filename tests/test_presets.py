@@ -1,5 +1,6 @@
 """Presets: every setting stands in them, and the betas are those of the module that they name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,11 @@ def test_wrong_values_are_told_what_and_where(key, message):
 
 def test_inspect_shows_every_setting_of_a_preset(asked):
     shown = asked("inspect", "--presets").stdout
+    assert [line.partition(":")[0] for line in shown.splitlines()] == preset_names()
+    (slim,) = (line for line in shown.splitlines() if line.startswith("tiny-slim: "))
+    assert "lora bundled:tiny/slim.safetensors:1;" in slim
+    records = asked("inspect", "--presets", "--json").stdout.splitlines()
+    assert [json.loads(record)["name"] for record in records] == preset_names()
     line = next(line for line in shown.splitlines() if line.startswith("sdxl-beta: "))
     for part in ("base stabilityai/stable-diffusion-xl-base-1.0", "scheduler euler",
                  "betas scaled_linear 0.00085 to 0.02", "100 steps", "guidance 8.5",

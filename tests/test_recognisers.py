@@ -40,7 +40,7 @@ SENTENCES = {
         "a.pt: is a ControlNet that cannot be used: it is a part",
     ),
     "unknown": (
-        report("unknown", "nowhere", details={"note": "its tensors (x) are of no kind"}),
+        report("no known kind", "nowhere", details={"note": "its tensors (x) are of no kind"}),
         "t2i_adapters",
         "a.pt: is no T2I-Adapter, which t2i_adapters takes: its tensors (x) are of no kind",
     ),

@@ -352,6 +352,7 @@ def test_steps_that_would_not_begin_in_noise_are_refused(name, steps, fits):
     with pytest.raises(AnimateDiffError, match=f"{name} cannot space {steps} .*; use {fits}$"):
         check_timesteps(name, VERSIONS["v2"], steps)
     check_timesteps(name, VERSIONS["v2"], fits)
+    check_timesteps("lcm", VERSIONS["v2"], 10**9)  # which check_steps refuses
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm", "euler", "heun", "dpmpp_2m", "unipc"])

@@ -158,7 +158,7 @@ def single_file_of(shapes: Shapes) -> SingleFile | None:
         use = INPUTS.get(first[1], f"{first[1]}-channel")
         family, why_not = f"{family} {use}", f"whose UNet reads {first[1]} channels instead of 4"
     elif "conditioner.embedders.0.model.ln_final.weight" in shapes:
-        family, why_not = "SDXL refiner", "which only finishes pictures of SDXL's base"
+        family, why_not = "SDXL refiner", "which only finishes images of SDXL's base"
     elif "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
         family, why_not = f"{family} EDM", "whose noise schedule no motion module knows"
     elif family == "SD2" and "label_emb00weight" in unet:
@@ -179,6 +179,8 @@ def _other(shapes: Shapes, whole: bool) -> SingleFile | None:
             return SingleFile(family=family, why_not="which no motion module fits")
     if not whole:
         return None
+    if any(key.startswith("input_blocks.") for key in bare):
+        return SingleFile(family="unknown", why_not="which lacks the first layer of its UNet")
     return SingleFile(family="unknown", why_not="whose UNet is not Stable Diffusion's")
 
 
@@ -191,9 +193,10 @@ def check_single_file(shapes: Shapes, source: str, *, vae_given: bool) -> Single
             "`animatediff inspect` says what it is"
         )
     if kind.why_not is not None:
+        of_family = "" if kind.family == "unknown" else f" of family {kind.family}"
         raise CheckpointError(
-            f"{source}: is a checkpoint of family {kind.family}, {kind.why_not}; use a full "
-            "checkpoint of SD1.x, SD2.x or SDXL"
+            f"{source}: is a checkpoint{of_family}, {kind.why_not}; use a full checkpoint of "
+            "SD1.x, SD2.x or SDXL"
         )
     if not kind.vae and not vae_given:
         raise CheckpointError(

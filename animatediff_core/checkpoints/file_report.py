@@ -13,7 +13,7 @@ from ..weights.files import printable
 from ..weights.weight_file import WeightFile
 
 ADVICE = "download it again, or use one of the base model's family"
-UNKNOWN = "unknown"
+UNKNOWN = "no known kind"
 NOWHERE = "nowhere"
 """`goes_in` of files that are known but cannot be used."""
 _WANTED = {

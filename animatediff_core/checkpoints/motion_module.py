@@ -127,7 +127,7 @@ def own_positions(tensors: Mapping[str, Tensor], frames: int, path: Path) -> dic
         if tuple(tensor.shape) != (1, frames, channels):
             raise CheckpointError(
                 f"{path}: {key} has shape {tuple(tensor.shape)}, not "
-                f"{(1, frames, channels)}; download it again"
+                f"{(1, frames, channels)}; use the module as its author first published it"
             )
         if channels not in computed:
             computed[channels] = sinusoids(frames, channels, torch.zeros(()))

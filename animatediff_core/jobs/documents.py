@@ -16,7 +16,6 @@ _MOST_MERGED = 10_000
 _JSON = re.compile(r'\s*[{\[]\s*(["{\[]|/[/*])')
 """How a text begins that is meant to be JSON."""
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
-_LARGEST = 2**64
 
 
 def parsed(text: str, where: str) -> Any:
@@ -41,7 +40,7 @@ def parsed(text: str, where: str) -> Any:
 
 
 def checked(value: Any, where: str) -> Any:
-    """Plain values, neither too many nor too large, with texts of Unicode; else PromptFileError."""
+    """Plain values that are not too many and whose texts are Unicode; else PromptFileError."""
     waiting = [value]
     count = 0
     while waiting:
@@ -51,8 +50,6 @@ def checked(value: Any, where: str) -> Any:
             raise PromptFileError(f"{where}: has more than {_MOST:,} values, counting aliases")
         if isinstance(one, str) and _NO_TEXT.search(one):
             raise PromptFileError(f"{where}: {ascii(one)[:100]} is no Unicode text; retype it")
-        if isinstance(one, int) and abs(one) > _LARGEST:
-            raise PromptFileError(f"{where}: a number of {len(str(one))} digits is too large")
         if isinstance(one, dict):
             waiting += one.values()
             waiting += one

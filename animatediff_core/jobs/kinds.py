@@ -1,5 +1,6 @@
 """Types of settings: numbers with a range, values by frame, names of files, sizes of files."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,11 +79,11 @@ def local_path(value: Any) -> Any:
     if Path(value).is_absolute() or ":" in value or value.folder == Path():
         return str(value)
     beside = value.folder / value
-    return str(beside) if beside.exists() or value.startswith(".") else str(value)
+    return str(beside) if os.path.exists(beside) or value.startswith(".") else str(value)
 
 
 def _absolute(name: str) -> str:
-    return str(Path(name).absolute()) if Path(name).exists() else name
+    return os.path.abspath(name) if os.path.exists(name) else name
 
 
 Source = Annotated[str, BeforeValidator(local_path), WrittenAs(_absolute)]
@@ -96,7 +97,7 @@ def in_bytes(value: Any) -> Any:
     """`2MB` and the like as a number of bytes (kB is 1000, KiB 1024); other values as they are."""
     if not isinstance(value, str):
         return _number(value)
-    parts = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", value)
+    parts = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]*)\s*", value)
     unit = _UNITS.get(parts[2].lower()) if parts else None
     if parts is None or unit is None:
         raise ValueError(f"must be bytes, or a size such as 500KB or 2MB, got {value!r}")

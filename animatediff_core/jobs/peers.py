@@ -1,5 +1,6 @@
 """Base model and paths of the files of other programs."""
 
+import os
 from pathlib import Path
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -16,6 +17,6 @@ def found(path: str, folder: Path, root: Path | None, inner: str = "") -> str:
     folders = [folder, *folder.absolute().parents, *([root] if root else [])]
     for one in folders:
         for start in (one, one / inner):
-            if (start / path).exists():
+            if os.path.exists(start / path):  # False for a name that is too long, too
                 return str(start / path)
     return str(root / inner / path) if root else f"./{path}"

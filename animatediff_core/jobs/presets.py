@@ -1,6 +1,7 @@
 """Presets: a model with the settings that suit it, one YAML file each, shipped as data."""
 
 import json
+import os
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -51,7 +52,7 @@ def kept_adapters(base: Path) -> dict[str, tuple[Adapter, ...]]:
     """
     adapters: dict[str, tuple[Adapter, ...]] = dict.fromkeys(_KEPT_ROLES, ())
     record = base / RECORD_FILE
-    if not record.is_file():
+    if not os.path.isfile(record):
         return adapters
     try:
         for one in json.loads(record.read_text("utf-8")).get("adapters", []):
@@ -81,8 +82,8 @@ def defaults_of(base: str) -> dict[str, Any]:
         return {
             k: first[k] for k in OWN & first.keys() if all(s.get(k) == first[k] for s in others)
         }
-    folder = Path(base).expanduser()
     try:
+        folder = Path(base).expanduser()
         if (folder / RECORD_FILE).is_file():
             noted = json.loads((folder / RECORD_FILE).read_text("utf-8")).get("defaults", {})
             return {key: noted[key] for key in OWN & noted.keys()}

@@ -18,6 +18,9 @@ from typing_extensions import Self
 from ..errors import Problem
 from .kinds import ByFrame
 
+_LARGEST = 2**64
+"""Numbers beyond it are mistakes, which arithmetic could not take."""
+
 
 class MisfitError(ValueError):
     """Settings that are each valid but do not go together."""
@@ -68,7 +71,9 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        problems = list(self.misfits())
+        large = [name for name, value in self if _is_large(value)]
+        problems = [Problem(f"must be at most {_LARGEST:g}", name) for name in large]
+        problems += [] if problems else self.misfits()
         if problems:
             raise MisfitError(problems)
         return self
@@ -83,6 +88,10 @@ class Record(BaseModel):
         short = {k: v for k, v in first.items() if k not in ("title", "default", "description")}
         defaults = [] if whole.get("required") else [{"const": True}]
         return {"anyOf": [reference, short, *defaults]}
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) > _LARGEST
 
 
 @cache

@@ -3,6 +3,7 @@
 GIF: comment; PNG and APNG: an iTXt chunk; WebP: Exif UserComment; MP4 and WebM: comment tag.
 """
 
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -24,11 +25,11 @@ def read_settings(path: Path) -> str | None:
 
     `path` is a file, a folder of frames, or a frame in it. MediaError if it cannot be read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / FIRST_FRAME
     elif path.suffix.lower() == ".png" and path.with_name(FIRST_FRAME).is_file():
         path = path.with_name(FIRST_FRAME)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MediaError(f"{path}: no such clip; check the path")
     text = (
         _video_comment(path) if path.suffix.lower() in (".mp4", ".webm") else _image_comment(path)
@@ -42,7 +43,7 @@ def settings_of(clip: Path) -> tuple[Path, str | None]:
     Raises MediaError if there is neither.
     """
     sidecar = sidecar_of(clip)
-    if sidecar.is_file():
+    if os.path.isfile(sidecar):
         return sidecar, None
     if (text := read_settings(clip)) is None:
         raise MediaError(
@@ -63,7 +64,7 @@ def sidecar_of(clip: Path) -> Path:
     """The settings file beside a clip (a file, a folder of frames, or a frame in it)."""
     if clip.suffix.lower() == ".png" and not clip.is_dir():
         clip = clip.absolute().parent
-    elif not clip.is_dir():
+    elif not os.path.isdir(clip):
         return clip.with_suffix(".yaml")
     name = clip.name or clip.absolute().name  # `.` has none
     return clip.parent / f"{name}.yaml"
