@@ -158,7 +158,7 @@ def single_file_of(shapes: Shapes) -> SingleFile | None:
         use = INPUTS.get(first[1], f"{first[1]}-channel")
         family, why_not = f"{family} {use}", f"whose UNet reads {first[1]} channels instead of 4"
     elif "conditioner.embedders.0.model.ln_final.weight" in shapes:
-        family, why_not = "SDXL refiner", "which only finishes pictures of SDXL's base"
+        family, why_not = "SDXL refiner", "which only finishes images of SDXL's base"
     elif "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
         family, why_not = f"{family} EDM", "whose noise schedule no motion module knows"
     elif family == "SD2" and "label_emb00weight" in unet:
