@@ -94,7 +94,7 @@ def test_the_command_line_goes_over_all_jobs_of_a_file(asked, tmp_path):
 WRONG = {
     "nothing": ([], "nothing to do"),
     "both": (["p.yaml", "--prompt", "x"], "cannot go together"),
-    "no file": (["missing.yaml"], "missing.yaml: no such prompt file"),
+    "no file": (["missing.yaml"], "missing.yaml: no such file"),
     "typo": (["typo.yaml"], "did you mean prompt?"),
     "size": (["--prompt", "x", "-W", 65], "width: 65 is no multiple of 4, as the VAE needs; use"),
     "frames": (["--prompt", "x", "-L", 17], "knows 16 at most; set window.length (-C) to 16"),

@@ -155,7 +155,7 @@ def test_a_value_cannot_lead_out_of_the_folder():
         ("defaults: {prompt: __round__}", "the wildcard __round__ leads back to itself"),
         ("defaults: {prompt: __empty__}", "has no line for the wildcard __empty__"),
         ("defaults: {negative_prompt: __nothing__}", "negative_prompt: the wildcard __nothing__"),
-        ("extends: nowhere.yaml", "extends: .*nowhere.yaml: no such prompt file"),
+        ("extends: nowhere.yaml", "extends: .*nowhere.yaml: no such file"),
         ("extends: [a]", "extends: must be the path of one prompt file"),
         ("extends: loop.yaml", "extends: .*loop.yaml leads back to itself"),
         ("extends: list.yaml", "list.yaml: must be a mapping, as in our own prompt files"),

@@ -425,7 +425,7 @@ def test_wrong_configurations_are_told(tmp_path, text, message):
 
 
 def test_a_setting_that_is_no_yaml_is_told():
-    with pytest.raises(TrainingError, match="--set betas=.*: its value is no YAML"):
+    with pytest.raises(TrainingError, match="--set betas: is nested too deeply"):
         parse_override("betas=" + "[" * 2000)
 
 

@@ -10,6 +10,7 @@ from diffusers.models import AutoencoderKL
 
 from animatediff_core.diffusion import known_region
 from animatediff_core.diffusion.decoding import decode as decode_latents
+from animatediff_core.errors import TrainingError
 from animatediff_core.jobs import Encoding
 from animatediff_core.media.clip import write_clip
 from animatediff_core.media.image import write_image
@@ -19,6 +20,7 @@ from animatediff_core.training.clips import (
     Clips,
     Sample,
     collate,
+    list_clips,
     read_pixels,
     read_window,
     to_pixels,
@@ -246,3 +248,29 @@ def test_a_window_of_a_video_is_its_frames(tmp_path):
         for seed in range(40)
     }  # fmt: skip
     assert starts == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_captions_and_tables_of_spreadsheets_are_read(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    table = tmp_path / "t.csv"
+    table.write_text(f"{mark}videoid,name,page_dir\n7,ein Bär,x\n", encoding)
+    data = {"video_folder": str(tmp_path), "sample_size": 16}
+    (clip,) = list_clips(config(data=DataConfig(**data, csv_path=str(table))))
+    assert (clip.path.name, clip.caption) == ("7.mp4", "ein Bär")
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a.txt").write_text(f"{mark}ein Bär\n", encoding)
+    (clip,) = list_clips(config(data=DataConfig(**data)))
+    assert clip.caption == "ein Bär"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["videoid,name,page_dir\n7,ein Bär,x\n".encode("latin-1"),
+     b"videoid,name,page_dir\n7," + b"a" * 131_073 + b",x\n"],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    data = DataConfig(video_folder=str(tmp_path), csv_path=str(tmp_path / "t.csv"), sample_size=16)
+    with pytest.raises(TrainingError, match=r"t.csv: cannot be read \(.*\); save it as UTF-8"):
+        list_clips(config(data=data))

@@ -67,13 +67,13 @@ def _other(other: Any, folder: Path, chain: tuple[Path, ...]) -> tuple[Path, Map
 
 
 def read_text(path: Path) -> str:
-    """The text of a prompt file."""
+    """The text of a YAML or JSON file."""
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
-        raise PromptFileError(f"{path}: no such prompt file; check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{path}: cannot be read as text; name a YAML prompt file") from error
+        raise PromptFileError(f"{path}: no such file; check the path") from error
+    except (OSError, ValueError) as error:
+        raise PromptFileError(f"{path}: cannot be read as text; name a YAML file") from error
 
 
 def _own(content: Mapping[str, Any], folder: Path, file: str) -> Content:

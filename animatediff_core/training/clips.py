@@ -8,7 +8,9 @@ Legend: f frames, h w pixels.
 
 import csv
 import random
-from collections.abc import Callable, Sequence
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,7 +76,7 @@ def list_clips(config: TrainConfig) -> list[ClipFile]:
 def _listed(table: Path, folder: Path) -> list[ClipFile]:
     if not table.is_file():
         raise TrainingError(f"{table}: no such file; train_data.csv_path must name a CSV")
-    with table.open(newline="", encoding="utf-8") as file:
+    with _reading(table), table.open(newline="", encoding=_encoding(table)) as file:
         rows = csv.DictReader(file)
         missing = {"videoid", "name"} - set(rows.fieldnames or ())
         if missing:
@@ -95,7 +97,27 @@ def _captioned(folder: Path, stage: str) -> list[ClipFile]:
             f"{folder}: no caption file for {', '.join(without[:5])}"
             f"{' and others' if len(without) > 5 else ''}; write one line into NAME.txt beside each"
         )
-    return [ClipFile(p, p.with_suffix(".txt").read_text("utf-8").strip()) for p in paths]
+    return [ClipFile(path, _caption(path.with_suffix(".txt"))) for path in paths]
+
+
+def _caption(path: Path) -> str:
+    with _reading(path):
+        return path.read_text(_encoding(path)).strip()
+
+
+def _encoding(path: Path) -> str:
+    """UTF-16 if the file begins with its mark, as some spreadsheets write it, else UTF-8."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (UnicodeError, csv.Error) as error:
+        message = f"{path}: cannot be read ({error}); save it as UTF-8, a caption a line"
+        raise TrainingError(message) from error
 
 
 @dataclass(frozen=True)

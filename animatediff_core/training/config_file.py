@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-
-from ..errors import Problem, Problems, TrainingError
+from ..errors import Problem, Problems, PromptFileError, TrainingError
+from ..jobs.documents import parsed
+from ..jobs.extending import read_text
 from ..jobs.kinds import FileText, Flag, only
 from ..jobs.reading import validated
 from ..jobs.record import Record, kinds_of, nested
@@ -137,21 +137,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise TrainingError(f"--set {text}: must be KEY=VALUE, for instance learning_rate=1e-5")
     try:
-        return key, yaml.safe_load(value)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise TrainingError(f"--set {text[:80]}: its value is no YAML") from error
+        return key, parsed(value, key)
+    except PromptFileError as error:
+        raise TrainingError(f"--set {error}") from error
 
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise TrainingError(f"{path}: no such file; name a training YAML") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path}: not a readable YAML file: {reason}") from error
-    except RecursionError as error:
-        raise TrainingError(f"{path}: no valid YAML: it is nested too deeply") from error
+        values = parsed(read_text(path), str(path))
+    except PromptFileError as error:
+        raise TrainingError(str(error)) from error
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: must be a mapping of settings such as base and train_data")
     return values
