@@ -37,6 +37,7 @@ def generate(
     dtype: options.Dtype = None,
     low_vram: options.LowVram = False,
     compile_: options.Compile = False,
+    preview: options.Preview = False,
     offline: options.Offline = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -56,23 +57,25 @@ def generate(
     else:
         jobs, problems = _from_prompt(prompt, prompt_file, preset, over, repeats), Problems()
     options.go_offline(offline)
-    if problems.found:  # planning may find more, to be reported in the same round
+    _check(jobs, problems, offline)
+    if is_file:
+        _check_file(output, len(jobs))
+        output = output.parent
+    how = {"low_vram": low_vram, "compiled": compile_, "offline": offline}
+    if dry_run:
+        _show(jobs, output, device, dtype, how)
+    else:
+        _run(jobs, output, device, dtype, {**how, "preview": preview})
+
+
+def _check(jobs: list[Job], problems: Problems, offline: bool) -> None:
+    """Raise the problems of a prompt file, with those that planning finds in its other jobs."""
+    if problems.found:
         with importing():
             from animatediff_core.planning.jobs import plan
         with problems.collecting():
             plan(jobs, offline=offline)
         problems.check()
-    if is_file:
-        _check_file(output, len(jobs))
-        output = output.parent
-    how = {"low_vram": low_vram, "compiled": compile_, "offline": offline}
-    if prompt is not None and preset is None and "base" not in over:
-        render.note(
-            "no --base or --preset: the bundled model is used, which draws coloured shapes; "
-            "`animatediff inspect --presets` lists others"
-        )
-    make = _show if dry_run else _run
-    make(jobs, output, device, dtype, how)
 
 
 def _from_prompt(
@@ -83,6 +86,11 @@ def _from_prompt(
         raise AnimateDiffError("a prompt file and --prompt cannot go together; use one of them")
     if "motion" in over and "base" not in over and preset is None:
         raise AnimateDiffError("--motion needs --base or --preset: which model should move?")
+    if preset is None and "base" not in over:
+        render.note(
+            "no --base or --preset: the bundled model is used, which draws coloured shapes; "
+            "`animatediff inspect --presets` lists others"
+        )
     chosen = {"preset": preset} if preset else {}
     return job_from_options({"prompt": prompt, **over, **chosen}, repeats)
 
@@ -103,16 +111,9 @@ def _from_file(
         over = {**over, "motion": None}
     path, text = Path(prompt_file), None
     if os.path.isdir(path) or path.suffix.lower().removeprefix(".") in FORMATS:
-        from animatediff_core.media.settings import read_settings, sidecar_of
+        from animatediff_core.media.settings import settings_of
 
-        sidecar = sidecar_of(path)
-        if os.path.isfile(sidecar):
-            path = sidecar
-        elif (text := read_settings(path)) is None:
-            raise AnimateDiffError(
-                f"{path}: carries no settings and has no sidecar {sidecar.name} beside it; name a "
-                "clip made by generate, or a prompt file"
-            )
+        path, text = settings_of(path)
     return valid_jobs(path, text=text, root=root, overrides=over, repeats=repeats)
 
 
@@ -141,7 +142,7 @@ def _show(
 ) -> None:
     """Print the clips that would be made, and the memory that they need."""
     with importing():
-        from animatediff_core.runs.generate import plan_run
+        from animatediff_core.runs.generate_plan import plan_run
 
     rows = []
     for clip in plan_run(jobs, output, device, dtype, **how):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def inspect(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Weight files or model folders.")
+        list[Path] | None,
+        typer.Argument(help="Weight files, model folders, clips or prompt files."),
     ] = None,
     presets: Annotated[bool, options.flag("--presets", help="List the presets.")] = False,
     schema: Annotated[
@@ -50,7 +51,7 @@ def inspect(
             render.error(str(report))
             continue
         render.result(
-            _report_line(report),
+            _shown(report),
             {
                 **report.details,
                 "path": str(file),
@@ -66,19 +67,24 @@ def inspect(
         raise SystemExit(max(error.exit_code for error in failed))
 
 
-def _report_line(report: "FileReport") -> str:
+def _shown(report: "FileReport") -> str:
+    """One line for a script; at a terminal a title and a row for each fact."""
     version = f" {report.version}" if report.version else ""
     family = "" if report.family == "unknown" else f" for {report.family}"
-    parts = [f"{report.path}: {report.kind}{version}{family}"]
-    parts.append("cannot be used" if report.goes_in == "nowhere" else f"goes in {report.goes_in}")
-    parts += [f"{key} {value}" for key, value in report.details.items() if key != "note"]
-    if report.parameters is not None:
-        count = report.parameters
+    title, use = f"{report.kind}{version}{family}", f"goes in {report.goes_in}"
+    if report.goes_in in ("nowhere", "generate"):
+        use = "cannot be used" if report.goes_in == "nowhere" else "generate makes it"
+    facts = {key: value for key, value in report.details.items() if key != "note"}
+    if (count := report.parameters) is not None:
         size = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
-        parts.append(f"{size} parameters in {report.dtype or 'no dtype'}")
+        facts["parameters"] = f"{size} in {report.dtype or 'no dtype'}"
     if "note" in report.details:
-        parts.append(f"note: {report.details['note']}")
-    return "; ".join(parts)
+        facts["note"] = report.details["note"]
+    if not render.at_terminal():
+        return "; ".join([f"{report.path}: {title}", use, *(f"{k} {v}" for k, v in facts.items())])
+    width = max(map(len, facts), default=0)
+    rows = [f"  {key:<{width}}  {value}" for key, value in facts.items()]
+    return "\n".join([str(report.path), f"  {title}; {use}", *rows])
 
 
 def _preset_line(name: str, preset: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ def _presets() -> list[str]:
 
 
 Offline = Annotated[bool, flag("--offline", help="Never ask the hub; use its cached files.")]
+Preview = Annotated[bool, flag("--preview", help="Show the clip in work as NAME.preview.png.")]
 DryRun = Annotated[bool, flag("--dry-run", help="Check everything and show the plan.")]
 Json = Annotated[bool, flag("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, flag("--quiet", "-q", help="Only results and errors.")]

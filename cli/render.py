@@ -68,6 +68,11 @@ def note(message: str, *, always: bool = False) -> None:
         console.print(message, soft_wrap=True)
 
 
+def at_terminal() -> bool:
+    """Whether a person reads the results."""
+    return sys.stdout.isatty() and not settings.json
+
+
 def result(text: str, record: Mapping[str, object] | None = None) -> None:
     """One result line on stdout: the text, or with --json the record."""
     line = json.dumps(record) if settings.json and record is not None else text

@@ -138,9 +138,6 @@ def test_a_wheel_has_every_package():
 
 LEANING = ("The same", "Of ", "As ", "That ", "What ")
 """How first lines of docstrings begin that cannot be read without the ones before them."""
-SETTLING = {"tiny"}
-"""Rooms whose docstrings, sizes and formatting are still being mended."""
-SETTLED = {module: path for module, path in FILES.items() if room_of(module) not in SETTLING}
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -153,24 +150,24 @@ def first_lines(tree: ast.Module) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("module", sorted(SETTLED))
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_the_first_line_of_a_docstring_stands_alone(module):
-    lines = first_lines(ast.parse(SETTLED[module].read_text()))
+    lines = first_lines(ast.parse(FILES[module].read_text()))
     assert not {number: text for number, text in lines.items() if text.startswith(LEANING)}
 
 
-@pytest.mark.parametrize("module", sorted(SETTLED))
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_files_and_functions_are_short(module):
-    text = SETTLED[module].read_text()
+    text = FILES[module].read_text()
     assert len(text.splitlines()) <= 300
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 50, node.name
 
 
-@pytest.mark.parametrize("module", sorted(SETTLED))
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_only_tables_of_data_are_formatted_by_hand(module):
-    text = SETTLED[module].read_text()
+    text = FILES[module].read_text()
     tables = {
         number
         for node in ast.parse(text).body

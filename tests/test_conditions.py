@@ -614,6 +614,8 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"loras": ["a.safetensors", {"path": "controlnet/diffusion_pytorch_model.safetensors",
                                       "weights": {0: 1}}]}, {},
          "loras[1].path", "is a ControlNet, which goes into controlnets"),
+        ({"loras": [{"path": "norm.safetensors", "weights": {0: 1}}]}, {}, "loras[0].path",
+         "changes norms, which cannot be scaled by frame; leave weights out"),
         ({"loras": [{"path": "sd15-lora.safetensors", "weights": {0: 1}}]}, {"family": "SDXL"},
          "loras[0].path", "is a LoRA for SD1.5 but m is SDXL"),
         ({"animate": "film/0.png"}, {}, "animate",

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, new_motion, new_unet
@@ -18,6 +19,9 @@ from typer.testing import CliRunner
 from animatediff_core import load_motion_module, save_motion_module
 from animatediff_core.adapters.identify import identify
 from animatediff_core.errors import CheckpointError
+from animatediff_core.jobs import Job, Output, dump_job
+from animatediff_core.media.clip import write_clip
+from animatediff_core.media.settings import MARK
 from cli.app import app
 
 
@@ -186,7 +190,7 @@ def test_the_command_prints_one_line_a_file_and_complete_json(tmp_path):
     assert len(lines) == 3
     assert lines[0].endswith(
         "look.safetensors: embedding for SD1.5; goes in embeddings; token <look>; vectors 2; "
-        "1536 parameters in fp32"
+        "parameters 1536 in fp32"
     )
     records = [json.loads(line) for line in invoke(motion, "--json").stdout.splitlines()]
     assert records[0]["kind"] == "motion module"
@@ -202,3 +206,21 @@ def test_a_folder_with_a_broken_configuration_is_refused(tmp_path, content):
     expected = r"config.json: (is no JSON|is JSON|names no block_out_channels)"
     with pytest.raises(CheckpointError, match=expected):
         identify(tmp_path)
+
+
+def test_clips_and_prompt_files_are_inspected_too(asked, tmp_path):
+    job = Job(name="knight", prompt={0: "a red circle"}, seed=7, width=96, height=64, frames=2)
+    clip = tmp_path / "knight-7.webp"
+    frames = np.zeros((2, 64, 96, 3), np.uint8)
+    write_clip(frames, clip, Output(format="webp"), text=MARK + dump_job(job))
+    prompts = tmp_path / "two.yaml"
+    prompts.write_text("jobs: [{prompt: a}, {prompt: b, base: bundled:tiny/slanted, motion: null}]")
+    done = asked("inspect", clip, prompts, "--json")
+    made, planned = map(json.loads, done.stdout.splitlines())
+    assert (made["kind"], made["goes_in"], made["prompt"]) == ("clip", "generate", "a red circle")
+    assert (made["seed"], made["frames"]) == ("7", "2 of 96 x 64")
+    assert (planned["kind"], planned["jobs"]) == ("prompt file", "2")
+    assert planned["base"] == "bundled:tiny, bundled:tiny/slanted"
+    prompts.write_text("jobs: [{promt: a}]")
+    done = asked("inspect", prompts)
+    assert (done.exit_code, "promt" in done.stderr) == (2, True)

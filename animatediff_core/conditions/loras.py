@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from ..adapters.fit import check_fit
-from ..adapters.lora.attach import attach_lora
+from ..adapters.lora.attach import attach_lora, check_by_frame
 from ..checkpoints.base_model import BaseModel
 from ..diffusion.conditioning import Conditioning
 from ..diffusion.interpolation import numbers_by_frame
@@ -40,6 +40,8 @@ def _check(source: str, base: BaseModel, offline: bool) -> None:
             f"{source}: holds an embedding ({words}), which has no weights by frame; leave weights "
             "out"
         )
+    with torch.device("meta"):
+        check_by_frame(base, report.path)
 
 
 def _load(job: Job, model: LoadedModel) -> Callable[[], None] | None:

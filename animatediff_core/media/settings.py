@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import MediaError
+from ..jobs import FORMATS
 from .opening import open_film, open_image, reading_image
 
 PNG_KEY = "animatediff"
@@ -34,6 +35,29 @@ def read_settings(path: Path) -> str | None:
         _video_comment(path) if path.suffix.lower() in (".mp4", ".webm") else _image_comment(path)
     )
     return text if text is not None and text.startswith(MARK) else None
+
+
+def settings_of(clip: Path) -> tuple[Path, str | None]:
+    """The prompt file that makes a clip again: its sidecar, or the clip with the text in it.
+
+    Raises MediaError if there is neither.
+    """
+    sidecar = sidecar_of(clip)
+    if os.path.isfile(sidecar):
+        return sidecar, None
+    if (text := read_settings(clip)) is None:
+        raise MediaError(
+            f"{clip}: carries no settings and has no sidecar {sidecar.name} beside it; name a clip "
+            "made by generate, or a prompt file"
+        )
+    return clip, text
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a path is that of a clip: a file of a clip's format, or a folder of frames."""
+    if path.is_dir():
+        return (path / FIRST_FRAME).is_file()
+    return path.suffix.lower().removeprefix(".") in FORMATS
 
 
 def sidecar_of(clip: Path) -> Path:

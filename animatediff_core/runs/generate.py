@@ -5,26 +5,28 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..diffusion.step_info import StepInfo
-from ..errors import AnimateDiffError, Problems, SurroundingsError, UnexpectedError
+from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
 from ..jobs import Job
 from ..media.frames import Frames
-from ..planning.jobs import Planned, plan
-from ..planning.memory import FASTEST, Need, check_memory, memory_fallbacks, need_of, num_parameters
+from ..planning.memory import FASTEST, num_parameters
 from ..planning.models import ModelSpec
-from ..planning.output import check_folder
-from ..sampling.compiling import check_compiling, compiling_explained
-from ..sampling.device import choose, made_with
+from ..sampling.compiling import compiling_explained
+from ..sampling.device import made_with
 from ..sampling.loading import load_model
 from ..sampling.output import write
-from ..sampling.placement import PlacedModel, Placement
+from ..sampling.placement import PlacedModel
+from ..sampling.preview import Preview
 from ..sampling.provenance import condition_files
 from ..sampling.sample import sample
+from .generate_plan import PlannedClip, plan_run
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +110,13 @@ def run(
     offline: bool = False,
     low_vram: bool = False,
     compiled: bool = False,
+    preview: bool = False,
 ) -> Iterator[Event]:
-    """`generate` with its progress. `low_vram` starts with the least memory, `compiled` compiles
-    the UNet's blocks with torch.compile."""
+    """`generate` with its progress.
+
+    `low_vram` starts with the least memory, `compiled` compiles the UNet with torch.compile,
+    `preview` shows the clip in work as a small image.
+    """
     folder = Path(output_dir or "outputs")
     planned = plan_run(
         jobs, folder, device, dtype, offline=offline, low_vram=low_vram, compiled=compiled
@@ -118,52 +124,9 @@ def run(
     groups: dict[tuple[ModelSpec, torch.dtype], list[PlannedClip]] = {}
     for clip in planned:
         groups.setdefault((clip.found.spec, clip.placement.dtype), []).append(clip)
-    events = (
-        event for members in groups.values() for event in _run_group(members, folder, offline)
-    )
+    made = (_run_group(members, folder, offline, preview) for members in groups.values())
+    events = chain.from_iterable(made)
     yield from _write_behind(events, folder)
-
-
-@dataclass(frozen=True)
-class PlannedClip(Planned):
-    """A planned job, and where its model will run."""
-
-    placement: Placement
-
-    @property
-    def need(self) -> Need:
-        """The memory that it takes."""
-        return need_of(self, self.placement.dtype, self.placement.memory)
-
-
-def plan_run(
-    jobs: Sequence[Job],
-    folder: Path,
-    device: str | None,
-    dtype: str | None,
-    *,
-    offline: bool = False,
-    low_vram: bool = False,
-    compiled: bool = False,
-) -> list[PlannedClip]:
-    """Check everything that can be checked before a model is loaded; nothing is written.
-
-    Raises if the machine, the output folder, a job or its memory cannot work.
-    """
-    on, _ = choose(device, dtype)
-    memory = memory_fallbacks(on)[-1] if low_vram else FASTEST
-    if compiled:
-        check_compiling(on, memory)
-    check_folder(folder, jobs)
-    clips, problems = [], Problems()
-    for planned in plan(jobs, offline=offline):
-        job = planned.job
-        number = choose(device, dtype, fast=job.fast > 0)[1]
-        clips.append(PlannedClip(job, planned.found, Placement(on, number, memory, compiled)))
-        with problems.collecting(job.origin or job.name):
-            check_memory(planned, number, on)
-    problems.check()
-    return clips
 
 
 def _write_behind(events: Iterator[_Unwritten], folder: Path) -> Iterator[Event]:
@@ -221,7 +184,9 @@ def _failed(job: Job, error: Exception, folder: Path) -> Result:
     return Result(job, None, None, error)
 
 
-def _run_group(members: Sequence[PlannedClip], folder: Path, offline: bool) -> Iterator[_Unwritten]:
+def _run_group(
+    members: Sequence[PlannedClip], folder: Path, offline: bool, preview: bool
+) -> Iterator[_Unwritten]:
     """All jobs of one model, which is loaded for them and freed before the next one is loaded."""
     found, placement = members[0].found, members[0].placement
     dtype = str(placement.dtype).removeprefix("torch.")
@@ -240,15 +205,18 @@ def _run_group(members: Sequence[PlannedClip], folder: Path, offline: bool) -> I
         failed = error
         yield from (_failed(one.job, failed, folder) for one in members)
         return
+    shown = Preview(model, folder) if preview else None
     for one in members:
-        yield from _run_job(one.job, model, folder)
+        yield from _run_job(one.job, model, folder, shown)
 
 
-def _run_job(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
+def _run_job(
+    job: Job, model: PlacedModel, folder: Path, preview: Preview | None
+) -> Iterator[_Unwritten]:
     """One job, repeated with less memory as long as there is a fallback."""
     while True:
         try:
-            yield from _attempt(job, model, folder)
+            yield from _attempt(job, model, folder, preview)
             return
         except (torch.OutOfMemoryError, MemoryError):
             pass  # the frames of the error must go before the next attempt
@@ -261,7 +229,9 @@ def _run_job(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
         log.warning("%s: not enough memory on %s; again with %s", job.name, device, memory)
 
 
-def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]:
+def _attempt(
+    job: Job, model: PlacedModel, folder: Path, preview: Preview | None
+) -> Iterator[_Unwritten]:
     try:
         notes = dict[str, Any]()
         memory = model.placement.memory
@@ -269,7 +239,14 @@ def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
             notes["memory"] = asdict(memory)
         if files := condition_files(job, model):
             notes["sources"] = files
-        events = sample(job, model, folder=folder, notes=notes, decode_chunk=memory.decode_chunk)
+        events = sample(
+            job,
+            model,
+            folder=folder,
+            notes=notes,
+            decode_chunk=memory.decode_chunk,
+            on_step=partial(preview.show, job) if preview else None,
+        )
         with compiling_explained(model.placement.compiled):
             for event in events:
                 if isinstance(event, StepInfo):
@@ -280,3 +257,6 @@ def _attempt(job: Job, model: PlacedModel, folder: Path) -> Iterator[_Unwritten]
         raise
     except Exception as error:  # as in _write
         yield _failed(job, error, folder)
+    finally:
+        if preview is not None:
+            preview.over(job)

@@ -4,7 +4,7 @@ Legend: b batch, f frames, c channels, h w latent size.
 """
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,8 @@ class _Run:
     """Feeds the scheduler and FreeInit, on the CPU."""
     steps: int
     """Steps of all passes."""
+    on_step: Callable[[StepInfo, Tensor], None] | None
+    """Called with the latents, 1 c f h w, after each step."""
 
 
 def sample(
@@ -61,16 +63,18 @@ def sample(
     folder: Path | None = None,
     notes: dict[str, Any] | None = None,
     decode_chunk: int = 8,
+    on_step: Callable[[StepInfo, Tensor], None] | None = None,
 ) -> Iterator[StepInfo | np.ndarray]:
     """Steps, then the frames f h w 3 uint8 of one job on a loaded model.
 
     The frames of a clip that is denoised in context windows are in a file without a name in
     `folder` (default: where temporary files are), not in memory. `notes` gets what the sidecar says
-    besides the job. `decode_chunk` frames are decoded together.
+    besides the job. `decode_chunk` frames are decoded together. `on_step`
+    is called with the latents, 1 c f h w, after each step or window.
     """
     notes = {} if notes is None else notes
     _warn_of_unused_tokens(job, model)
-    run = _prepare(job, model)
+    run = _prepare(job, model, on_step)
     with ExitStack() as attached:
         for kind in KINDS:
             if (detach := kind.load(job, model)) is not None:
@@ -99,7 +103,9 @@ def _warn_of_unused_tokens(job: Job, model: LoadedModel) -> None:
         log.warning(message, job.name, token)
 
 
-def _prepare(job: Job, model: LoadedModel) -> _Run:
+def _prepare(
+    job: Job, model: LoadedModel, on_step: Callable[[StepInfo, Tensor], None] | None
+) -> _Run:
     base, config = model.base, model.animated.motion.config
     config = replace(config, betas=job.betas or config.betas)
     scheduler = make_scheduler(
@@ -136,6 +142,7 @@ def _prepare(job: Job, model: LoadedModel) -> _Run:
         negative_text=negative_text,
         generator=seeded(job.seed ^ 1),
         steps=total,
+        on_step=on_step,
     )
 
 
@@ -232,6 +239,8 @@ def _denoised(
         start=start,
         fast=run.job.fast,
     ):
-        result = latents
-        yield replace(info, step=done + info.step, steps=run.steps)
+        result, info = latents, replace(info, step=done + info.step, steps=run.steps)
+        if run.on_step is not None:
+            run.on_step(info, latents)
+        yield info
     return result

@@ -30,6 +30,10 @@ from .report import Row, held_out_scenes, table
 from .world import COLORS, SHAPES, Pose, Scene, poses
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+IP_ADAPTER = {
+    "path": "bundled:tiny/picture.safetensors",
+    "encoder": "bundled:tiny/image_encoder",
+}
 
 
 def main(arguments: Sequence[str]) -> Iterator[str]:
@@ -85,10 +89,8 @@ def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
     led, alone, shapes, moved = [], [], [], []
     for number, one in enumerate(drawn_scenes(count)):
         prompt = replace(one.scene, size="", place="", motion="").caption()
-        net = {
-            "path": "bundled:tiny/edges.safetensors", "canny": True,
-            "images": str(_written(one.clip, folder / f"edges-{number}")),
-        }  # fmt: skip
+        images = str(_written(one.clip, folder / f"edges-{number}"))
+        net = {"path": "bundled:tiny/edges.safetensors", "canny": True, "images": images}
         clip = bench.clip(prompt, number, controlnets=[net])
         led.append(edge_f1(one.clip, clip))
         alone.append(edge_f1(one.clip, bench.clip(prompt, number)))
@@ -108,10 +110,7 @@ def pictures(bench: Bench, count: int, folder: Path) -> list[Row]:
     rights: dict[str, list[bool]] = {"background": [], "color": [], "shape": []}
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"picture-{number}").iterdir()
-        adapter = {
-            "path": "bundled:tiny/picture.safetensors", "encoder": "bundled:tiny/image_encoder",
-            "images": str(path),
-        }  # fmt: skip
+        adapter = {**IP_ADAPTER, "images": str(path)}
         verdict = judge(one.scene, bench.clip("", number, ip_adapters=[adapter]))
         for name, right in rights.items():
             right.append(getattr(verdict, name))
@@ -141,10 +140,9 @@ def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
         color = random.Random(number).choice(others)
         scene = replace(one.scene, color=color)
         mask = _mask(one)
-        start = {
-            "images": str(_written(one.clip, folder / f"film-{number}")), "strength": 1.0,
-            "mask": str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}")),
-        }  # fmt: skip
+        video = str(_written(one.clip, folder / f"inpainted-{number}"))
+        mask_images = str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}"))
+        start = {"images": video, "strength": 1.0, "mask": mask_images}
         clip = bench.clip(scene.caption(), number, start=start)
         seen = [observe(picture).color for picture in clip]
         rights.append(2 * seen.count(color) > len(seen))
@@ -200,7 +198,7 @@ def _mask(one: Drawn) -> Tensor:
 
 
 def _outside(mask: Tensor) -> Tensor:
-    """What no latent of the mask reaches: its rim of two latents left out as well."""
+    """Pixels that no latent of the mask reaches, without a rim of two latents: f 1 h w."""
     return 1 - F.max_pool2d(mask, 17, 1, 8)
 
 

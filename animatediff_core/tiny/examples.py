@@ -1,4 +1,4 @@
-"""What `animatediff examples` writes: prompt files, and two small drawn training sets."""
+"""Writes the files of `animatediff examples`: prompt files and two small drawn training sets."""
 
 import shutil
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ _PALETTE = torch.tensor([COLORS[n] for n in _NAMES]) / 255
 
 @dataclass(frozen=True)
 class Seen:
-    """What one picture shows."""
+    """The content of one image."""
 
     background: str
     color: str
@@ -39,7 +39,7 @@ class Seen:
 
 
 def observe(picture: Tensor, look: Look = PLAIN) -> Seen:
-    """What a picture shows, its thing measured as one of this look. picture: 3 h w in [0, 1]."""
+    """Identify colours, shape, place and size in an image 3 h w in [0, 1] of this look."""
     ground, core, mask = _thing(picture)
     if mask is None:
         return Seen(_NAMES[ground], "none", "none", 0.5, 0.5, 0.0)
@@ -65,9 +65,12 @@ def _thing(picture: Tensor) -> tuple[int, int, Tensor | None]:
     The mask is h w in [0, 1], None where there is no thing.
     """
     border = torch.cat(
-        [picture[:, :3].flatten(1), picture[:, -3:].flatten(1), picture[:, :, :3].flatten(1),
-         picture[:, :, -3:].flatten(1)], dim=1
-    )  # fmt: skip
+        [
+            edge.flatten(1)
+            for edge in (picture[:, :3], picture[:, -3:], picture[:, :, :3], picture[:, :, -3:])
+        ],
+        dim=1,
+    )
     ground = _nearest(border.median(1).values)
     distance = (picture.unsqueeze(0) - _PALETTE.view(-1, 3, 1, 1)).pow(2).sum(1).sqrt()  # k h w
     nearest = distance.argmin(0)
@@ -168,7 +171,7 @@ def _turns(values: list[float], least: float = 0.05) -> int:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What of one caption came true in its clip."""
+    """The attributes of a caption that its clip shows."""
 
     background: bool
     color: bool

@@ -32,7 +32,7 @@ class Member:
     """What its things can do."""
 
     def caption(self, scene: Scene, rng: random.Random | None = None) -> str:
-        """What a prompt for this member says, or with `rng` one of a caption's wordings."""
+        """The scene's caption for this member; with `rng`, one of its wordings."""
         return (replace(scene, size=self.size_word) if self.size_word else scene).caption(rng)
 
     def draw(self, scene: Scene, rng: random.Random) -> Tensor:

@@ -162,8 +162,8 @@ DRAWS = 8
 
 
 def drawn_change(member: Member, scenes: Sequence[Scene]) -> float:
-    """What a perfect model of the look would measure: the change within drawn clips, as a share
-    of that between single frames of the same caption."""
+    """The value of a perfect model of the look: the change within drawn clips, as a share of that
+    between single frames of the same caption."""
     rng = random.Random(5)
     within = between = 0.0
     for scene in scenes:

@@ -44,7 +44,7 @@ EXTENT = 1.3
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a caption says."""
+    """The content of a caption."""
 
     color: str
     """Colour of the thing, a key of COLORS."""

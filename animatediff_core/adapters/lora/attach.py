@@ -49,6 +49,14 @@ def attach_lora(base: BaseModel, call: CallState, path: Path, number: int) -> Ca
     return detach
 
 
+def check_by_frame(base: BaseModel, path: Path) -> None:
+    """Raise CheckpointError if a LoRA changes norms, which cannot be scaled by frame."""
+    layers = image_layers(base)
+    for name in image_deltas(base, path):
+        if not name.startswith(("te1_", "te2_")):
+            _check_scalable(layers[name], path)
+
+
 @dataclass
 class _LoraHook:
     """After a layer: adds the change of its output, scaled by frame."""
@@ -69,10 +77,7 @@ def _change(
     layer: Layer, delta: Delta, device: torch.device, dtype: torch.dtype, path: Path
 ) -> Callable[[Tensor], Tensor]:
     """From a layer's input to the change of its output at scale 1."""
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise CheckpointError(
-            f"{path}: changes norms, which cannot be scaled by frame; leave weights out"
-        )
+    layer = _check_scalable(layer, path)
     bias = delta.factors.get("diff_b")
     bias = None if bias is None else bias.to(device, dtype).flatten()
     if set(delta.weight_roles) != {"up", "down"} or delta.reads_weight:
@@ -85,6 +90,15 @@ def _change(
     if isinstance(layer, nn.Linear):
         return lambda x: F.linear(F.linear(x, down), up, bias)
     return lambda x: F.conv2d(_apply(layer, x, down, None), up[:, :, None, None], bias)
+
+
+def _check_scalable(layer: Layer, path: Path) -> nn.Linear | nn.Conv2d:
+    """The layer, unless it is a norm."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        return layer
+    raise CheckpointError(
+        f"{path}: changes norms, which cannot be scaled by frame; leave weights out"
+    )
 
 
 def _full_change(layer: nn.Linear | nn.Conv2d, delta: Delta, path: Path) -> Tensor:

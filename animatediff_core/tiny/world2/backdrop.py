@@ -1,4 +1,4 @@
-"""What is behind the things and before them: landscapes and weather.
+"""Landscapes behind the things and weather before them.
 
 Legend: n pictures, h w pixels.
 """

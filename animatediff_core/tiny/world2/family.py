@@ -56,9 +56,12 @@ class Family:
     def parts(self) -> dict[str, nn.Module]:
         """The parts by the names of their files."""
         return {
-            "vae": self.vae, "text": self._language, "unet": self.unet, "motion": self.motion,
+            "vae": self.vae,
+            "text": self._language,
+            "unet": self.unet,
+            "motion": self.motion,
             "judge": self.judge,
-        }  # fmt: skip
+        }
 
     def arrange(self, layout: torch.memory_format) -> None:
         """Lay out the weights of all convolutions."""

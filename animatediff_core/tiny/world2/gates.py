@@ -1,4 +1,4 @@
-"""What each stage shows while it trains: figures, and pictures to look at.
+"""Figures and sample images of each stage while it trains.
 
 Legend: b scenes, f frames, c channels, h w latent size.
 """
@@ -89,7 +89,7 @@ def _milliseconds(device: torch.device, work: Callable[[], None], runs: int = 8)
 
 
 def held_out(family: Family, count: int) -> Scenes:
-    """The same scenes of held-out combinations at every gate."""
+    """Scenes of held-out combinations, equal at every gate."""
     generator = torch.Generator(family.device).manual_seed(1)
     return draw_scenes(count, family.device, generator, held_out=True)
 

@@ -29,9 +29,11 @@ class Judge(nn.Module):
         layers += [nn.Conv2d(widths[-1], 2 * width, 1), nn.Flatten(), nn.LazyLinear(FEATURES)]
         self.frames = nn.Sequential(*layers)
         self.time = nn.Sequential(
-            nn.Conv1d(FEATURES, FEATURES, 3, padding=1), nn.SiLU(),
-            nn.Conv1d(FEATURES, FEATURES, 3, padding=1), nn.SiLU(),
-        )  # fmt: skip
+            nn.Conv1d(FEATURES, FEATURES, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv1d(FEATURES, FEATURES, 3, padding=1),
+            nn.SiLU(),
+        )
         self.still = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, sum(COUNTS)))
         self.moving = nn.Linear(FEATURES, sum(COUNTS))
 

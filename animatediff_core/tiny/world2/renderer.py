@@ -33,7 +33,7 @@ _EDGES = {"pan left": (1, 0), "pan right": (-1, 0), "tilt up": (0, 1), "tilt dow
 
 @dataclass(frozen=True)
 class Poses:
-    """What moves in each picture: n i, or n."""
+    """Positions of everything that moves in each image: n i, or n."""
 
     x: Tensor
     y: Tensor
@@ -151,9 +151,15 @@ class Renderer(nn.Module):
         return zoom, pan_x, pan_y, roll
 
     def _thing(
-        self, i: int, picture: Tensor, scenes: Scenes, cue: Tensor, poses: Poses,
-        x: Tensor, y: Tensor,
-    ) -> Tensor:  # fmt: skip
+        self,
+        i: int,
+        picture: Tensor,
+        scenes: Scenes,
+        cue: Tensor,
+        poses: Poses,
+        x: Tensor,
+        y: Tensor,
+    ) -> Tensor:
         """One of the things, its tail and its halo over the picture."""
         on = pixels(scenes.relation > 0) if i else torch.ones_like(pixels(poses.time))
         color = self.palette[scenes.color2 if i else scenes.color]
@@ -180,7 +186,7 @@ class Renderer(nn.Module):
         return torch.lerp(picture, inside, (cover(d * r, self.size) * on).unsqueeze(1))
 
     def _tail(self, dx: Tensor, dy: Tensor, r: Tensor, way: Tensor) -> Tensor:
-        """What a thing leaves behind on its way, fading. way: n 2."""
+        """The fading tail behind a moving thing. way: n 2."""
         way_x, way_y = pixels(way[:, 0]), pixels(way[:, 1])
         along = -(dx * way_x + dy * way_y)
         across = (dx * way_y - dy * way_x).abs()

@@ -150,17 +150,19 @@ class Captions(nn.Module):
 
         none = torch.zeros_like(scenes.color)
         thing = [
-            say("article", none, 0), say("size", scenes.size, 1),
-            say("pattern", scenes.pattern, 2), say("color", scenes.color, 3),
-            say("shape", scenes.shape, 4), say("relation", scenes.relation, 5),
-        ]  # fmt: skip
+            say("article", none, 0),
+            *(
+                say(name, getattr(scenes, name), slot)
+                for slot, name in enumerate(("size", "pattern", "color", "shape", "relation"), 1)
+            ),
+        ]
         second = [
             torch.where(two, say(name, value, slot), 0)
             for name, value, slot in (
                 ("article", none, 6),
                 ("color", scenes.color2, 7),
                 ("shape", scenes.shape2, 8),
-            )  # fmt: skip
+            )
         ]
         motion = say("motion", scenes.motion, 9)
         background = say("background", scenes.background, 10)

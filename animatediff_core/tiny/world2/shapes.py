@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def distance(x: Tensor, y: Tensor, shape: Tensor) -> Tensor:
-    """Of each picture's own shape: n h w. shape: n, indices of SHAPES."""
+    """The signed distance to each image's own shape: n h w. shape: n, indices of SHAPES."""
     far = torch.hypot(x, y)
     ax, ay = x.abs(), y.abs()
     all_of_them = (

@@ -67,9 +67,13 @@ class Trainer:
         on_gpu = device.type == "cuda"
         self.rate = torch.zeros((), device=device)
         self.optimizer = torch.optim.AdamW(
-            self.trained, lr=self.rate if on_gpu else 0.0, betas=(0.9, 0.99), weight_decay=0.01,
-            fused=on_gpu, capturable=on_gpu,
-        )  # fmt: skip
+            self.trained,
+            lr=self.rate if on_gpu else 0.0,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=on_gpu,
+            capturable=on_gpu,
+        )
         self.loss = torch.zeros((), device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.steps = 0
@@ -101,7 +105,7 @@ class Trainer:
         return "a CUDA graph of the whole step"
 
     def milliseconds(self, runs: int = 8) -> float:
-        """What a recorded step takes, at a learning rate of 0; infinite where there is none."""
+        """The time of a recorded step, at a learning rate of 0; infinite if there is none."""
         if self.graph is None:
             return math.inf
         began = time.monotonic()
