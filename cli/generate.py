@@ -149,17 +149,13 @@ def _show(
         job, motion, peak = clip.job, clip.found.motion_path, clip.need.peak
         path = f"{output / output_name(job)}{job.output.suffix}"
         record = {"path": path, **job_settings(job), "motion": str(motion), "memory": peak}
+        record["seconds"] = clip.seconds
         render.result(path, record)
         size = f"{job.frames} x {job.width} x {job.height}"
-        rows.append((job.name, job.base, motion.name, size, job.steps, f"{peak / 1e9:.1f} GB"))
-    widths = {
-        "job": 16,
-        "base model": 12,
-        "motion module": 13,
-        "frames": 15,
-        "steps": 5,
-        "memory": 7,
-    }
+        time = "?" if clip.seconds is None else f"{clip.seconds:.0f} s"
+        memory = f"{peak / 1e9:.1f} GB"
+        rows.append((job.name, job.base, size, job.steps, memory, time))
+    widths = {"job": 19, "base model": 16, "frames": 15, "steps": 5, "memory": 7, "time": 6}
     render.table(f"clips that would be made: {len(rows)}", widths, rows)
 
 

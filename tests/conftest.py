@@ -28,6 +28,12 @@ both_forwards = pytest.mark.parametrize("fast", [False, True] if HAS_SPEED else 
 """The plain forwards and, where they were not taken out, the fast ones."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests leave the user's cache alone."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """One thread for each of several workers; the installed command gets as many."""
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):

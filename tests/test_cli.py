@@ -137,10 +137,10 @@ def test_wrong_requests_end_with_one_sentence_and_nothing_written(asked, tmp_pat
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_folder_that_cannot_be_written_fails_the_run(asked, tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_wrong_request(asked, tmp_path):
     (tmp_path / "out").write_text("a file")
     done = asked("generate", "--prompt", "x", *QUICK, "-o", "out")
-    assert done.exit_code == 3
+    assert done.exit_code == 2
     assert "out" in done.stderr
 
 

@@ -385,7 +385,7 @@ OTHERS = {
     "noise": "{type: mixed, alpha: 2}", "free_init": "{iterations: 2}", "upscale": 1.5,
     "steps": 7, "guidance_scale": 2.5, "guidance_schedule": "{0: 3, 1: 2}",
     "guidance_rescale": 0.25, "guidance_interval": "[0.25, 0.5]", "scheduler": "euler", "fast": 2,
-    "betas": "[0.001, 0.02, scaled_linear]", "controlnets": CONTROL,
+    "betas": "[0.001, 0.02, scaled_linear]", "timestep_spacing": "trailing", "controlnets": CONTROL,
     "sparse_controls": "[{path: s, images: {0: a.png}, strength: 0.5}]",
     "t2i_adapters": CONTROL, "camera": "[{move: pan-left, scale: 0.5}]",
     "ip_adapters": "[{path: i, encoder: e, images: {0: a.png}, scale: 0.5}]",

@@ -2,24 +2,27 @@
 
 import pytest
 import torch
-from conftest import ROOT, new_motion, new_unet
+from conftest import ROOT, TINY, new_motion, new_unet
 from diffusers import LatentConsistencyModelPipeline
 from diffusers.models import UNet2DConditionModel
 from hollow import write_hollow
 from safetensors.torch import save_file
 from small_model import LEVELS, write_model
 
-from animatediff_core import denoise, inflate, make_scheduler
+from animatediff_core import denoise, inflate, load_motion_module, make_scheduler
 from animatediff_core.adapters.identify import identify
 from animatediff_core.checkpoints import published
 from animatediff_core.checkpoints.file_report import require
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.sd_names import unet_names
 from animatediff_core.checkpoints.single_file import load_single_unet
+from animatediff_core.conditions import LoadedModel
 from animatediff_core.errors import CheckpointError
+from animatediff_core.jobs import Job
 from animatediff_core.motion import Conditions
 from animatediff_core.planning.models import ModelSpec, find_image_model
 from animatediff_core.runs.inspect import run
+from animatediff_core.sampling.sample import _prepare
 
 KINDS = {  # a name of each, as its publisher's files or the code that reads them have it
     "decoder.layers.3.conv.0.weight": "a TAESD that cannot be used: it is a small VAE",
@@ -197,6 +200,17 @@ def test_a_unet_of_lcm_reads_the_guidance_scale(tmp_path):
         guidance_scale=8.0,
     )
     assert calls == [(1, embedding[0, 4])] * 2  # one call a step: no negative half
+
+
+@pytest.mark.parametrize(("spacing", "first"), [(None, 751), ("leading", 751), ("trailing", 999)])
+def test_a_job_chooses_the_spacing_that_a_unet_was_distilled_with(spacing, first):
+    base = load_base("bundled:tiny")
+    animated = inflate(base.unet, load_motion_module(TINY / "motion_module.safetensors"))
+    job = Job(name="a", prompt={0: "a"}, seed=1, steps=4, scheduler="euler",
+              timestep_spacing=spacing)  # fmt: skip
+    scheduler = _prepare(job, LoadedModel(base, animated, offline=True), None).scheduler
+    scheduler.set_timesteps(4)
+    assert float(scheduler.timesteps[0]) == first
 
 
 def test_inspect_checks_a_file_for_the_model_of_its_family(tmp_path):

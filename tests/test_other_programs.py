@@ -217,6 +217,15 @@ def test_prompt_travel_becomes_one_job_with_texts_that_hold_half_the_way():
     assert parse(dump_job(job), "sidecar", Path()) == [job]
 
 
+def test_a_path_beside_a_base_is_a_lora():
+    made = jobs({**PLAIN, "base": "b.ckpt", "lora_alpha": 0.6, "lora_map": {"c": 1},
+                 "prompts": ["a"]})  # fmt: skip
+    assert made[0].base == "./b.ckpt"
+    assert made[0].loras == (
+        Adapter(path="./share/m.safetensors", scale=0.6), Adapter(path="./c", scale=1),
+    )  # fmt: skip
+
+
 def test_paths_of_prompt_travel_are_found_in_its_data_folder(tmp_path):
     (tmp_path / "data" / "share").mkdir(parents=True)
     (tmp_path / "config" / "prompts").mkdir(parents=True)

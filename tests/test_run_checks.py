@@ -1,5 +1,6 @@
 """Checks of a run before the first second of a GPU is spent: folder, file, memory, words."""
 
+import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -12,6 +13,7 @@ from animatediff_core.jobs import Job, Output
 from animatediff_core.planning import memory, output
 from animatediff_core.planning.jobs import plan
 from animatediff_core.planning.memory import check_memory
+from animatediff_core.runs import timing
 
 JOB = Job(name="a", prompt={0: "a red circle"}, seed=1, frames=8, width=96, height=64)
 
@@ -80,6 +82,21 @@ def test_a_dry_run_shows_a_table_of_80_columns_without_a_terminal(asked, tmp_pat
     assert not list(tmp_path.iterdir())
     quiet = asked("generate", "--prompt", "a red circle", "--dry-run", "--quiet")
     assert quiet.stderr == ""
+
+
+def test_a_plan_tells_the_time_of_such_a_clip_once_one_was_made(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    request = ("generate", "--prompt", "x", "-L", 4, "--steps", 10, "--dry-run")
+    job = JOB.replace(frames=4, width=64, height=64, steps=2, guidance_scale=3.0)
+    assert json.loads(asked(*request, "--json").stdout)["seconds"] is None
+    timing.note(job, "another family", torch.device("cpu"), torch.float32, 9.0)
+    family = plan([job])[0].found.family
+    timing.note(job, family, torch.device("cpu"), torch.float32, 5.0)
+    assert json.loads(asked(*request, "--json").stdout)["seconds"] == 25.0  # ten steps, not two
+    assert "25 s" in asked(*request).stderr
+    assert json.loads(asked(*request, "--json", "-W", 128).stdout)["seconds"] is None
+    (tmp_path / "animatediff" / "times.json").write_text("[broken")
+    assert json.loads(asked(*request, "--json").stdout)["seconds"] is None
 
 
 def test_a_prompt_without_a_known_word_is_warned_of(caplog):

@@ -248,6 +248,18 @@ def test_travel_begins_and_ends_at_the_prompts_own(base, way):
         assert (mean.norm(dim=-1) < 0.95 * length / 2).any()  # what slerp is for
 
 
+def test_in_a_loop_the_last_prompt_travels_back_to_the_first(base):
+    prompts = {1: CIRCLE, 5: "a blue star"}
+    prompt, negative = embed_pair(base, prompts, {0: ""}, 8, travel_loop=True)
+    first, last = prompt.states
+    for frame, share in {1: 0, 3: 0.5, 5: 1, 6: 0.75, 7: 0.5, 0: 0.25}.items():
+        expected = (1 - share) * first + share * last
+        assert torch.allclose(prompt.tokens[0, frame], expected, atol=1e-6), frame
+    held, _ = embed_pair(base, prompts, {0: ""}, 8)
+    assert torch.equal(held.tokens[0, 7], last)
+    assert torch.equal(negative.tokens, negative.states)
+
+
 def test_sdxls_pooled_text_travels_too_and_follows_a_windows_frames(base):
     prompt, negative = embed_pair(two_encoders(base), {0: CIRCLE, 3: "a blue star"}, {0: ""}, 4)
     assert prompt.pooled.shape == (1, 4, 24)

@@ -26,7 +26,7 @@ __all__ = [
     "training_scheduler",
 ]
 
-_LEAST_NOISE, _FEW = 750, 5
+_LEAST_NOISE, _FEW = 750, 4
 """The timestep at which a clip begins at least, if it has not few steps."""
 
 

@@ -37,7 +37,10 @@ class _File(Texts, ControlMaps):
     """A file of either program."""
 
     name: Any = None
+    base: str = ""
     path: str
+    """A LoRA if there is a base, else the model."""
+    lora_alpha: Any = 0.8
     motion_module: str
     vae_path: str = ""
     scheduler: Any = "k_dpmpp_2m"
@@ -53,7 +56,6 @@ class _File(Texts, ControlMaps):
     n_prompts: tuple[Any, ...] = ()
     n_prompt: tuple[Any, ...] = ()
     tensor_interpolation_slerp: bool = True
-    base: Annotated[Any, only("", None)] = ""
     compile: Annotated[Any, only(False)] = False
     unet_batch_size: Annotated[Any, only(1)] = 1
     context_schedule: Annotated[Any, only("uniform")] = "uniform"
@@ -114,14 +116,15 @@ def _shared(
     def path(name: str) -> str:
         return found(name, folder, root, "data")
 
+    loras = ({given.path: given.lora_alpha} if given.base else {}) | dict(given.lora_map)
     same = ("name", "scheduler", "steps", "guidance_scale", "clip_skip")
     return {
         **{key: getattr(given, key) for key in same},
         "travel_loop": not (given.prompts or given.prompt),
-        "base": path(given.path) or SD15,
+        "base": path(given.base or given.path) or SD15,
         "motion": path(given.motion_module) or None,
         "vae": path(given.vae_path) or None,
-        "loras": [{"path": path(p), "scale": scale} for p, scale in given.lora_map.items()],
+        "loras": [{"path": path(p), "scale": scale} for p, scale in loras.items()],
         "motion_loras": [
             {"path": path(p), "scale": scale} for p, scale in given.motion_lora_map.items()
         ],

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from ..errors import Problem
 from .camera import Camera
-from .choices import BetaSchedule, PredictionType, Travel
+from .choices import BetaSchedule, PredictionType, TimestepSpacing, Travel
 from .conditions import (
     Animate,
     ControlNet,
@@ -144,6 +144,9 @@ class Job(Record):
     betas: tuple[Number, Number, BetaSchedule] | None = None
     """Noise schedule: start, end (above 0, below 1) and diffusers' name for the way between;
     default: that of the motion module's training."""
+    timestep_spacing: TimestepSpacing | None = None
+    """How the steps are spaced over the noise schedule: leading, or trailing for distilled UNets
+    (SDXL-Lightning); default: as the motion module was trained."""
     controlnets: tuple[ControlNet, ...] = ()
     """ControlNets, which add up."""
     sparse_controls: tuple[SparseControl, ...] = ()

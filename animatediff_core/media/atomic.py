@@ -55,6 +55,12 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def user_cache() -> Path:
+    """The folder of the user's cache for this program."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return Path(folder or Path.home() / ".cache") / "animatediff"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as temporary:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from ..diffusion.encoders import most_clip_skip
@@ -52,8 +53,10 @@ def knows_no_word(job: Job, model: FoundModel) -> bool:
 
 def _check_scheduler(job: Job, model: FoundModel) -> None:
     prediction_type = job.prediction_type or "epsilon"
-    check_scheduler(job.scheduler, model.motion_config, prediction_type=prediction_type)
-    check_timesteps(job.scheduler, model.motion_config, job.steps)
+    spacing = job.timestep_spacing or model.motion_config.timestep_spacing
+    config = replace(model.motion_config, timestep_spacing=spacing)
+    check_scheduler(job.scheduler, config, prediction_type=prediction_type)
+    check_timesteps(job.scheduler, config, job.steps)
 
 
 def _check_clip_skip(job: Job, model: FoundModel) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from ..sampling.placement import PlacedModel
 from ..sampling.preview import Preview
 from ..sampling.provenance import condition_files
 from ..sampling.sample import sample
+from . import timing
 from .generate_plan import PlannedClip, plan_run
 
 log = logging.getLogger(__name__)
@@ -232,6 +234,7 @@ def _run_job(
 def _attempt(
     job: Job, model: PlacedModel, folder: Path, preview: Preview | None
 ) -> Iterator[_Unwritten]:
+    began = perf_counter()
     try:
         notes = dict[str, Any]()
         memory = model.placement.memory
@@ -252,6 +255,8 @@ def _attempt(
                 if isinstance(event, StepInfo):
                     yield JobStep(job, event)
                 else:
+                    seconds = perf_counter() - began
+                    timing.note(job, model.base.family, model.device, model.dtype, seconds)
                     yield _Finished(job, event, {**made_with(model), **notes})
     except (torch.OutOfMemoryError, MemoryError):
         raise

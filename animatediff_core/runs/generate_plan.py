@@ -12,6 +12,7 @@ from ..planning.output import check_folder
 from ..sampling.compiling import check_compiling
 from ..sampling.device import choose
 from ..sampling.placement import Placement
+from .timing import seconds_of
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,12 @@ class PlannedClip(Planned):
     """A planned job, and where its model will run."""
 
     placement: Placement
+
+    @property
+    def seconds(self) -> float | None:
+        """The time of such a clip on this machine; None if it has made none."""
+        placement = self.placement
+        return seconds_of(self.job, self.found.family, placement.device, placement.dtype)
 
     @property
     def need(self) -> Need:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import AnimateDiffError, SurroundingsError
+from ..media.atomic import user_cache
 from ..motion import AnimatedUNet
 from ..planning.memory import MemorySettings
 
@@ -86,8 +87,7 @@ def check_compiling(device: torch.device, memory: MemorySettings) -> None:
 
 def _keep_results() -> None:
     """Have torch store its results in the user's cache, not in the temporary folder."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    place = Path(caches) / "animatediff" / "compiled"
+    place = user_cache() / "compiled"
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:

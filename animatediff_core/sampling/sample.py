@@ -107,7 +107,8 @@ def _prepare(
     job: Job, model: LoadedModel, on_step: Callable[[StepInfo, Tensor], None] | None
 ) -> _Run:
     base, config = model.base, model.animated.motion.config
-    config = replace(config, betas=job.betas or config.betas)
+    spacing = job.timestep_spacing or config.timestep_spacing
+    config = replace(config, betas=job.betas or config.betas, timestep_spacing=spacing)
     scheduler = make_scheduler(
         job.scheduler,
         config,

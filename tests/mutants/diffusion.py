@@ -201,6 +201,8 @@ MUTANTS: Table = {
         ),
         ("(fraction * angle).sin() * b", "fraction * angle.sin() * b"),
         ("_NO_ARC = 1e-3", "_NO_ARC = 0.0"),
+        ("(keys[-1] - loop, *keys, keys[0] + loop)", "(-loop, *keys, keys[0] + loop)"),
+        ("(values[-1:], values, values[:1])", "(values[:1], values, values[:1])"),
         ('slerp if way == "slerp" else _lerp', "slerp"),
     ],
     ("diffusion/chunks.py", "text"): [

@@ -14,6 +14,40 @@ MUTANTS: Table = {
     ("jobs/prompt_travel_control.py", "other_programs"): [
         ("* self.prompt_fixed_ratio), end - 1)", "* self.prompt_fixed_ratio), end)"),
         ("held[last] = texts[start]", "held[last] = texts[end]"),
+        ("if len(starts) > 1 else []", "if starts else []"),
+        ("[*starts[1:], frames]", "starts[1:]"),
+    ],
+    ("jobs/travel_text.py", "travel_text"): [
+        ("if last - first >= len(found):", "if False:"),
+        ('[line.strip(" ,") for line', "[line for line"),
+        ("(*head, match[2], *tail)", "(*head, match[2])"),
+        ("(shared, *map(_bare, later))", "map(_bare, later)"),
+        ("if len(negative) > 1:", "if False:"),
+        ("if match[1] in texts:", "if False:"),
+    ],
+    ("jobs/official.py", "other_programs"): [
+        ("model.random_seed or model.seed", "model.seed or model.random_seed"),
+        ('(model.path if model.base else "", model.lora_alpha)', '("", model.lora_alpha)'),
+        ("for motion in model.motion_module or", "for motion in model.motion_module[:1] or"),
+        ("model.ckpt_path or model.base_model_path", "model.base_model_path or model.ckpt_path"),
+        ("**(_SDXL if sdxl else {})", "**_SDXL"),
+    ],
+    ("jobs/documents.py", "messages"): [
+        ('where.endswith(".json") or _JSON.match(text)', "False"),
+        ('startswith(("//", "/*"))', "startswith('#')"),
+        ("if isinstance(one, str) and _NO_TEXT.search(one):", "if False:"),
+    ],
+    ("jobs/reading.py", "messages"): [
+        ("if job and key in job:", "if False:"),
+        ("return key if key in known else other", "return other"),
+    ],
+    ("jobs/extending.py", "messages many_jobs"): [
+        ('and place.partition(".")[0] not in FILE_KEYS', ""),
+        ("if len(chain) > _LONGEST_CHAIN:", "if False:"),
+    ],
+    ("jobs/building.py", "jobs"): [
+        ('if one in (None, "none") else one', "if one is None else one"),
+        ("if first == -1 else first", "if first == 0 else first"),
     ],
     ("jobs/record.py", "jobs"): [
         ("both[key] = inner.merged(below, above)", "pass"),
