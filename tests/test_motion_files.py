@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import new_motion, new_unet
+from conftest import new_motion, new_unet, weight_pairs
 from diffusers.models import MotionAdapter
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +17,7 @@ from animatediff_core.motion.module import AS_TRAINED, Positions, sinusoids
 
 
 def same(one, other):
-    return all(torch.equal(t, other.state_dict()[k]) for k, t in one.state_dict().items())
+    return all(torch.equal(a, b) for _, a, b in weight_pairs(one, other))
 
 
 def with_positions(motion, length=32):
@@ -251,8 +251,8 @@ def test_lightning_loads_in_both_key_forms_and_must_be_named(tmp_path, keys, dty
     assert "--motion-version lightning" in identify(path).details["note"]
     loaded = load_motion_module(path, version="lightning")
     assert (loaded.config.version, loaded.config.timestep_spacing) == ("lightning", "trailing")
-    for key, tensor in loaded.state_dict().items():
-        assert torch.equal(tensor, motion.state_dict()[key].to(dtype).float()), key
+    for key, tensor, stored in weight_pairs(loaded, motion):
+        assert torch.equal(tensor, stored.to(dtype).float()), key
 
 
 @pytest.mark.parametrize("form", ["fp16 .bin", "sharded", "variant beside"])

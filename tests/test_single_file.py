@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import new_motion
+from conftest import new_motion, weight_pairs
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
@@ -588,8 +588,8 @@ def test_inject_writes_the_merged_model_as_one_checkpoint(tmp_path, small_famili
             (again.unet, again.vae, *again.text_encoders),
             strict=True,
         ):
-            for key, tensor in one.state_dict().items():
-                assert torch.equal(tensor, other.state_dict()[key]), key
+            for key, tensor, read in weight_pairs(one, other):
+                assert torch.equal(tensor, read), key
         assert again.prediction_type == merged.prediction_type
     plain = load_base(parts.base).unet.state_dict()
     assert any(not torch.equal(t, plain[key]) for key, t in merged.unet.state_dict().items())

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import new_motion, new_unet
+from conftest import new_motion, new_unet, weight_pairs
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 
@@ -232,8 +232,8 @@ def test_saved_folders_hold_plain_weights(tmp_path):
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
     motion = ad.load_motion_module(tmp_path / "motion.safetensors")
     for given, wanted in ((unet, plain.unet), (motion, plain.motion)):
-        for name, tensor in wanted.state_dict().items():
-            assert torch.equal(given.state_dict()[name], tensor), name
+        for name, tensor, found in weight_pairs(wanted, given):
+            assert torch.equal(found, tensor), name
 
 
 def test_a_lora_reaches_an_optimised_model(tmp_path):

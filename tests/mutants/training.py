@@ -19,14 +19,14 @@ MUTANTS: Table = {
             "top, left = 0, 0",
         ),
     ],
-    ("training/camera_clips.py", "motion_lora"): [
+    ("training/camera_clips.py", "motion_lora_stage"): [
         ('between if move == "pan-right" else -between', "between"),
         ('way if move == "roll-anticlockwise" else -way', "way"),
         ("-sine * height / width", "-sine * width / height"),
         ("2 * way - 1", "way"),
         ("full + (_ZOOM - 1) * way", "_ZOOM + (1 - _ZOOM) * way"),
     ],
-    ("training/stages/motion_lora.py", "motion_lora"): [
+    ("training/stages/motion_lora.py", "motion_lora_stage"): [
         ('r"\\1.processor.\\2"', 'r"\\1.\\2"'),
         ("elif feed_forward and", "elif"),
         ("config.lora_rank or 64", "64"),
