@@ -6,10 +6,12 @@ the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.sa
 `base/`.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..checkpoints.base_model import BaseModel
@@ -218,6 +220,9 @@ def _dry_run(loop: Loop, files: Sequence[ClipFile]) -> Iterator[Event]:
 def _peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes

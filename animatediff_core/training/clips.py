@@ -29,7 +29,9 @@ from .cache import LatentCache
 from .config import TrainConfig
 
 ReadCondition = Callable[[Path, Tensor], Tensor]
-"""A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1])."""
+"""A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1]).
+
+It pickles: on Windows and macOS the loader's workers are spawned."""
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"}
 IMAGE_SUFFIXES = IMAGES - VIDEO_SUFFIXES
 

@@ -5,7 +5,9 @@ It trains on single frames and guides every frame of a clip, with any motion mod
 Legend: b batch, c channels, h w latent size, H W pixels.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,12 +128,12 @@ def new_controlnet(
 
 def edge_condition(settings: Canny) -> ReadCondition:
     """Edges of the sample itself: 3 H W, 0 or 1."""
+    return partial(_edges, settings)
 
-    def edges(file: Path, pixels: Tensor) -> Tensor:
-        found = canny(to_image(pixels), settings.low, settings.high)
-        return torch.from_numpy(found).permute(2, 0, 1).float() / 255
 
-    return edges
+def _edges(settings: Canny, file: Path, pixels: Tensor) -> Tensor:
+    found = canny(to_image(pixels), settings.low, settings.high)
+    return torch.from_numpy(found).permute(2, 0, 1).float() / 255
 
 
 def paired_condition(folder: Path, size: tuple[int, int]) -> ReadCondition:
@@ -141,10 +143,12 @@ def paired_condition(folder: Path, size: tuple[int, int]) -> ReadCondition:
             f"{folder}: no such folder; set condition_folder to where the conditions are"
         )
     files = {p.stem: p for p in sorted(folder.iterdir()) if is_image(p) and not is_hidden(p)}
+    return partial(_paired, folder, files, size)
 
-    def paired(file: Path, pixels: Tensor) -> Tensor:
-        if file.stem not in files:
-            raise MediaError(f"{folder}: has no condition for {file.name}; add {file.stem}.png")
-        return (to_pixels(read_image(files[file.stem])[None], size)[0] + 1) / 2
 
-    return paired
+def _paired(
+    folder: Path, files: Mapping[str, Path], size: tuple[int, int], file: Path, pixels: Tensor
+) -> Tensor:
+    if file.stem not in files:
+        raise MediaError(f"{folder}: has no condition for {file.name}; add {file.stem}.png")
+    return (to_pixels(read_image(files[file.stem])[None], size)[0] + 1) / 2

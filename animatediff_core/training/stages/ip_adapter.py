@@ -6,6 +6,8 @@ Legend: b batch, c channels, h w latent size, H W pixels, p features of the imag
 """
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -134,4 +136,8 @@ def _text_attentions(unet: UNet2DConditionModel) -> list[str]:
 
 def clip_condition(size: int) -> ReadCondition:
     """The sample, normalised for CLIP: 3 size size."""
-    return lambda file, pixels: clip_pixels(to_image(pixels), size)
+    return partial(_clip_input, size)
+
+
+def _clip_input(size: int, file: Path, pixels: Tensor) -> Tensor:
+    return clip_pixels(to_image(pixels), size)
