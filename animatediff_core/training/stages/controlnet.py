@@ -23,8 +23,9 @@ from ...media.opening import is_hidden, is_image
 from ...motion import Conditions, added_conditions
 from ...weights.files import write_tensors
 from ...weights.places import local_path
-from ..clips import ReadCondition, to_image, to_pixels
+from ..clips import ReadCondition, to_image
 from ..config import TrainConfig
+from ..pixels import to_pixels
 from ..stage import ImageLoss, Stage, Weights, frozen_text, image_scheduler
 
 CONTROLNET_FILE = "controlnet/diffusion_pytorch_model.safetensors"
