@@ -22,12 +22,13 @@ from animatediff_core.errors import CheckpointError, TrainingError
 from animatediff_core.media.image import write_image
 from animatediff_core.runs.train import Checked, Prior, Skipped, Written, run
 from animatediff_core.tiny.clips import write_clips
-from animatediff_core.training.clips import Clips, list_clips, read_window, to_pixels, window
+from animatediff_core.training.clips import Clips, list_clips, read_window, window
 from animatediff_core.training.config_file import load_train_config, parse_override
 from animatediff_core.training.loop import Loop, Step, learning_rate
+from animatediff_core.training.pixels import to_pixels
 from animatediff_core.training.stage import Stage
 from animatediff_core.training.stages import open_stage
-from animatediff_core.training.stages.lora import LoraLayers
+from animatediff_core.training.stages.lora import KOHYA, LoraLayers, kohya_layers
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,9 @@ def test_lora_stage_writes_what_generate_merges(drawn, tmp_path, conv_rank, pair
     base, plain = load_base(str(TINY / "base")), load_base(str(TINY / "base"))
     trained = load_file(written.path)
     assert apply_lora(base, written.path, 1.0) == len(trained) // 3 == pairs
-    layers = LoraLayers(plain.unet, 4, torch.Generator(), conv_rank or 0)
+    layers = LoraLayers(
+        kohya_layers(plain.unet, bool(conv_rank)), 4, torch.Generator(), conv_rank or 0, KOHYA
+    )
     with torch.no_grad():
         for key, matrix in layers.by_key().items():
             matrix.copy_(trained[key])

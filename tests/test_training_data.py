@@ -23,10 +23,10 @@ from animatediff_core.training.clips import (
     list_clips,
     read_pixels,
     read_window,
-    to_pixels,
     window,
 )
 from animatediff_core.training.config import DataConfig, TrainConfig
+from animatediff_core.training.pixels import to_pixels
 
 
 def noisy_frames(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:

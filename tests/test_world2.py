@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from animatediff_core.tiny import parts
 from animatediff_core.tiny.world2 import models, stages, state
 from animatediff_core.tiny.world2.family import Family
 from animatediff_core.tiny.world2.judge import other_cues
@@ -144,7 +145,7 @@ def test_unused_latent_channels_become_zero_and_the_others_unit_variance():
         unused = latents.clone()
         unused[:, 1] = latents[:, 1].mean()
         before = vae.decode(unused).sample
-        models.normalize_latents(vae, latents)
+        parts.normalize_latents(vae, latents)
         after = vae.encode(pictures).latent_dist
         torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.tensor([1.0, 0, 1, 1]))
         assert after.std[:, 1].max() < 1e-3
@@ -215,11 +216,11 @@ def test_every_stage_and_command_runs_in_small_and_goes_on(tmp_path):
 
 
 def test_the_tokenizer_reads_captions_as_training_did():
-    from animatediff_core.tiny.world2.export import new_tokenizer
+    from animatediff_core.tiny.world2.export import word_tokenizer
 
     captions, scenes = Captions(), draw_scenes(64, generator=torch.Generator().manual_seed(3))
     chosen = captions.choose(scenes, torch.rand(64, 16, generator=torch.Generator().manual_seed(4)))
-    read = new_tokenizer()(
+    read = word_tokenizer()(
         captions.text(chosen), padding="max_length", max_length=TOKENS, return_tensors="pt"
     )
     assert torch.equal(read.input_ids, captions.ids(chosen))

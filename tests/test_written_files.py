@@ -18,7 +18,7 @@ from test_lora_names import full_size
 from animatediff_core import MotionModule, load_motion_module, save_motion_module
 from animatediff_core.checkpoints.motion_module import official_tensors
 from animatediff_core.motion import VERSIONS
-from animatediff_core.training.stages.lora import LoraLayers, _metadata, _write
+from animatediff_core.training.stages.lora import KOHYA, LoraLayers, _metadata, _write, kohya_layers
 
 _SITE = [
     "norm.weight", "norm.bias", "proj_in.weight", "proj_in.bias", "proj_out.weight",
@@ -101,7 +101,9 @@ def test_a_full_size_motion_file_is_what_it_is_to_other_programs(version):
 
 def lora_file(folder, unet, conv_rank=0, prediction_type="epsilon"):
     """Tensors and metadata of an untrained LoRA of rank 1, as the stage writes them."""
-    layers = LoraLayers(unet, 1, torch.Generator().manual_seed(0), conv_rank)
+    layers = LoraLayers(
+        kohya_layers(unet, conv_rank > 0), 1, torch.Generator().manual_seed(0), conv_rank, KOHYA
+    )
     layers.remove()
     base = SimpleNamespace(unet=unet, prediction_type=prediction_type)
     path = folder / "lora.safetensors"

@@ -11,11 +11,7 @@ from .report import main as measure
 _REPORTS = {"measure": measure, "measure-control": measure_control}
 
 if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1] in _REPORTS:
-        for line in _REPORTS[sys.argv[1]](sys.argv[2:]):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-    else:
-        for line in build(Path("build/tiny")):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+    report = _REPORTS.get(sys.argv[1]) if sys.argv[1:] else None
+    for line in report(sys.argv[2:]) if report else build(Path("build/tiny")):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

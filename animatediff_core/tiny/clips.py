@@ -5,7 +5,6 @@
 """
 
 import csv
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import av
 import numpy as np
 from torch import Tensor
 
+from ..media.atomic import atomic_write
 from .renderer import render
 from .world import draw_scene, poses
 
@@ -24,7 +24,6 @@ FRAMES = 16
 def write_clips(folder: Path, *, count: int = CLIPS) -> Iterator[tuple[int, int]]:
     """Draw the clips that are not there yet, then the CSV; yields how many are done of how many."""
     videos = folder / "clips"
-    videos.mkdir(parents=True, exist_ok=True)
     rows = []
     for index in range(count):
         rng = random.Random(f"clip {index}")
@@ -35,21 +34,17 @@ def write_clips(folder: Path, *, count: int = CLIPS) -> Iterator[tuple[int, int]
             _write_lossless(render(scene, poses(scene, rng, FRAMES)), path)
         if (index + 1) % 500 == 0 or index + 1 == count:
             yield index + 1, count
-    beside = folder / "clips.part"
-    with beside.open("w", newline="") as file:
+    with atomic_write(folder / "clips.csv") as temporary, temporary.open("w", newline="") as file:
         csv.writer(file).writerows([("videoid", "name", "page_dir"), *rows])
-    os.replace(beside, folder / "clips.csv")
 
 
 def _write_lossless(clip: Tensor, path: Path) -> None:
     """clip: f 3 h w in [0, 1]."""
     frames = (clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    beside = path.with_suffix(".part")
-    with av.open(str(beside), "w", format="mp4") as container:
+    with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264rgb", rate=8, options={"qp": "0", "preset": "fast"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "rgb24"
         for picture in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    os.replace(beside, path)

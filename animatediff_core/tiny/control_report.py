@@ -20,13 +20,10 @@ from torch.nn import functional as F
 from ..jobs import job_from_options
 from ..media.edges import canny
 from ..media.image import write_image
-from ..planning.jobs import plan
-from ..sampling.loading import load_model
-from ..sampling.placement import PlacedModel, Placement
-from ..sampling.sample import sample
+from ..sampling.placement import PlacedModel
 from .measure import judge, observe
 from .renderer import coverage, render
-from .report import Row, held_out_scenes, table
+from .report import Row, as_tensor, clip_of, held_out_scenes, placed_model, share, table
 from .world import COLORS, SHAPES, Pose, Scene, poses
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -39,27 +36,16 @@ IP_ADAPTER = {
 def main(arguments: Sequence[str]) -> Iterator[str]:
     """Lines of the report; the count is that of clips for each row, 40 where none is given."""
     count = int(arguments[0]) if arguments else 40
-    bench = Bench()
+    model = placed_model(job_from_options({"prompt": "a"}))
     with TemporaryDirectory() as folder:
-        rows = [row for part in PARTS for row in part(bench, count, Path(folder))]
+        rows = [row for part in PARTS for row in part(model, count, Path(folder))]
     yield from table(f"what leads a clip, {count} clips of held-out combinations each", rows)
 
 
-class Bench:
-    """The bundled model, loaded once for all jobs."""
-
-    def __init__(self) -> None:
-        found = plan(job_from_options({"prompt": "a"}))[0].found
-        placement = Placement(torch.device("cpu"), torch.float32)
-        parts = load_model(found, dtype=placement.dtype, offline=True)
-        self.model = PlacedModel(*parts, placement, offline=True)
-
-    def clip(self, prompt: str, seed: int, **settings: Any) -> Tensor:
-        """One clip as `generate` makes it: f 3 h w in [0, 1]."""
-        (job,) = job_from_options({"prompt": prompt, "seed": seed, **settings})
-        *_, frames = sample(job, self.model)
-        assert isinstance(frames, np.ndarray)
-        return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 255
+def sampled(model: PlacedModel, prompt: str, seed: int, **settings: Any) -> Tensor:
+    """One clip as `generate` makes it: f 3 h w in [0, 1]."""
+    (job,) = job_from_options({"prompt": prompt, "seed": seed, **settings})
+    return as_tensor(clip_of(job, model))
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ def drawn_scenes(count: int) -> list[Drawn]:
     return found
 
 
-def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
+def edges(model: PlacedModel, count: int, folder: Path) -> list[Row]:
     """Edges of a drawn clip as the ControlNet's condition, beside the same job without it.
 
     The prompts say what there is, but nothing of size, place and motion: those the edges tell.
@@ -91,48 +77,48 @@ def edges(bench: Bench, count: int, folder: Path) -> list[Row]:
         prompt = replace(one.scene, size="", place="", motion="").caption()
         images = str(_written(one.clip, folder / f"edges-{number}"))
         net = {"path": "bundled:tiny/edges.safetensors", "canny": True, "images": images}
-        clip = bench.clip(prompt, number, controlnets=[net])
+        clip = sampled(model, prompt, number, controlnets=[net])
         led.append(edge_f1(one.clip, clip))
-        alone.append(edge_f1(one.clip, bench.clip(prompt, number)))
+        alone.append(edge_f1(one.clip, sampled(model, prompt, number)))
         verdict = judge(one.scene, clip)
         shapes.append(verdict.shape)
         moved.append(verdict.motion)
     return [
         Row("ControlNet: F1 of edges", sum(led) / count, count, "at least 0.6"),
         Row("the same without it", sum(alone) / count, count, "below 0.3"),
-        _share("ControlNet: shape", shapes),
-        _share("ControlNet: the condition's motion", moved),
+        share("ControlNet: shape", shapes),
+        share("ControlNet: the condition's motion", moved),
     ]
 
 
-def pictures(bench: Bench, count: int, folder: Path) -> list[Row]:
+def pictures(model: PlacedModel, count: int, folder: Path) -> list[Row]:
     """A drawn picture as the only prompt, through the IP-Adapter."""
     rights: dict[str, list[bool]] = {"background": [], "color": [], "shape": []}
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"picture-{number}").iterdir()
         adapter = {**IP_ADAPTER, "images": str(path)}
-        verdict = judge(one.scene, bench.clip("", number, ip_adapters=[adapter]))
+        verdict = judge(one.scene, sampled(model, "", number, ip_adapters=[adapter]))
         for name, right in rights.items():
             right.append(getattr(verdict, name))
     wanted = {"background": "0.90", "color": "0.90", "shape": "0.70"}
-    return [_share(f"IP-Adapter: {name}", right, wanted[name]) for name, right in rights.items()]
+    return [share(f"IP-Adapter: {name}", right, wanted[name]) for name, right in rights.items()]
 
 
-def first_frames(bench: Bench, count: int, folder: Path) -> list[Row]:
+def first_frames(model: PlacedModel, count: int, folder: Path) -> list[Row]:
     """A drawn picture as the first frame."""
     decibels, moved = [], []
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"first-{number}").iterdir()
-        clip = bench.clip(one.scene.caption(), number, keyframes={"images": {0: str(path)}})
+        clip = sampled(model, one.scene.caption(), number, keyframes={"images": {0: str(path)}})
         decibels.append(_decibel(clip[0], one.clip[0]))
         moved.append(judge(one.scene, clip).motion)
     return [
         Row("image to video: least PSNR of the first frame, dB", min(decibels), count, "25"),
-        _share("image to video: motion", moved),
+        share("image to video: motion", moved),
     ]
 
 
-def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
+def masks(model: PlacedModel, count: int, folder: Path) -> list[Row]:
     """A drawn film's thing made anew in another colour, under a mask that follows it."""
     rights, kept = [], []
     for number, one in enumerate(drawn_scenes(count)):
@@ -143,17 +129,17 @@ def masks(bench: Bench, count: int, folder: Path) -> list[Row]:
         video = str(_written(one.clip, folder / f"inpainted-{number}"))
         mask_images = str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}"))
         start = {"images": video, "strength": 1.0, "mask": mask_images}
-        clip = bench.clip(scene.caption(), number, start=start)
+        clip = sampled(model, scene.caption(), number, start=start)
         seen = [observe(picture).color for picture in clip]
         rights.append(2 * seen.count(color) > len(seen))
         kept.append(_decibel(clip, one.clip, _outside(mask)))
     return [
-        _share("inpainting: colour under the mask", rights, "0.90"),
+        share("inpainting: colour under the mask", rights, "0.90"),
         Row("inpainting: median PSNR outside it, dB", float(np.median(kept)), count),
     ]
 
 
-def strengths(bench: Bench, count: int, folder: Path) -> list[Row]:
+def strengths(model: PlacedModel, count: int, folder: Path) -> list[Row]:
     """How far a clip goes from the film that it is made from, by strength."""
     count = max(1, count // 4)
     distances = np.zeros(len(STRENGTHS))
@@ -161,12 +147,12 @@ def strengths(bench: Bench, count: int, folder: Path) -> list[Row]:
         film = str(_written(one.clip, folder / f"video-{number}"))
         other = held_out_scenes(count + 1)[number + 1].caption()
         for i, strength in enumerate(STRENGTHS):
-            clip = bench.clip(other, number, start={"images": film, "strength": strength})
+            clip = sampled(model, other, number, start={"images": film, "strength": strength})
             distances[i] += float((clip - one.clip).pow(2).mean()) / count
     rises = [a < b for a, b in zip(distances, distances[1:], strict=False)]
     text = ", ".join(f"{d**0.5:.3f}" for d in distances)
     name = f"video to video: distance at strength {STRENGTHS[0]} to 1 ({text}) rises"
-    return [_share(name, rises, "1.00")]
+    return [share(name, rises, "1.00")]
 
 
 PARTS = (edges, pictures, first_frames, masks, strengths)
@@ -176,11 +162,11 @@ def edge_f1(wanted: Tensor, found: Tensor, tolerance: int = 1) -> float:
     """F1 of two clips' edges (f 3 h w in [0, 1]): an edge is right within `tolerance` pixels."""
     a, b = (torch.stack([_edges(picture) for picture in clip]) for clip in (wanted, found))
 
-    def share(of: Tensor, near: Tensor) -> float:
+    def matched(of: Tensor, near: Tensor) -> float:
         wide = F.max_pool2d(near.unsqueeze(1), 2 * tolerance + 1, 1, tolerance).squeeze(1)
         return float((of * wide).sum() / of.sum().clamp_min(1))
 
-    precision, recall = share(b, a), share(a, b)
+    precision, recall = matched(b, a), matched(a, b)
     return 2 * precision * recall / max(precision + recall, 1e-9)
 
 
@@ -216,7 +202,3 @@ def _written(clip: Tensor, folder: Path) -> Path:
     for number, picture in enumerate(pixels):
         write_image(picture, folder / f"{number:02}.png")
     return folder
-
-
-def _share(name: str, right: Sequence[bool], wanted: str = "") -> Row:
-    return Row(name, sum(right) / max(len(right), 1), len(right), wanted)

@@ -111,13 +111,9 @@ def measure(member: Member, scenes: Sequence[Scene]) -> tuple[list[Row], list[np
         job_from_options({"preset": member.name, "prompt": member.caption(scene), "seed": seed})[0]
         for seed, scene in enumerate(scenes)
     ]
-    planned = plan(jobs)
-    assert all(spec_of(job) == planned[0].found.spec for job in jobs)
-    placement = Placement(torch.device("cpu"), torch.float32)
-    parts = load_model(planned[0].found, dtype=placement.dtype, offline=True)
-    placed = PlacedModel(*parts, placement)
-    clips = [_clip(job, placed) for job in jobs]
-    verdicts = [judge(s, _tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
+    placed = placed_model(jobs)
+    clips = [clip_of(job, placed) for job in jobs]
+    verdicts = [judge(s, as_tensor(c), member.look) for s, c in zip(scenes, clips, strict=True)]
     placed.animated.deflate()
     stills = [_stills(job, placed.base, placed.animated) for job in jobs]
     change = sum(v.change for v in verdicts) / max(sum(stills), 1e-9)
@@ -140,7 +136,11 @@ def rows_of(scenes: Sequence[Scene], verdicts: Sequence[Verdict]) -> list[Row]:
 
 
 def _row(name: str, right: Sequence[bool]) -> Row:
-    wanted = f"{GATES[name]:.2f}" if name in GATES else ""
+    return share(name, right, f"{GATES[name]:.2f}" if name in GATES else "")
+
+
+def share(name: str, right: Sequence[bool], wanted: str = "") -> Row:
+    """A row with the share that is right."""
     return Row(name, sum(right) / max(len(right), 1), len(right), wanted)
 
 
@@ -195,23 +195,17 @@ def _stills(job: Job, base: BaseModel, animated: AnimatedUNet) -> float:
     """The change between frames that the image model alone makes of the prompt."""
     single = job.replace(frames=STILLS)
     latents = _still_latents(single, base, ImageUNet(base.unet), animated)
-    return change_between(_tensor(decode(base.vae, latents)))
+    return change_between(as_tensor(decode(base.vae, latents)))
 
 
 def _still_latents(job: Job, base: BaseModel, still: ImageUNet, animated: AnimatedUNet) -> Tensor:
-    shape = (
-        1,
-        4,
-        job.frames,
-        job.height // base.vae_scale_factor,
-        job.width // base.vae_scale_factor,
-    )
+    height, width = (side // base.vae_scale_factor for side in (job.height, job.width))
     config = animated.motion.config
     scheduler = make_scheduler(job.scheduler, config, prediction_type=base.prediction_type)
     return denoise(
         still,
         scheduler,
-        draw_noise(job.seed, shape),
+        draw_noise(job.seed, (1, 4, job.frames, height, width)),
         embed_prompt(base, job.prompt, job.frames).tokens,
         embed_prompt(base, {0: ""}, job.frames).tokens,
         steps=job.steps,
@@ -220,12 +214,22 @@ def _still_latents(job: Job, base: BaseModel, still: ImageUNet, animated: Animat
     )
 
 
-def _clip(job: Job, model: PlacedModel) -> np.ndarray:
+def placed_model(jobs: Sequence[Job]) -> PlacedModel:
+    """The bundled model of these jobs, on the CPU in fp32."""
+    found = plan(jobs)[0].found
+    assert all(spec_of(job) == found.spec for job in jobs)
+    placement = Placement(torch.device("cpu"), torch.float32)
+    parts = load_model(found, dtype=placement.dtype, offline=True)
+    return PlacedModel(*parts, placement, offline=True)
+
+
+def clip_of(job: Job, model: PlacedModel) -> np.ndarray:
+    """One clip as `generate` makes it: f h w 3 uint8."""
     *_, frames = sample(job, model)
     assert isinstance(frames, np.ndarray)
     return frames
 
 
-def _tensor(frames: np.ndarray) -> Tensor:
+def as_tensor(frames: np.ndarray) -> Tensor:
     """f h w 3 uint8 -> f 3 h w in [0, 1]."""
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255

@@ -1,24 +1,21 @@
 """State of an unfinished stage on disk: a cut costs at most one interval."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..media.atomic import atomic_write
 
 
 def save_parts(path: Path, parts: Mapping[str, Any], step: int) -> None:
-    """The states of models, optimizer and schedule after so many steps.
-
-    Written beside and renamed, so that a killed run never leaves half a file.
-    """
+    """Write the states of models, optimizer and schedule after so many steps."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    torch.save({**state, "step": step}, beside)
-    os.replace(beside, path)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save({**state, "step": step}, file)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -63,6 +60,11 @@ def train_naming(
         if (step + 1) % every == 0 or step + 1 == steps:
             save_parts(state_file, parts, step + 1)
             yield step + 1, right
+
+
+def naming_loss(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of naming an attribute, and the share named right. scores: n values."""
+    return F.cross_entropy(scores, truth), (scores.argmax(1) == truth).float().mean()
 
 
 def load_named(encoder: nn.Module, state_file: Path) -> None:

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers.models.clip import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.models.clip import CLIPTextModel, CLIPTokenizer
 
-from .saved import load_named, train_naming
+from .parts import new_text_encoder, new_tokenizer
+from .saved import load_named, naming_loss, train_naming
 from .world import COLORS, MOTIONS, PLACES, SHAPES, SIZES, Scene, draw_scene
 
 TOKENS = 32
@@ -40,48 +39,22 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 
 
-def new_tokenizer() -> CLIPTokenizer:
+def word_tokenizer() -> CLIPTokenizer:
     """Every word of the world is one token; any other text falls back to its bytes."""
     phrases = " ".join(word for words in ATTRIBUTES.values() for word in words)
-    words = sorted({*phrases.split(), *OTHER_WORDS.split(), "a", "the", "on", "background"})
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=5000,
-        initial_alphabet=[*alphabet],
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(words * 3, trainer)
-    import json
-
-    model = json.loads(tokenizer.to_str())["model"]
-    learned = [tuple(pair) for pair in model["merges"]]
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(m) for m in learned)]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocabulary[special] = len(vocabulary)
-    return CLIPTokenizer(vocab=vocabulary, merges=learned, model_max_length=TOKENS)
+    words = {*phrases.split(), *OTHER_WORDS.split(), "a", "the", "on", "background"}
+    return new_tokenizer(sorted(words), tokens=TOKENS)
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def _untrained_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """0.4 M parameters."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=384,
-            projection_dim=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return new_text_encoder(
+        vocabulary=len(tokenizer),
+        width=128,
+        layers=2,
+        tokens=TOKENS,
+        start=tokenizer.bos_token_id,
+        end=tokenizer.eos_token_id,
     )
 
 
@@ -90,7 +63,7 @@ def train_text_encoder(
 ) -> Iterator[tuple[int, float]]:
     """Train and save the state; yields step and the share of attributes named right."""
     torch.manual_seed(1)
-    encoder = new_text_encoder(tokenizer)
+    encoder = _untrained_encoder(tokenizer)
     heads = nn.ModuleDict({k: nn.Linear(128, len(v)) for k, v in ATTRIBUTES.items()})
     both = nn.ModuleDict({"encoder": encoder, "heads": heads})
 
@@ -104,7 +77,7 @@ def train_text_encoder(
 
 def finished_text_encoder(tokenizer: CLIPTokenizer, state_file: Path) -> CLIPTextModel:
     """The trained encoder without its heads."""
-    encoder = new_text_encoder(tokenizer)
+    encoder = _untrained_encoder(tokenizer)
     load_named(encoder, state_file)
     return encoder
 
@@ -124,8 +97,9 @@ def _name_attributes(
     loss, right = torch.zeros(()), []
     for name, values in ATTRIBUTES.items():
         truth = torch.tensor([values.index(getattr(s, name)) for s in scenes])
-        scores = heads[name](states[ends])
-        wanted = truth.unsqueeze(1).expand_as(ends)[ends]
-        loss = loss + F.cross_entropy(scores, wanted)
-        right.append((scores.argmax(1) == wanted).float().mean())
+        error, share = naming_loss(
+            heads[name](states[ends]), truth.unsqueeze(1).expand_as(ends)[ends]
+        )
+        loss = loss + error
+        right.append(share)
     return loss, float(torch.stack(right).mean())

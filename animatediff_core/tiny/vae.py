@@ -12,6 +12,7 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
+from .parts import new_vae, normalize_latents
 from .renderer import render_batch
 from .saved import load_state, resume_parts, save_parts
 from .world import draw_scene, poses
@@ -22,18 +23,9 @@ STEPS = 3400
 CROP = 32
 
 
-def new_vae() -> AutoencoderKL:
+def _untrained_vae() -> AutoencoderKL:
     """0.7 M parameters; an ordinary AutoencoderKL, so that it takes the path of a real one."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=64,
-        scaling_factor=1.0,
-    )
+    return new_vae((16, 32, 64), groups=8, pixels=64)
 
 
 def pictures(rng: random.Random, count: int, *, crop: int | None = None) -> Tensor:
@@ -59,7 +51,7 @@ def pictures(rng: random.Random, count: int, *, crop: int | None = None) -> Tens
 def train_vae(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, float]]:
     """Train and save the state at `state_file`; yields step and PSNR in dB. Resumes by itself."""
     torch.manual_seed(0)
-    vae = new_vae()
+    vae = _untrained_vae()
     average = torch.optim.swa_utils.AveragedModel(
         vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
     )
@@ -105,25 +97,15 @@ def psnr(vae: AutoencoderKL) -> float:
 
 
 def finished_vae(state_file: Path) -> AutoencoderKL:
-    """The averaged weights, with latents of zero mean and unit variance in every channel.
-
-    The change of scale goes into quant_conv and its inverse into post_quant_conv, so that the
-    file stays an ordinary AutoencoderKL with scaling_factor 1.
-    """
+    """The averaged weights, with latents of zero mean and unit variance in every channel."""
     state = load_state(state_file)
     assert state is not None, "the stage before must have run"
     weights = {k.removeprefix("module."): v for k, v in state["average"].items()}
     weights.pop("n_averaged")
-    vae = new_vae()
+    vae = _untrained_vae()
     vae.load_state_dict(weights)
     batch = pictures(random.Random(-2), 512)
     with torch.no_grad():
         latents = torch.cat([vae.encode(b).latent_dist.mean for b in batch.split(64)])
-        mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-        out, back = vae.quant_conv, vae.post_quant_conv
-        out.bias[:4] = (out.bias[:4] - mean) / deviation
-        out.weight[:4] /= deviation.view(-1, 1, 1, 1)
-        out.bias[4:] -= 2 * deviation.log()
-        back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
-        back.weight *= deviation.view(1, -1, 1, 1)
+    normalize_latents(vae, latents)
     return vae.requires_grad_(False).eval()

@@ -17,7 +17,7 @@ from transformers.models.clip import CLIPVisionConfig, CLIPVisionModelWithProjec
 
 from ..diffusion.image_embeddings import clip_pixels
 from .renderer import render_batch
-from .saved import load_named, train_naming
+from .saved import load_named, naming_loss, train_naming
 from .text import ATTRIBUTES
 from .world import Pose, Scene, draw_scene, poses
 
@@ -80,9 +80,9 @@ def _name_attributes(
     loss, right = torch.zeros(()), []
     for name in NAMED:
         truth = torch.tensor([ATTRIBUTES[name].index(getattr(s, name)) for s in scenes])
-        scores = both[f"to_{name}"](seen)
-        loss = loss + F.cross_entropy(scores, truth)
-        right.append((scores.argmax(1) == truth).float().mean())
+        error, share = naming_loss(both[f"to_{name}"](seen), truth)
+        loss = loss + error
+        right.append(share)
     centres = torch.tensor([(pose.x, pose.y) for pose in places])
     loss = loss + 10 * F.mse_loss(both["to_place"](seen), centres)
     return loss, float(torch.stack(right).mean())

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..errors import MediaError, TrainingError
@@ -26,7 +25,9 @@ from ..media.opening import IMAGE_SUFFIXES as IMAGES
 from ..media.opening import is_hidden
 from ..media.video import Video, open_video
 from .cache import LatentCache
-from .config import TrainConfig
+from .camera_clips import camera_clip
+from .config import ON_CLIPS, TrainConfig
+from .pixels import to_pixels
 
 ReadCondition = Callable[[Path, Tensor], Tensor]
 """A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1]).
@@ -66,7 +67,7 @@ def list_clips(config: TrainConfig) -> list[ClipFile]:
     if config.data.csv_path is not None:
         clips = _listed(Path(config.data.csv_path), folder)
     else:
-        clips = _captioned(folder, config.stage)
+        clips = _captioned(folder, config)
     if not clips:
         raise TrainingError(
             f"{folder}: no videos in this folder; put videos with a .txt caption beside each, "
@@ -89,8 +90,10 @@ def _listed(table: Path, folder: Path) -> list[ClipFile]:
         return [ClipFile(folder / f"{row['videoid']}.mp4", row["name"] or "") for row in rows]
 
 
-def _captioned(folder: Path, stage: str) -> list[ClipFile]:
-    suffixes = VIDEO_SUFFIXES | (IMAGE_SUFFIXES if stage != "motion" else set())
+def _captioned(folder: Path, config: TrainConfig) -> list[ClipFile]:
+    suffixes = set(IMAGE_SUFFIXES)
+    if config.data.camera is None:
+        suffixes = VIDEO_SUFFIXES if config.stage in ON_CLIPS else VIDEO_SUFFIXES | IMAGE_SUFFIXES
     files = (path for path in folder.iterdir() if not is_hidden(path))
     paths = sorted(path for path in files if path.suffix.lower() in suffixes)
     without = [p.name for p in paths if not p.with_suffix(".txt").is_file()]
@@ -216,7 +219,10 @@ class Clips(Dataset[Sample]):
             if self.condition is not None:
                 pixels = read_pixels(file.path, data.sample_size, lambda video: indices[:1])
         else:
-            pixels = read_window(file.path, count, data.sample_stride, data.sample_size, rng)
+            if data.camera is not None:
+                pixels = camera_clip(read_image(file.path), data.camera, count, data.sample_size)
+            else:
+                pixels = read_window(file.path, count, data.sample_stride, data.sample_size, rng)
             frames = pixels.flip(3) if flip else pixels
         if self.condition is None or pixels is None:
             return frames, None
@@ -262,18 +268,6 @@ def window(total: int, count: int, stride: int, rng: random.Random) -> list[int]
     if count == 1:
         return [start]
     return [start + i * (length - 1) // (count - 1) for i in range(count)]
-
-
-def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """f h w 3 uint8, scaled to cover `size` and cropped to its middle: f 3 h w in [-1, 1]."""
-    pixels = torch.tensor(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    height, width = pixels.shape[2:]
-    scale = max(size[0] / height, size[1] / width)
-    if (height, width) != size:
-        covering = (max(round(height * scale), size[0]), max(round(width * scale), size[1]))
-        pixels = F.interpolate(pixels, covering, mode="bilinear", antialias=True)
-    top, left = (pixels.shape[2] - size[0]) // 2, (pixels.shape[3] - size[1]) // 2
-    return pixels[:, :, top : top + size[0], left : left + size[1]]
 
 
 def to_image(pixels: Tensor) -> np.ndarray:

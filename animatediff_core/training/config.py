@@ -1,12 +1,12 @@
 """The settings of one training run: records, read from YAML by `config_file`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator
 
 from ..errors import Problem
+from ..jobs.camera import Move
 from ..jobs.choices import PredictionType
 from ..jobs.conditions import Canny
 from ..jobs.kinds import (
@@ -24,15 +24,24 @@ from ..jobs.kinds import (
 from ..jobs.record import Record, kinds_of
 
 Stage = Literal[
-    "image", "motion", "dreambooth", "lora", "textual-inversion", "controlnet", "ip-adapter"
+    "image",
+    "motion",
+    "motion-lora",
+    "dreambooth",
+    "lora",
+    "textual-inversion",
+    "controlnet",
+    "ip-adapter",
 ]
+ON_CLIPS: tuple[Stage, ...] = ("motion", "motion-lora")
+"""Stages on whole clips; the others train on single frames."""
 
 
-@dataclass(frozen=True)
 class OnlyIn:
-    """Marks a setting of one stage."""
+    """Marks a setting of some stages."""
 
-    stage: Stage
+    def __init__(self, *stages: Stage) -> None:
+        self.stages = stages
 
 
 def squared(value: Any) -> Any:
@@ -53,6 +62,8 @@ class DataConfig(Record):
     """Frames from one sampled frame to the next."""
     sample_n_frames: Count = 16
     """Frames in a window; the stages on images take one."""
+    camera: Move | None = None
+    """Make the clips from images: the camera moves so over each."""
     horizontal_flip: Flag = False
     """Mirror half of the clips; leave it off if captions say left or right."""
     max_bad_files: Index = 10
@@ -83,6 +94,7 @@ class TrainConfig(Record):
 
     stage: Stage
     """image: all of the UNet, on single frames. motion: the motion module, base frozen.
+    motion-lora: low-rank layers in the attentions of a motion module, all else frozen.
     dreambooth: as image, beside images that the base itself made. lora: low-rank layers in the
     UNet's attentions, base frozen. textual-inversion: the vectors of one new word, all else frozen,
     on images whose captions use it. controlnet: a copy of the UNet's first half that reads
@@ -99,16 +111,19 @@ class TrainConfig(Record):
     """Prediction type, if the base model's files do not say it or are wrong."""
     output_dir: LocalPath | None = None
     """Folder of the run, if the command line names none."""
-    motion: Annotated[Source | None, OnlyIn("motion")] = None
-    """Motion module to start from; none starts a fresh one of `motion_version`'s layout."""
-    motion_version: Annotated[str | None, OnlyIn("motion")] = None
+    motion: Annotated[Source | None, OnlyIn(*ON_CLIPS)] = None
+    """Motion module to start from, which motion-lora needs; none starts a fresh one of
+    `motion_version`'s layout."""
+    motion_version: Annotated[str | None, OnlyIn(*ON_CLIPS)] = None
     """Arithmetic and layout (v1, v2, v3, sdxl-beta); default: the file's, else v3."""
     max_frames: Annotated[Whole | None, OnlyIn("motion")] = None
     """Positions of a fresh module; default: the version's."""
     unet: Source | None = None
     """UNet weights to use instead of the base's, as the image stage writes them."""
-    lora_rank: Annotated[Count | None, OnlyIn("lora")] = None
-    """Rank of the lora stage's matrices; default: 16."""
+    lora_rank: Annotated[Count | None, OnlyIn("lora", "motion-lora")] = None
+    """Rank of the low-rank matrices; default: 16 in lora, 64 in motion-lora."""
+    lora_feed_forward: Annotated[Flag | None, OnlyIn("motion-lora")] = None
+    """Whether the feed-forward layers get low-rank matrices too, which official files lack."""
     lora_conv_rank: Annotated[Count | None, OnlyIn("lora")] = None
     """Rank of such pairs for the ResNets' convolutions too (LoCon); none leaves them alone."""
     word: Annotated[str | None, OnlyIn("textual-inversion")] = None
@@ -182,10 +197,19 @@ class TrainConfig(Record):
 
     def misfits(self) -> Iterator[Problem]:
         for name, kind in kinds_of(type(self)).items():
-            owner = next((note.stage for note in get_args(kind) if isinstance(note, OnlyIn)), None)
-            if owner not in (None, self.stage) and getattr(self, name) is not None:
-                message = f"belongs to stage {owner}, this is stage {self.stage}; leave it out"
+            notes = [note for note in get_args(kind) if isinstance(note, OnlyIn)]
+            owners = [stage for note in notes for stage in note.stages]
+            if owners and self.stage not in owners and getattr(self, name) is not None:
+                stages = " and ".join(owners)
+                message = f"belongs to stage {stages}, this is stage {self.stage}; leave it out"
                 yield Problem(message, name)
+        if self.stage == "motion-lora" and self.motion is None:
+            yield Problem("is missing: which motion module is the MotionLoRA for?", "motion")
+        if self.data.camera is not None and self.stage not in ON_CLIPS:
+            yield Problem(f"makes clips, which stage {self.stage} does not read", "data.camera")
+        if self.data.camera is not None and self.data.cache_folder is not None:
+            message = "keeps no clips that are made by data.camera; leave it out"
+            yield Problem(message, "data.cache_folder")
         if self.stage == "textual-inversion" and not self.word:
             yield Problem("is missing: which word do the captions use?", "word")
         if self.stage == "dreambooth" and not self.prior_prompts:
@@ -210,4 +234,4 @@ class TrainConfig(Record):
     @property
     def num_frames(self) -> int:
         """Frames of one training sample."""
-        return self.data.sample_n_frames if self.stage == "motion" else 1
+        return self.data.sample_n_frames if self.stage in ON_CLIPS else 1

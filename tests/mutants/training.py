@@ -3,7 +3,7 @@
 from . import Table
 
 MUTANTS: Table = {
-    ("training/clips.py", "training_data"): [
+    ("training/pixels.py", "training_data"): [
         ("permute(0, 3, 1, 2).float() / 127.5 - 1", "permute(0, 3, 1, 2).float() / 255"),
         ("permute(0, 3, 1, 2).float() / 127.5 - 1", "permute(0, 3, 2, 1).float() / 127.5 - 1"),
         (
@@ -18,6 +18,20 @@ MUTANTS: Table = {
             "top, left = (pixels.shape[2] - size[0]) // 2, (pixels.shape[3] - size[1]) // 2",
             "top, left = 0, 0",
         ),
+    ],
+    ("training/camera_clips.py", "motion_lora"): [
+        ('between if move == "pan-right" else -between', "between"),
+        ('way if move == "roll-anticlockwise" else -way', "way"),
+        ("-sine * height / width", "-sine * width / height"),
+        ("2 * way - 1", "way"),
+        ("full + (_ZOOM - 1) * way", "_ZOOM + (1 - _ZOOM) * way"),
+    ],
+    ("training/stages/motion_lora.py", "motion_lora"): [
+        ('r"\\1.processor.\\2"', 'r"\\1.\\2"'),
+        ("elif feed_forward and", "elif"),
+        ("config.lora_rank or 64", "64"),
+    ],
+    ("training/clips.py", "training_data"): [
         ("start = rng.randint(0, total - length)", "start = 0"),
         (
             "start = rng.randint(0, total - length)",

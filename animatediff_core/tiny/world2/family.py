@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...diffusion.schedules import training_scheduler
+from ...motion import LINEAR_BETAS
 from . import models, state
 from .judge_network import new_judge
 from .recipes import RECIPES, TOY_RECIPES, Recipe
@@ -31,7 +33,7 @@ class Family:
         torch.manual_seed(0)
         self.renderer = Renderer(self.sizes.pixels).to(self.device)
         self.captions = Captions().to(self.device)
-        self.scheduler = models.new_scheduler()
+        self.scheduler = training_scheduler(LINEAR_BETAS, prediction_type="v_prediction")
         self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
         self.vae = models.new_vae(self.sizes)
         self.text = models.new_text_encoder(self.sizes)

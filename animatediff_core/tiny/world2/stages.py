@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ...diffusion.loss import image_loss, motion_loss
 from ...motion import inflate
+from ..parts import normalize_latents
 from . import models, state
 from .family import Family
 from .gates import base_gate, drawing_speed, motion_gate, save_sheet, vae_gate
@@ -108,7 +109,7 @@ def _normalize(family: Family, trainer: Trainer) -> str:
             parameter.copy_(average)
         batch = min(8 * family.recipes["vae"].batch, 512)
         latents = torch.cat([family.latents(draw_scenes(batch // 2, family.device)) for _ in "ab"])
-    models.normalize_latents(full, latents)
+    normalize_latents(full, latents)
     deviation = [round(float(v), 3) for v in latents.std((0, 2, 3))]
     notes = {"steps": trainer.steps, "deviation": deviation}
     state.save_part(family.folder, "vae", dict(full.named_parameters()), notes)

@@ -1,14 +1,14 @@
 """The family's weights as fp16 files of at most 16 MB each, and how far each stage is."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from ...weights.files import write_tensors
 
 LIMIT = (16 << 20) - (1 << 18)
 """Bytes of tensors in one file."""
@@ -16,7 +16,6 @@ LIMIT = (16 << 20) - (1 << 18)
 
 def save_part(folder: Path, name: str, tensors: Mapping[str, Tensor], notes: object) -> None:
     """Write NAME.1.safetensors, NAME.2.safetensors and so on, with notes in the metadata."""
-    folder.mkdir(parents=True, exist_ok=True)
     files: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():
@@ -28,9 +27,7 @@ def save_part(folder: Path, name: str, tensors: Mapping[str, Tensor], notes: obj
         size += half.nbytes
     for number, content in enumerate(files, 1):
         path = folder / f"{name}.{number}.safetensors"
-        beside = path.with_suffix(".part")
-        save_file(content, beside, metadata={"notes": json.dumps(notes)})
-        os.replace(beside, path)
+        write_tensors(path, content, {"notes": json.dumps(notes)})
 
 
 def load_part(folder: Path, name: str, module: nn.Module) -> dict[str, float] | None:

@@ -12,6 +12,7 @@ from .image import image_stage
 from .ip_adapter import ip_adapter_stage
 from .lora import lora_stage
 from .motion import motion_stage
+from .motion_lora import motion_lora_stage
 from .textual_inversion import textual_inversion_stage
 
 __all__ = ["open_stage"]
@@ -24,6 +25,8 @@ def open_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stage:
     match config.stage:
         case "motion":
             return motion_stage(config, base, offline=offline)
+        case "motion-lora":
+            return motion_lora_stage(config, base, offline=offline)
         case "image" | "dreambooth":
             return image_stage(config, base)
         case "lora":

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from diffusers.models import ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...adapters.controlnet import controlnet_for, load_controlnet
 from ...checkpoints.base_model import BaseModel
-from ...diffusion.loss import image_loss
 from ...errors import MediaError, TrainingError
 from ...jobs.conditions import Canny
 from ...media.edges import canny
@@ -26,9 +25,10 @@ from ...media.opening import is_hidden, is_image
 from ...motion import Conditions, added_conditions
 from ...weights.files import write_tensors
 from ...weights.places import local_path
-from ..clips import ReadCondition, to_image, to_pixels
+from ..clips import ReadCondition, to_image
 from ..config import TrainConfig
-from ..stage import Stage, Weights, frozen_text, image_scheduler
+from ..pixels import to_pixels
+from ..stage import ImageLoss, Stage, Weights, frozen_text, image_scheduler
 
 CONTROLNET_FILE = "controlnet/diffusion_pytorch_model.safetensors"
 """The folder gets a config.json too, so diffusers opens it; other programs take the file."""
@@ -69,28 +69,23 @@ def controlnet_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> 
     )
 
 
-class ControlNetLoss(nn.Module):
-    """Loss of the UNet with the residuals of a ControlNet."""
+class ControlNetLoss(ImageLoss):
+    """Loss of the UNet with the residuals of a ControlNet; its images have values of 0 to 1."""
 
     def __init__(
         self, unet: UNet2DConditionModel, controlnet: ControlNetModel, scheduler: DDPMScheduler
     ) -> None:
-        super().__init__()
-        self.unet, self.controlnet, self.scheduler = unet, controlnet, scheduler
+        super().__init__(unet, scheduler)
+        self.controlnet = controlnet
 
-    def forward(
+    def condition(
         self,
-        latents: Tensor,
-        noise: Tensor,
+        images: Tensor,
+        noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        conditions: Conditions | None,
-        images: Tensor,
-    ) -> Tensor:
-        """latents, noise: b c f h w, of which the first frame is used; images: b 3 H W, 0 to 1."""
-        first, first_noise = latents[:, :, 0], noise[:, :, 0]
-        noisy = self.scheduler.add_noise(first, first_noise, timesteps)
-        conditions = conditions or Conditions()
+        conditions: Conditions,
+    ) -> Conditions:
         down, mid = self.controlnet(
             noisy,
             timesteps,
@@ -99,10 +94,7 @@ class ControlNetLoss(nn.Module):
             added_cond_kwargs=added_conditions(conditions, 1),
             return_dict=False,
         )
-        conditions = replace(conditions, down_residuals=tuple(down), mid_residual=mid)
-        return image_loss(
-            self.unet, self.scheduler, first, first_noise, timesteps, text, conditions=conditions
-        )
+        return replace(conditions, down_residuals=tuple(down), mid_residual=mid)
 
 
 def new_controlnet(

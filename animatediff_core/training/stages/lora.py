@@ -7,7 +7,7 @@ kohya's keys with alpha equal to the rank, which every program reads as scale 1.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ LORA_FILE = "lora.safetensors"
 _ATTENTION = re.compile(r"attn[12]\.(to_[qkv]|to_out\.0)$")
 _VERSIONS = {"SD1.5": "sd_v1", "SD2": "sd_v2", "SDXL": "sdxl_base_v1-0"}
 """kohya's words for the families."""
+KOHYA = (".lora_down.weight", ".lora_up.weight")
 _CONVOLUTION = re.compile(r"resnets\.\d+\.(conv1|conv2|conv_shortcut)$")
 
 
@@ -34,7 +35,7 @@ def lora_stage(config: TrainConfig, base: BaseModel) -> Stage:
     base.unet.requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(config.seed)
     rank, conv_rank = config.lora_rank or 16, config.lora_conv_rank or 0
-    layers = LoraLayers(base.unet, rank, generator, conv_rank)
+    layers = LoraLayers(kohya_layers(base.unet, conv_rank > 0), rank, generator, conv_rank, KOHYA)
     metadata = _metadata(base, rank, conv_rank)
     return Stage(
         loss=ImageLoss(base.unet, image_scheduler(config, base), hooked=layers),
@@ -46,39 +47,34 @@ def lora_stage(config: TrainConfig, base: BaseModel) -> Stage:
 
 
 class LoraLayers(nn.Module):
-    """A pair of matrices for every linear layer of the UNet's attentions.
+    """A pair of matrices for each layer, by its name in the file.
 
-    `conv_rank` above 0 adds a pair for every convolution of its ResNets.
+    `conv_rank` is the rank for convolutions; `keys` are the keys of down and up after a name.
     """
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        layers: Mapping[str, nn.Module],
         rank: int,
         generator: torch.Generator,
-        conv_rank: int = 0,
+        conv_rank: int,
+        keys: tuple[str, str],
     ) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.names, self.keys = list(layers), keys
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
         self._handles = []
-        original = {}  # kohya's trainer has the original code's names for SDXL alone
-        if family_of_unet(unet) == "SDXL":
-            original = {own: name for name, own in original_layers(unet).items()}
         down: tuple[int, ...]
         up: tuple[int, ...]
-        for name, layer in unet.named_modules():
-            if isinstance(layer, nn.Linear) and _ATTENTION.search(name):
+        for number, layer in enumerate(layers.values()):
+            if isinstance(layer, nn.Linear):
                 down, up = (rank, layer.in_features), (layer.out_features, rank)
-            elif conv_rank and isinstance(layer, nn.Conv2d) and _CONVOLUTION.search(name):
+            else:
+                assert isinstance(layer, nn.Conv2d)
                 down = (conv_rank, layer.in_channels, *layer.kernel_size)
                 up = (layer.out_channels, conv_rank, 1, 1)
-            else:
-                continue
-            self._handles.append(layer.register_forward_hook(self._hook(len(self.names))))
-            plain = name.replace(".", "_")
-            self.names.append(f"lora_unet_{original.get(plain, plain)}")
+            self._handles.append(layer.register_forward_hook(self._hook(number)))
             self.down.append(nn.Parameter(torch.randn(down, generator=generator) / down[0]))
             self.up.append(nn.Parameter(torch.zeros(up)))
 
@@ -96,16 +92,31 @@ class LoraLayers(nn.Module):
 
     def by_key(self) -> dict[str, nn.Parameter]:
         """Every matrix by its key in the file."""
-        keys: dict[str, nn.Parameter] = {}
+        found: dict[str, nn.Parameter] = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
-            keys[f"{name}.lora_down.weight"] = down
-            keys[f"{name}.lora_up.weight"] = up
-        return keys
+            for key, matrix in zip(self.keys, (down, up), strict=True):
+                found[f"{name}{key}"] = matrix
+        return found
 
     def remove(self) -> None:
         """Remove the hooks: the UNet is the base model again."""
         while self._handles:
             self._handles.pop().remove()
+
+
+def kohya_layers(unet: UNet2DConditionModel, convolutions: bool) -> dict[str, nn.Module]:
+    """Every linear layer of the UNet's attentions by kohya's name, and its ResNets'
+    convolutions."""
+    original = {}  # kohya's trainer has the original code's names for SDXL alone
+    if family_of_unet(unet) == "SDXL":
+        original = {own: name for name, own in original_layers(unet).items()}
+    layers = {}
+    for name, layer in unet.named_modules():
+        linear = isinstance(layer, nn.Linear) and _ATTENTION.search(name)
+        if linear or (convolutions and _CONVOLUTION.search(name)):
+            plain = name.replace(".", "_")
+            layers[f"lora_unet_{original.get(plain, plain)}"] = layer
+    return layers
 
 
 def _write(weights: Weights, path: Path, metadata: dict[str, str]) -> None:

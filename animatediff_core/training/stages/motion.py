@@ -21,18 +21,8 @@ from ..stage import Stage, Weights, frozen_text
 
 def motion_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stage:
     """Train a fresh motion module, or the one of the configuration."""
-    motion = _loaded(config, offline) if config.motion is not None else _fresh(config, base)
-    if config.betas is not None:
-        motion.config = replace(motion.config, betas=config.betas)
-    if config.num_frames > motion.config.max_frames:
-        raise TrainingError(
-            f"sample_n_frames {config.num_frames} is more than the module's "
-            f"{motion.config.max_frames} positions; lower it, or set max_frames"
-        )
-    animated = inflate(base.unet, motion)
-    scheduler = training_scheduler(
-        motion.config.betas, prediction_type=base.prediction_type, zero_snr=base.zero_snr
-    )
+    animated = open_motion(config, base, offline=offline)
+    motion = animated.motion
 
     def write(weights: Weights, path: Path) -> None:
         with torch.device("meta"):
@@ -41,7 +31,7 @@ def motion_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stag
         save_motion_module(trained, path)
 
     return Stage(
-        loss=MotionLoss(animated, scheduler),
+        loss=MotionLoss(animated, scheduler_of(animated, base)),
         parameters=motion_parameters(animated),
         embed=frozen_text(config, base),
         file_name=MOTION_FILE,
@@ -50,12 +40,34 @@ def motion_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> Stag
     )
 
 
+def open_motion(config: TrainConfig, base: BaseModel, *, offline: bool) -> AnimatedUNet:
+    """The base model with a fresh motion module, or with the one of the configuration."""
+    motion = _loaded(config, offline) if config.motion is not None else _fresh(config, base)
+    if config.betas is not None:
+        motion.config = replace(motion.config, betas=config.betas)
+    if config.num_frames > motion.config.max_frames:
+        raise TrainingError(
+            f"sample_n_frames {config.num_frames} is more than the module's "
+            f"{motion.config.max_frames} positions; lower it, or set max_frames"
+        )
+    return inflate(base.unet, motion)
+
+
+def scheduler_of(animated: AnimatedUNet, base: BaseModel) -> DDPMScheduler:
+    """The noise schedule of the stages on clips: the motion module's betas."""
+    betas = animated.motion.config.betas
+    return training_scheduler(betas, prediction_type=base.prediction_type, zero_snr=base.zero_snr)
+
+
 class MotionLoss(nn.Module):
     """Loss of the animated UNet on whole clips."""
 
-    def __init__(self, animated: AnimatedUNet, scheduler: DDPMScheduler) -> None:
+    def __init__(
+        self, animated: AnimatedUNet, scheduler: DDPMScheduler, *, hooked: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.animated, self.scheduler = animated, scheduler
+        self.hooked = hooked  # modules that act through hooks move to the device with the loss
 
     def forward(
         self,
