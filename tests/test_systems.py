@@ -37,7 +37,7 @@ def guarded(name, globals=None, *rest, **more):
 builtins.__import__ = guarded
 for package in ("animatediff_core", "cli"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
-        if not module.name.endswith(("__main__", "norm_kernels")):
+        if not module.name.endswith(("__main__", ".kernels", "norm_kernels")):  # triton
             importlib.import_module(module.name)
 """
 
