@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animatediff_core.errors import MediaError, SurroundingsError
+from animatediff_core.errors import MachineError, MediaError
 from animatediff_core.jobs import Encoding
 from animatediff_core.media.atomic import atomic_folder, atomic_write, write_text
 from animatediff_core.media.clip import write_clip
@@ -163,7 +163,7 @@ def test_a_full_disk_is_told_as_such(tmp_path):
         with atomic_write(tmp_path / "f"), open("/dev/full", "w") as file:
             file.write("x")
 
-    with pytest.raises(SurroundingsError, match="disk is full"):
+    with pytest.raises(MachineError, match="disk is full"):
         fill()
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import SurroundingsError
+from ..errors import MachineError
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Context manager: yields a temporary path, which is renamed to `path` if the block succeeds.
 
-    A full or read-only disk raises SurroundingsError.
+    A full or read-only disk raises MachineError.
     """
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
@@ -82,7 +82,7 @@ _REASONS = {
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Context manager: system errors while `path` is written become SurroundingsError."""
+    """Context manager: system errors while `path` is written become MachineError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -92,7 +92,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         reason = f"cannot be written ({cause.strerror or cause})"
         if cause.errno in _REASONS:
             reason = f"{_REASONS[cause.errno]}, or choose another output folder"
-        raise SurroundingsError(f"{path}: {reason}") from error
+        raise MachineError(f"{path}: {reason}") from error
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

@@ -16,7 +16,7 @@ import torch
 
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
-from ..errors import MediaError, SurroundingsError, TrainingError
+from ..errors import MachineError, MediaError, TrainingError
 from ..training.cache import LatentCache, encode_moments
 from ..training.checkpointing import counting_kept, recompute_blocks
 from ..training.clips import ClipFile, Clips, list_clips, read_pixels, unreadable_files
@@ -210,7 +210,7 @@ def _dry_run(loop: Loop, files: Sequence[ClipFile]) -> Iterator[Event]:
         with counting_kept(loop.stage.loss.parameters()) as kept:
             step = next(loop.steps())
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise SurroundingsError(
+        raise MachineError(
             "one training step does not fit into memory; set gradient_checkpointing to full, or "
             "lower train_batch_size, sample_size or sample_n_frames"
         ) from error
