@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from animatediff_core.errors import SurroundingsError, printable
+from animatediff_core.errors import MachineError, printable
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -90,7 +90,7 @@ def _written(line: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows says EINVAL
-            raise SurroundingsError(f"stdout: cannot be written ({error.strerror})") from error
+            raise MachineError(f"stdout: cannot be written ({error.strerror})") from error
 
 
 def table(title: str, widths: Mapping[str, int], rows: Sequence[Sequence[object]]) -> None:

@@ -131,7 +131,7 @@ def test_a_temporary_file_follows_no_link(tmp_path, monkeypatch):
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
     (tmp_path / "theirs").write_text("old")
     (tmp_path / ".f.00000000.part.txt").symlink_to("theirs")
-    with pytest.raises(SurroundingsError, match="f.txt: "):
+    with pytest.raises(MachineError, match="f.txt: "):
         write_text(tmp_path / "f.txt", "new")
     assert (tmp_path / "theirs").read_text() == "old"
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import typer
 
-from animatediff_core.errors import PromptFileError, SurroundingsError
+from animatediff_core.errors import MachineError, PromptFileError
 from animatediff_core.jobs import load_prompt_file
 from animatediff_core.jobs.conditions import Canny
 from animatediff_core.jobs.records import Adapter
@@ -118,7 +118,7 @@ def test_a_file_that_is_open_on_windows_is_one_sentence(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Access is denied")
 
     monkeypatch.setattr(os, "replace", locked)
-    with pytest.raises(SurroundingsError, match="close the program that has it open"):
+    with pytest.raises(MachineError, match="close the program that has it open"):
         write_text(tmp_path / "a", "x")
     assert not list(tmp_path.iterdir())
 
@@ -162,7 +162,7 @@ def test_results_go_on_without_their_reader(monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_stdout_ends_the_run(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Output(os.open("/dev/full", os.O_WRONLY)))
-    with pytest.raises(SurroundingsError, match=r"stdout: cannot be written \(No space left"):
+    with pytest.raises(MachineError, match=r"stdout: cannot be written \(No space left"):
         render.result("a.gif")
     sys.stdout.close()
 
