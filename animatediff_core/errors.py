@@ -149,7 +149,7 @@ class UnexpectedError(AnimateDiffError):
         return made
 
 
-class SurroundingsError(AnimateDiffError):
-    """Not the request but the machine failed: memory, disk, network."""
+class MachineError(AnimateDiffError):
+    """The environment failed, not the request: memory, disk or network."""
 
     exit_code = 3

@@ -1,5 +1,6 @@
 """The Typer app, and the one place where an error becomes a message and an exit code."""
 
+import io
 import os
 import signal
 import sys
@@ -39,8 +40,10 @@ class _Group(_Help, TyperGroup):
     """Turns errors of the core into one message and their exit code, also under CliRunner."""
 
     def invoke(self, ctx: Any) -> Any:
-        previous = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, _terminate)
+        names = {"SIGTERM", "SIGBREAK"} & set(dir(signal))  # Windows has Ctrl-Break
+        previous = {name: signal.signal(getattr(signal, name), _terminate) for name in names}
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except AnimateDiffError as error:
@@ -55,7 +58,8 @@ class _Group(_Help, TyperGroup):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             raise SystemExit(0) from None
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for name, handler in previous.items():
+                signal.signal(getattr(signal, name), handler)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

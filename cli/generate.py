@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff_core.errors import AnimateDiffError, Problems, SurroundingsError, UnexpectedError
+from animatediff_core.errors import AnimateDiffError, MachineError, Problems, UnexpectedError
 from animatediff_core.jobs import (
     FORMATS,
     Job,
@@ -184,7 +184,7 @@ def _run(
                 progress.finished()
                 _tell(event, errors)
     if errors:
-        lost = [error for error in errors if isinstance(error, SurroundingsError)]
+        lost = [error for error in errors if isinstance(error, MachineError)]
         raise SystemExit(3 if len(lost) == len(jobs) else 1)
 
 

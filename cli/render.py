@@ -4,6 +4,7 @@ The only rich Console of the project. Without a terminal there are no progress b
 there is nothing but errors and results.
 """
 
+import errno
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from animatediff_core.errors import printable
+from animatediff_core.errors import MachineError, printable
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
@@ -79,7 +80,17 @@ def result(text: str, record: Mapping[str, object] | None = None) -> None:
     if _bars and sys.stdout.isatty():  # the bars are on the same terminal: above them
         console.out(line, highlight=False)
     else:
+        _written(line)
+
+
+def _written(line: str) -> None:
+    """Write a line to stdout. If its reader has gone, the run goes on and writes no more lines."""
+    try:
         typer.echo(line)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows says EINVAL
+            raise MachineError(f"stdout: cannot be written ({error.strerror})") from error
 
 
 def table(title: str, widths: Mapping[str, int], rows: Sequence[Sequence[object]]) -> None:

@@ -531,10 +531,10 @@ CONFIG = MotionConfig(
 )  # fmt: skip
 
 
-def planned(family: str = "levels 48, 96, 160", **config: object) -> SimpleNamespace:
+def planned(family: str = "UNet 48-96-160", **config: object) -> SimpleNamespace:
     """What planning knows of a model that is not loaded."""
     with torch.device("meta"):
-        own = family == "levels 48, 96, 160"
+        own = family == "UNet 48-96-160"
         base = load_base("bundled:tiny") if own else family_model(family, "m")
     return SimpleNamespace(
         base=base, vae_scale_factor=4, motion_path=Path("folder") / "module.safetensors",
@@ -591,7 +591,7 @@ def test_what_works_passes_every_check(things, settings, config):
         ({"controlnets": [NET, {**NET, "path": "scribble.safetensors"}]}, {},
          "controlnets[1].path", "is a SparseCtrl, which goes into sparse_controls"),
         ({"controlnets": [NET]}, {"family": "SDXL"},
-         "controlnets[0].path", "is a ControlNet for levels 48, 96, 160"),
+         "controlnets[0].path", "is a ControlNet for UNet 48-96-160"),
         ({"sparse_controls": [SCRIBBLE, {**SCRIBBLE, "path": "controlnet"}]}, {},
          "sparse_controls[1].path", "is a ControlNet, which goes into controlnets"),
         ({"sparse_controls": [SCRIBBLE], "frames": 33}, {}, "sparse_controls[0].path",

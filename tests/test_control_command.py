@@ -124,7 +124,7 @@ NET = {"path": "controlnet", "images": FILM}
         ({"controlnets": [{**NET, "images": "film"}]}, "is 64 x 64 pixels but the clip 32 x 32"),
         ({"controlnets": [{**NET, "path": "gone"}]}, "gone"),
         ({"controlnets": [{**NET, "path": "other"}]},
-         "is a ControlNet for levels 32, 64 but the base model is levels 48, 96, 160"),
+         "is a ControlNet for UNet 32-64 but the base model is UNet 48-96-160"),
         ({"start": {"images": "nowhere.mp4"}}, "nowhere.mp4"),
         ({"keyframes": {"images": {4: "film/0.png"}}}, "names frame 4, but the clip has 4"),
         ({"ip_adapters": [{"path": "ip.safetensors", "encoder": "film", "images": "odd.png"}]},

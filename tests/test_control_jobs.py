@@ -142,7 +142,7 @@ def test_likeness_to_the_picture_falls_or_returns(amount, frames, likeness):
         ({"t2i_adapters": [{"path": "controlnet", "images": "film"}]},
          "is a ControlNet, which goes into controlnets, not into t2i_adapters"),
         ({"t2i_adapters": [{"path": "two-levels", "images": "film"}]},
-         "adds 48, 96 channels to the levels. than this one, levels 48, 96, 160"),
+         "adds 48, 96 channels to the levels. than this one, UNet 48-96-160"),
         ({"t2i_adapters": [{"path": "t2i", "images": "film", "weights": {6: 1}}]},
          "weights: names frame 6, but the clip has 6"),
         ({"controlnets": [{"path": "controlnet", "images": "film"}], "frames": 8},

@@ -227,7 +227,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path, edit, message):
 
 def test_another_family_is_refused(tmp_path):
     diffusers_model().save_pretrained(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="is a ControlNet for levels 32, 64 but the base"):
+    with pytest.raises(CheckpointError, match="is a ControlNet for UNet 32-64 but the base"):
         load_controlnet(tmp_path / "c", new_unet((32, 32)))
 
 
@@ -241,7 +241,7 @@ def test_a_small_one_without_transformers_loads_from_file_and_folder(tmp_path):
     for path in (tmp_path / "c", tmp_path / "c.safetensors"):
         loaded = load_controlnet(path, new_unet()).state_dict()
         assert all(torch.equal(tensor, loaded[key]) for key, tensor in small.state_dict().items())
-        with pytest.raises(CheckpointError, match="is a ControlNet for levels 32, 64 but the base"):
+        with pytest.raises(CheckpointError, match="is a ControlNet for UNet 32-64 but the base"):
             load_controlnet(path, new_unet((32, 32)))
 
 

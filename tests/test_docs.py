@@ -201,7 +201,7 @@ def test_examples_are_written_into_a_new_folder(tmp_path, monkeypatch):
     from animatediff_core.training.config_file import load_train_config
 
     monkeypatch.setattr(examples, "CLIPS", 1)
-    monkeypatch.setattr(examples, "PICTURES", 1)
+    monkeypatch.setattr(examples, "IMAGES", 1)
     folder = tmp_path / "examples"
     assert [path.name for path in examples.write_examples(folder)] == [
         "prompts", "motion.yaml", "lora.yaml",

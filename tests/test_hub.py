@@ -23,7 +23,7 @@ from small_model import LEVELS, write_half, write_model
 
 from animatediff_core.checkpoints.loading import load_base
 from animatediff_core.checkpoints.motion_adapter import motion_adapter
-from animatediff_core.errors import CheckpointError, PromptFileError, SurroundingsError
+from animatediff_core.errors import CheckpointError, MachineError, PromptFileError
 from animatediff_core.jobs import dump_job, job_from_options, load_prompt_file
 from animatediff_core.planning.jobs import spec_of
 from animatediff_core.weights import hub as hub_files
@@ -148,7 +148,7 @@ def test_a_variant_is_fetched_alone_and_found_again(hub, model, no_network):
     base = load_base("org/model", variant="fp16", offline=True)
     assert same(base.unet, new_unet(LEVELS).half().float())
     message = "only weights of variant fp16; ask for it with --variant fp16.*--offline is set"
-    with pytest.raises(SurroundingsError, match=message):
+    with pytest.raises(MachineError, match=message):
         local_path("org/model", "base", offline=True)
 
 
@@ -198,7 +198,7 @@ def test_revisions_are_fetched_and_found_again(hub, model, no_network):
     no_network()
     assert local_path("org/model@feature%2Fx", "base", offline=True) == by_branch
     assert local_path(f"org/model@{commit_of(first)}", "base", offline=True) == by_commit
-    with pytest.raises(SurroundingsError, match="not in the local cache and --offline is set"):
+    with pytest.raises(MachineError, match="not in the local cache and --offline is set"):
         local_path("org/model@v1", "base", offline=True)
 
 
@@ -212,14 +212,14 @@ def test_files_deep_in_a_repository_are_fetched_at_a_revision(hub, no_network):
         local_path("org/files/styles/neon/y.safetensors")
     no_network()
     assert local_path(f"org/files@v2/{name}", offline=True).read_bytes() == b"two"
-    with pytest.raises(SurroundingsError, match="not in the local cache and --offline is set"):
+    with pytest.raises(MachineError, match="not in the local cache and --offline is set"):
         local_path("org/files/other.safetensors", offline=True)
 
 
 def test_the_environment_forbids_connections_too(hub, no_network, monkeypatch):
     no_network()
     monkeypatch.setenv("HF_HUB_OFFLINE", "true")
-    with pytest.raises(SurroundingsError, match="and HF_HUB_OFFLINE is set; connect to the hub"):
+    with pytest.raises(MachineError, match="and HF_HUB_OFFLINE is set; connect to the hub"):
         local_path("org/files/x.safetensors")
 
 
@@ -285,7 +285,7 @@ def test_an_unreachable_hub_is_told_at_once_and_the_cache_goes_on(hub, model, mo
     closed.close()
     start = time.perf_counter()
     for find in (local_path, lambda name: local_path(name, "base", offline=False)):
-        with pytest.raises(SurroundingsError, match="the hub cannot be reached .*refused"):
+        with pytest.raises(MachineError, match="the hub cannot be reached .*refused"):
             find("org/other/x.safetensors")
     assert time.perf_counter() - start < 3
     with caplog.at_level(logging.WARNING, logger="animatediff_core"):
@@ -295,7 +295,7 @@ def test_an_unreachable_hub_is_told_at_once_and_the_cache_goes_on(hub, model, mo
 
 def test_a_hub_that_fails_is_the_surroundings_fault(hub):
     hub.failing = True
-    with pytest.raises(SurroundingsError, match=r"the hub fails \(HTTP status 500\)"):
+    with pytest.raises(MachineError, match=r"the hub fails \(HTTP status 500\)"):
         local_path("org/model/x.safetensors")
 
 

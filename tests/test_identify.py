@@ -87,7 +87,7 @@ def test_vae_files_of_both_layouts_are_told(tmp_path):
 def test_parts_of_a_base_model_are_told(tmp_path):
     new_unet().save_pretrained(tmp_path / "unet")
     report = identify(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
-    assert (report.kind, report.family, report.goes_in) == ("UNet", "levels 32, 64", "unet")
+    assert (report.kind, report.family, report.goes_in) == ("UNet", "UNet 32-64", "unet")
     config = CLIPTextConfig(
         vocab_size=20, hidden_size=768, intermediate_size=8, num_hidden_layers=1,
         num_attention_heads=2, max_position_embeddings=8,
@@ -111,7 +111,7 @@ def test_controlnets_and_t2i_adapters_are_told(tmp_path):
         tmp_path / "control"
     )
     report = identify(tmp_path / "control" / "diffusion_pytorch_model.safetensors")
-    assert (report.kind, report.family) == ("ControlNet", "levels 8, 8")
+    assert (report.kind, report.family) == ("ControlNet", "UNet 8-8")
     assert identify(tmp_path / "control").kind == "ControlNet"
     names = {"control_model.input_hint_block.0.weight": (8, 3, 3, 3),
              "control_model.zero_convs.0.0.weight": (8, 8, 1, 1)}  # fmt: skip

@@ -335,7 +335,7 @@ WRONG = {
     "inside": ({"output": "new", "motion_file": "new/m.safetensors"}, "files outside the folder"),
     "dtype": ({"output": "new", "dtype": "fp8"}, "no dtype 'fp8'; use fp32, fp16, bf16"),
     "family": ({"output": "new", "single_file": "s.safetensors"},
-               "bundled:tiny is levels 48, 96, 160, but the layout is only for SD1.5, SD2, SDXL"),
+               "bundled:tiny is UNet 48-96-160, but the layout is only for SD1.5, SD2, SDXL"),
     "moved nowhere": ({"single_file": "s.safetensors"},
                       "--single-file alone holds nothing that moves; leave --motion, "),
     "kept nowhere": ({"motion_file": "k.safetensors", "keep_adapters": True},

@@ -222,7 +222,7 @@ def test_a_lora_of_another_family_is_refused_with_both_names(tmp_path, width, fa
     save_file(reads_text(width, form), tmp_path / "l.safetensors")
     report = identify(tmp_path / "l.safetensors")
     assert (report.kind, report.family) == ("LoRA", family)
-    families = f"is a LoRA for {family} but the base model is levels 32, 64"
+    families = f"is a LoRA for {family} but the base model is UNet 32-64"
     with pytest.raises(CheckpointError, match=families):
         apply_lora(new_unet(), tmp_path / "l.safetensors", 1.0)
 

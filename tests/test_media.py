@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from animatediff_core.errors import MediaError, SurroundingsError
+from animatediff_core.errors import MachineError, MediaError
 from animatediff_core.jobs import Encoding
-from animatediff_core.media.atomic import atomic_folder, atomic_write
+from animatediff_core.media.atomic import atomic_folder, atomic_write, write_text
 from animatediff_core.media.clip import write_clip
 from animatediff_core.media.frames import durations
 from animatediff_core.media.image import contact_sheet
@@ -117,6 +117,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_file_has_the_permissions_of_the_umask(tmp_path):
+    umask = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "f.txt") as beside:
+            beside.chmod(0o600)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "f.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_temporary_file_follows_no_link(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+    (tmp_path / "theirs").write_text("old")
+    (tmp_path / ".f.00000000.part.txt").symlink_to("theirs")
+    with pytest.raises(MachineError, match="f.txt: "):
+        write_text(tmp_path / "f.txt", "new")
+    assert (tmp_path / "theirs").read_text() == "old"
+
+
 def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     calls = []
     sync, rename = os.fsync, os.replace
@@ -124,7 +143,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or rename(*paths))
     with atomic_write(tmp_path / "f.txt") as beside:
         beside.write_text("new")
-        beside.chmod(0o600)  # as a strict umask makes it
+        beside.chmod(0o600)  # as safetensors does
         assert beside.suffix == ".txt"
         assert not (tmp_path / "f.txt").exists()
     assert calls == ["fsync", "replace"]
@@ -144,7 +163,7 @@ def test_a_full_disk_is_told_as_such(tmp_path):
         with atomic_write(tmp_path / "f"), open("/dev/full", "w") as file:
             file.write("x")
 
-    with pytest.raises(SurroundingsError, match="disk is full"):
+    with pytest.raises(MachineError, match="disk is full"):
         fill()
 
 

@@ -92,7 +92,7 @@ def test_a_folder_in_several_files_is_recognised_and_loaded_whole(tmp_path):
     assert len(files) > 1
     found = identify(folder)
     assert (found.kind, found.family, found.goes_in) == (
-        "ControlNet", "levels 32, 64", "controlnets",
+        "ControlNet", "UNet 32-64", "controlnets",
     )  # fmt: skip
     model = load_controlnet(folder, new_unet())
     assert found.parameters == sum(p.numel() for p in model.parameters())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from animatediff_core.errors import AnimateDiffError, SurroundingsError
+from animatediff_core.errors import AnimateDiffError, MachineError
 from animatediff_core.jobs import Job, Output
 from animatediff_core.planning import memory, output
 from animatediff_core.planning.jobs import plan
@@ -25,7 +25,7 @@ def test_a_folder_that_clips_cannot_be_written_to_fails_first(tmp_path, monkeypa
     with pytest.raises(AnimateDiffError, match=r"file: is a file; choose another .* -o"):
         output.check_folder(tmp_path / "file" / "clips", [JOB])
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(SurroundingsError, match="no permission to write there"):
+    with pytest.raises(MachineError, match="no permission to write there"):
         output.check_folder(tmp_path / "new", [JOB])
 
 
@@ -34,7 +34,7 @@ def test_a_disk_without_room_for_the_clips_fails_first(tmp_path, monkeypatch):
     png = JOB.replace(output=Output(format="png", interpolate=16))  # 2 bytes a pixel, 16 frames
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2 * 2 * 16 * 96 * 64))
     output.check_folder(tmp_path, [png, png])
-    with pytest.raises(SurroundingsError, match="are needed for 3 clips"):
+    with pytest.raises(MachineError, match="are needed for 3 clips"):
         output.check_folder(tmp_path, [png, png, png])
 
 

@@ -181,7 +181,7 @@ def test_positions_of_its_own_are_used(tmp_path):
 
 def test_another_family_and_another_kind_are_refused(tmp_path):
     diffusers_model("latents").save_pretrained(tmp_path / "sparse")
-    with pytest.raises(CheckpointError, match="is a SparseCtrl for levels 32, 64 but the base"):
+    with pytest.raises(CheckpointError, match="is a SparseCtrl for UNet 32-64 but the base"):
         load_sparse_control(tmp_path / "sparse", new_unet((32, 32)))
     settings = json.loads((tmp_path / "sparse" / "config.json").read_text())
     settings["_class_name"] = "ControlNetModel"

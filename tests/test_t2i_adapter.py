@@ -146,5 +146,5 @@ def test_what_does_not_fit_is_refused(tmp_path, edit, message):
 
 def test_one_for_another_unet_is_refused(tmp_path):
     new_adapter().save_pretrained(tmp_path / "folder")
-    with pytest.raises(CheckpointError, match=r"adds 32, 64 channels .* this one, levels 8, 8, 8"):
+    with pytest.raises(CheckpointError, match=r"adds 32, 64 channels .* this one, UNet 8-8-8"):
         load_t2i_adapter(tmp_path / "folder", new_unet((8, 8, 8)), FACTOR)

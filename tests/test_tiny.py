@@ -9,7 +9,7 @@ from conftest import TINY
 
 from animatediff_core.errors import AnimateDiffError
 from animatediff_core.tiny.measure import Verdict, judge, look_of, observe
-from animatediff_core.tiny.members import MEMBERS, member_named, write_pictures
+from animatediff_core.tiny.members import MEMBERS, member_named, write_images
 from animatediff_core.tiny.renderer import render
 from animatediff_core.tiny.report import change_between, drawn_change, held_out_scenes, prove
 from animatediff_core.tiny.world import MOTIONS, Scene, combinations, draw_scene, poses
@@ -66,12 +66,12 @@ def test_judge_tells_the_looks_apart(member):
 
 def test_members_learn_from_captioned_pictures_of_seen_combinations(tmp_path):
     member = MEMBERS[-1]
-    write_pictures(member, tmp_path)
+    write_images(member, tmp_path)
     captions = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]
     assert len(captions) == len(list(tmp_path.glob("*.png"))) == 60
     assert all(member.size_word in caption for caption in captions)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    write_pictures(member, tmp_path)
+    write_images(member, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 

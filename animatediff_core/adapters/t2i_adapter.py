@@ -11,7 +11,7 @@ import torch
 from diffusers.models import UNet2DConditionModel
 
 from ..checkpoints.empty_model import fill, without_weights
-from ..checkpoints.families import families_with
+from ..checkpoints.families import families_with, family_of
 from ..checkpoints.file_report import ADVICE, FileReport, require
 from ..errors import CheckpointError
 from ..weights.match import check_tensors, shapes_of
@@ -106,12 +106,11 @@ def t2i_form(
                     num_res_blocks=info.num_res_blocks,
                     downscale_factor=scale,
                 )
-    levels = f"levels {', '.join(map(str, block_out_channels))}"
-    family = " or ".join(families_with(block_out_channels)) or levels
+    families = families_with(block_out_channels) or [family_of(block_out_channels, 0)]
     raise CheckpointError(
         f"{source}: is a T2I-Adapter for another base model (it adds "
-        f"{', '.join(map(str, info.channels))} channels to the levels) than this one, {family}; "
-        "use one of its family"
+        f"{', '.join(map(str, info.channels))} channels to the levels) than this one, "
+        f"{' or '.join(families)}; use one of its family"
     )
 
 

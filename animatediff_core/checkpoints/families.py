@@ -47,18 +47,18 @@ class SingleFile:
 
 
 def family_of(block_out_channels: Sequence[int], cross_attention_dim: int) -> str:
-    """A name for a UNet's family, or its levels."""
-    levels = tuple(block_out_channels)
+    """The name of a UNet's family; another UNet is named by its channels: UNet 48-96-160."""
+    channels = tuple(block_out_channels)
     for family in FOLDERS:
-        if unet_shape(family) == (levels, cross_attention_dim):
+        if unet_shape(family) == (channels, cross_attention_dim):
             return family
-    return f"levels {', '.join(map(str, levels))}"
+    return f"UNet {'-'.join(map(str, channels))}"
 
 
-def families_with(levels: Sequence[int]) -> list[str]:
-    """The families that a motion module of these levels fits: it reads no text, so SD1.x's fit
+def families_with(block_out_channels: Sequence[int]) -> list[str]:
+    """The families that a motion module of these channels fits: it reads no text, so SD1.x's fit
     SD2.x as well."""
-    return [family for family in FOLDERS if unet_shape(family)[0] == tuple(levels)]
+    return [family for family in FOLDERS if unet_shape(family)[0] == tuple(block_out_channels)]
 
 
 def families_of(shapes: Shapes) -> tuple[str, ...]:

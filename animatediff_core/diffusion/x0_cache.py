@@ -18,7 +18,6 @@ _SPANS = {
 }
 """By level: (first share of the steps, last share, n): between them the model runs in every n-th
 step. Chosen on the bundled model at 16 steps, by the distance from the exact clip."""
-LEVELS = tuple(_SPANS)
 _ALWAYS = 2
 """First steps in which the model always runs."""
 _FEW = 8

@@ -7,6 +7,8 @@ from typing import Any
 from .record import Record, kinds_of
 
 _FIELD = re.compile(r"\{([^{}:]*)(?::(0[1-9]\d?))?\}")
+_RESERVED = re.compile("con|prn|aux|nul|conin[$]|conout[$]|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+"""Names of devices on Windows, whatever their ending."""
 _LONGEST = 180
 """Bytes of a part of a name; file systems take 255, and an ending and a number follow."""
 
@@ -28,12 +30,13 @@ def output_name(job: Any) -> str:
     path = _FIELD.sub(lambda match: _written(match, _value(job, match[1])), template)
     if "{" in path or "}" in path:
         raise ValueError(f"has a brace too much: {template!r}")
-    parts = path.split("/")
+    parts = [part.encode()[:_LONGEST].decode(errors="ignore") for part in path.split("/")]
     if not all(_is_plain(part) for part in parts):
         raise ValueError(
-            f"must be a path inside the output folder, such as {{name}}-{{seed}}, got {template!r}"
+            "must be a path inside the output folder, such as {name}-{seed}, without names that "
+            f"Windows rejects (CON, NUL, a dot or space at the end), got {path!r}"
         )
-    return "/".join(part.encode()[:_LONGEST].decode(errors="ignore") for part in parts)
+    return "/".join(parts)
 
 
 def partly_filled(template: str, values: Mapping[str, Any]) -> str:
@@ -73,6 +76,8 @@ def _is_plain(part: str) -> bool:
     return (
         bool(part.strip("-. "))
         and part[0] != "."
+        and part[-1] not in ". "
+        and not _RESERVED.fullmatch(part.partition(".")[0].rstrip())
         and part.isprintable()
         and not set(part) & set('\\:*?"<>|')
     )

@@ -121,6 +121,8 @@ def _value_of(key: str, text: str) -> Any:
 
 
 def _standard_input() -> str:
+    if sys.stdin is None:
+        raise PromptFileError("standard input: is closed; give a prompt file")
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:

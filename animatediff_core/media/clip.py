@@ -21,7 +21,7 @@ from .webp import write_webp
 def write_clip(frames: Frames, path: Path, encoding: Encoding, *, text: str = "") -> None:
     """Write a clip that carries `text`; frames are read one at a time.
 
-    `path` is a folder for format png. Raises MediaError if the encoder fails, SurroundingsError
+    `path` is a folder for format png. Raises MediaError if the encoder fails, MachineError
     if the disk does.
     """
     check_size(encoding.format, *size_of(frames))

@@ -26,7 +26,7 @@ from ..motion import MotionConfig, MotionModule, inflate
 from ..weights.places import local_path
 from .camera import motion_loras_of
 
-FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "levels 48, 96, 160": "tiny"}
+FAMILY_PRESETS = {"SD1.5": "sd15-v3", "SDXL": "sdxl-beta", "UNet 48-96-160": "tiny"}
 """By family of the base model: the preset whose motion module it gets by default."""
 
 

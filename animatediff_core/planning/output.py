@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import AnimateDiffError, SurroundingsError
+from ..errors import AnimateDiffError, MachineError
 from ..jobs import Job
 from ..media.clip import check_encoder
 from ..media.interpolate import check_interpolation
@@ -28,12 +28,12 @@ def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
     if not existing.is_dir():
         raise AnimateDiffError(f"{existing}: is a file; choose another output folder with -o")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise SurroundingsError(
+        raise MachineError(
             f"{existing}: no permission to write there; grant it, or choose another folder with -o"
         )
     wanted, free = sum(map(_num_bytes, jobs)), shutil.disk_usage(existing).free
     if wanted > free:
-        raise SurroundingsError(
+        raise MachineError(
             f"{existing}: {wanted / 1e9:.1f} GB are needed for {len(jobs)} clips and "
             f"{free / 1e9:.1f} GB are free; free some space, or choose another folder with -o"
         )

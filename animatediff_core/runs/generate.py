@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..diffusion.step_info import StepInfo
-from ..errors import AnimateDiffError, SurroundingsError, UnexpectedError
+from ..errors import AnimateDiffError, MachineError, UnexpectedError
 from ..jobs import Job
 from ..media.frames import Frames
 from ..planning.memory import FASTEST, num_parameters
@@ -166,7 +166,7 @@ def _write(clip: _Finished, folder: Path) -> Result:
         return Result(job, write(job, clip.frames, clip.made_with, folder), clip.frames, None)
     except MemoryError:
         message = f"{job.name}: not enough memory to write it; lower the size or the frames"
-        return Result(job, None, None, SurroundingsError(message))
+        return Result(job, None, None, MachineError(message))
     except Exception as error:  # the one place that makes any error of a job that job's failure
         return _failed(job, error, folder)
 
@@ -174,7 +174,7 @@ def _write(clip: _Finished, folder: Path) -> Result:
 def _failed(job: Job, error: Exception, folder: Path) -> Result:
     """The result of a job that failed: its error without the traceback, which holds the model."""
     if isinstance(error, OSError):
-        error = SurroundingsError(
+        error = MachineError(
             f"{folder}: cannot be written to ({error.strerror or error}); choose another folder"
         )
     elif not isinstance(error, AnimateDiffError):
@@ -200,7 +200,7 @@ def _run_group(
         model = PlacedModel(*parts, placement, offline=offline)
     except (torch.OutOfMemoryError, MemoryError):
         message = f"{found.spec.base}: not enough memory on {placement.device} to load it"
-        full = SurroundingsError(message)
+        full = MachineError(message)
         yield from (Result(one.job, None, None, full) for one in members)
         return
     except Exception as error:  # as in _write
@@ -225,7 +225,7 @@ def _run_job(
         device = model.placement.device
         if not model.use_less_memory():
             message = f"{job.name}: not enough memory on {device}; lower the size or the frames"
-            yield Result(job, None, None, SurroundingsError(message))
+            yield Result(job, None, None, MachineError(message))
             return
         memory = model.placement.memory
         log.warning("%s: not enough memory on %s; again with %s", job.name, device, memory)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SurroundingsError
+from ..errors import MachineError
 from ..jobs import Job
 from ..media.atomic import user_cache, write_text
 
@@ -24,7 +24,7 @@ def note(job: Job, family: str, device: torch.device, dtype: torch.dtype, second
     times.pop(key, None)
     times[key] = seconds / job.steps
     kept = dict(list(times.items())[-_KEPT:])
-    with suppress(SurroundingsError, OSError):
+    with suppress(MachineError, OSError):
         write_text(_path(), json.dumps(kept, indent=0))
 
 

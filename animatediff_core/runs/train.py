@@ -6,15 +6,17 @@ the trained part: `motion_module.safetensors`, `lora.safetensors`, `embedding.sa
 `base/`.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..checkpoints.base_model import BaseModel
 from ..checkpoints.loading import load_base
-from ..errors import MediaError, SurroundingsError, TrainingError
+from ..errors import MachineError, MediaError, TrainingError
 from ..training.cache import LatentCache, encode_moments
 from ..training.checkpointing import counting_kept, recompute_blocks
 from ..training.clips import ClipFile, Clips, list_clips, read_pixels, unreadable_files
@@ -208,7 +210,7 @@ def _dry_run(loop: Loop, files: Sequence[ClipFile]) -> Iterator[Event]:
         with counting_kept(loop.stage.loss.parameters()) as kept:
             step = next(loop.steps())
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise SurroundingsError(
+        raise MachineError(
             "one training step does not fit into memory; set gradient_checkpointing to full, or "
             "lower train_batch_size, sample_size or sample_n_frames"
         ) from error
@@ -218,6 +220,9 @@ def _dry_run(loop: Loop, files: Sequence[ClipFile]) -> Iterator[Event]:
 def _peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import AnimateDiffError, SurroundingsError
+from ..errors import AnimateDiffError, MachineError
 from ..media.atomic import user_cache
 from ..motion import AnimatedUNet
 from ..planning.memory import MemorySettings
@@ -50,7 +50,7 @@ def compile_model(
 
 @contextmanager
 def compiling_explained(compiled: bool) -> Iterator[None]:
-    """Turn the failures of torch.compile into a SurroundingsError of one sentence."""
+    """Turn the failures of torch.compile into a MachineError of one sentence."""
     if not compiled:
         yield
         return
@@ -61,7 +61,7 @@ def compiling_explained(compiled: bool) -> Iterator[None]:
     except TorchDynamoException as error:
         cause = getattr(error, "inner_exception", error)
         said = str(cause).strip().partition("\n")[0]
-        raise SurroundingsError(
+        raise MachineError(
             f"--compile: torch cannot compile the model here ({said}); leave --compile out"
         ) from error
 
@@ -69,7 +69,7 @@ def compiling_explained(compiled: bool) -> Iterator[None]:
 def check_compiling(device: torch.device, memory: MemorySettings) -> None:
     """See that a model can be compiled here, and that the results stay for the next run.
 
-    Raises AnimateDiffError if the weights are offloaded, and SurroundingsError without a compiler
+    Raises AnimateDiffError if the weights are offloaded, and MachineError without a compiler
     or a folder for its results.
     """
     if memory.offload:
@@ -77,9 +77,9 @@ def check_compiling(device: torch.device, memory: MemorySettings) -> None:
             "--compile keeps the weights on the GPU and --low-vram does not; leave one of them out"
         )
     if device.type not in ("cuda", "cpu"):
-        raise SurroundingsError(f"--compile does not run on {device.type}; leave it out")
+        raise MachineError(f"--compile does not run on {device.type}; leave it out")
     if missing := _missing(device):
-        raise SurroundingsError(f"--compile needs {missing}; install it, or leave --compile out")
+        raise MachineError(f"--compile needs {missing}; install it, or leave --compile out")
     named = os.environ.get(_PLACE)
     if named is None or named.startswith(str(Path(tempfile.gettempdir()) / "torchinductor_")):
         _keep_results()
@@ -91,7 +91,7 @@ def _keep_results() -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SurroundingsError(
+        raise MachineError(
             f"--compile keeps its results in {place}, which cannot be written to "
             f"({error.strerror}); name another folder in {_PLACE}"
         ) from error

@@ -84,6 +84,6 @@ def _encode(job: Job, shown: Frames, made: dict[str, Any], path: Path) -> str:
         return settings({})
     done = write_within(shown, path, output, limit, settings)
     if done:
-        told = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
-        log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, told)
+        changes = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in done.items())
+        log.warning("%s: to stay below max_size %d bytes it has %s", job.name, limit, changes)
     return settings(done)

@@ -25,7 +25,7 @@ from ..weights.places import MODELS
 from ..weights.weight_file import open_weights
 from . import control_members
 from .clips import write_clips
-from .members import MEMBERS, Member, write_pictures
+from .members import MEMBERS, Member, write_images
 from .parts import base_model, new_unet
 from .text import finished_text_encoder, train_text_encoder, word_tokenizer
 from .vae import finished_vae, train_vae
@@ -51,7 +51,7 @@ def build(folder: Path) -> Iterator[str]:
     yield f"published: {BUNDLED}"
     for member in MEMBERS[1:]:
         name = member.look.name
-        write_pictures(member, folder / f"{name}-pictures")
+        write_images(member, folder / f"{name}-pictures")
         yield from _train(folder, name)
         yield f"published: {publish_member(member, folder / name)}"
     yield from _build_control(folder)

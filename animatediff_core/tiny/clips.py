@@ -44,7 +44,7 @@ def _write_lossless(clip: Tensor, path: Path) -> None:
     with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264rgb", rate=8, options={"qp": "0", "preset": "fast"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "rgb24"
-        for picture in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for image in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -12,10 +12,10 @@ from torch import nn
 from ..training.stages.controlnet import CONTROLNET_FILE
 from ..training.stages.ip_adapter import IP_ADAPTER_FILE
 from ..weights.places import MODELS
-from .members import PLAIN_MEMBER, write_pictures
+from .members import PLAIN_MEMBER, write_images
 from .vision import finished_image_encoder, train_image_encoder
 
-PICTURES = 4000
+IMAGES = 4000
 ENCODER = "image_encoder"
 STAGES = {"edges": CONTROLNET_FILE, "picture": IP_ADAPTER_FILE}
 """The trained file of each stage."""
@@ -27,7 +27,7 @@ def prepare(folder: Path) -> Iterator[str]:
         yield f"vision: step {step}, {right:.1%} of attributes named right"
     if not (folder / ENCODER).is_dir():
         finished_image_encoder(folder / "vision.pt").save_pretrained(folder / ENCODER)
-    write_pictures(PLAIN_MEMBER, folder / "pictures", PICTURES)
+    write_images(PLAIN_MEMBER, folder / "pictures", IMAGES)
 
 
 def publish_encoder(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Measures what leads a clip, on the bundled models and scenes of held-out combinations.
+"""Measures how conditioning inputs guide the bundled model, on scenes of held-out combinations.
 
 `python -m animatediff_core.tiny measure-control [COUNT]` prints a Markdown table.
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> Iterator[str]:
     model = placed_model(job_from_options({"prompt": "a"}))
     with TemporaryDirectory() as folder:
         rows = [row for part in PARTS for row in part(model, count, Path(folder))]
-    yield from table(f"what leads a clip, {count} clips of held-out combinations each", rows)
+    yield from table(f"conditioning inputs, {count} clips of held-out combinations each", rows)
 
 
 def sampled(model: PlacedModel, prompt: str, seed: int, **settings: Any) -> Tensor:
@@ -72,27 +72,27 @@ def edges(model: PlacedModel, count: int, folder: Path) -> list[Row]:
 
     The prompts say what there is, but nothing of size, place and motion: those the edges tell.
     """
-    led, alone, shapes, moved = [], [], [], []
+    guided, alone, shapes, moved = [], [], [], []
     for number, one in enumerate(drawn_scenes(count)):
         prompt = replace(one.scene, size="", place="", motion="").caption()
         images = str(_written(one.clip, folder / f"edges-{number}"))
         net = {"path": "bundled:tiny/edges.safetensors", "canny": True, "images": images}
         clip = sampled(model, prompt, number, controlnets=[net])
-        led.append(edge_f1(one.clip, clip))
+        guided.append(edge_f1(one.clip, clip))
         alone.append(edge_f1(one.clip, sampled(model, prompt, number)))
         verdict = judge(one.scene, clip)
         shapes.append(verdict.shape)
         moved.append(verdict.motion)
     return [
-        Row("ControlNet: F1 of edges", sum(led) / count, count, "at least 0.6"),
+        Row("ControlNet: F1 of edges", sum(guided) / count, count, "at least 0.6"),
         Row("the same without it", sum(alone) / count, count, "below 0.3"),
         share("ControlNet: shape", shapes),
         share("ControlNet: the condition's motion", moved),
     ]
 
 
-def pictures(model: PlacedModel, count: int, folder: Path) -> list[Row]:
-    """A drawn picture as the only prompt, through the IP-Adapter."""
+def images(model: PlacedModel, count: int, folder: Path) -> list[Row]:
+    """A drawn image as the only prompt, through the IP-Adapter."""
     rights: dict[str, list[bool]] = {"background": [], "color": [], "shape": []}
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"picture-{number}").iterdir()
@@ -105,7 +105,7 @@ def pictures(model: PlacedModel, count: int, folder: Path) -> list[Row]:
 
 
 def first_frames(model: PlacedModel, count: int, folder: Path) -> list[Row]:
-    """A drawn picture as the first frame."""
+    """A drawn image as the first frame."""
     decibels, moved = [], []
     for number, one in enumerate(drawn_scenes(count)):
         (path,) = _written(one.clip[:1], folder / f"first-{number}").iterdir()
@@ -119,7 +119,7 @@ def first_frames(model: PlacedModel, count: int, folder: Path) -> list[Row]:
 
 
 def masks(model: PlacedModel, count: int, folder: Path) -> list[Row]:
-    """A drawn film's thing made anew in another colour, under a mask that follows it."""
+    """The thing of a drawn video made anew in another colour, under a mask that follows it."""
     rights, kept = [], []
     for number, one in enumerate(drawn_scenes(count)):
         others = [c for c in COLORS if c not in (one.scene.color, one.scene.background)]
@@ -130,7 +130,7 @@ def masks(model: PlacedModel, count: int, folder: Path) -> list[Row]:
         mask_images = str(_written(mask.expand(-1, 3, -1, -1), folder / f"mask-{number}"))
         start = {"images": video, "strength": 1.0, "mask": mask_images}
         clip = sampled(model, scene.caption(), number, start=start)
-        seen = [observe(picture).color for picture in clip]
+        seen = [observe(image).color for image in clip]
         rights.append(2 * seen.count(color) > len(seen))
         kept.append(_decibel(clip, one.clip, _outside(mask)))
     return [
@@ -140,14 +140,14 @@ def masks(model: PlacedModel, count: int, folder: Path) -> list[Row]:
 
 
 def strengths(model: PlacedModel, count: int, folder: Path) -> list[Row]:
-    """How far a clip goes from the film that it is made from, by strength."""
+    """How far a clip goes from the video that it is made from, by strength."""
     count = max(1, count // 4)
     distances = np.zeros(len(STRENGTHS))
     for number, one in enumerate(drawn_scenes(count)):
-        film = str(_written(one.clip, folder / f"video-{number}"))
+        video = str(_written(one.clip, folder / f"video-{number}"))
         other = held_out_scenes(count + 1)[number + 1].caption()
         for i, strength in enumerate(STRENGTHS):
-            clip = sampled(model, other, number, start={"images": film, "strength": strength})
+            clip = sampled(model, other, number, start={"images": video, "strength": strength})
             distances[i] += float((clip - one.clip).pow(2).mean()) / count
     rises = [a < b for a, b in zip(distances, distances[1:], strict=False)]
     text = ", ".join(f"{d**0.5:.3f}" for d in distances)
@@ -155,12 +155,12 @@ def strengths(model: PlacedModel, count: int, folder: Path) -> list[Row]:
     return [share(name, rises, "1.00")]
 
 
-PARTS = (edges, pictures, first_frames, masks, strengths)
+PARTS = (edges, images, first_frames, masks, strengths)
 
 
 def edge_f1(wanted: Tensor, found: Tensor, tolerance: int = 1) -> float:
     """F1 of two clips' edges (f 3 h w in [0, 1]): an edge is right within `tolerance` pixels."""
-    a, b = (torch.stack([_edges(picture) for picture in clip]) for clip in (wanted, found))
+    a, b = (torch.stack([_edges(image) for image in clip]) for clip in (wanted, found))
 
     def matched(of: Tensor, near: Tensor) -> float:
         wide = F.max_pool2d(near.unsqueeze(1), 2 * tolerance + 1, 1, tolerance).squeeze(1)
@@ -170,9 +170,9 @@ def edge_f1(wanted: Tensor, found: Tensor, tolerance: int = 1) -> float:
     return 2 * precision * recall / max(precision + recall, 1e-9)
 
 
-def _edges(picture: Tensor) -> Tensor:
+def _edges(image: Tensor) -> Tensor:
     """h w, 0 or 1."""
-    pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
     return torch.from_numpy(canny(pixels)[..., 0] > 0).float()
 
 
@@ -196,9 +196,9 @@ def _decibel(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
 
 
 def _written(clip: Tensor, folder: Path) -> Path:
-    """The frames as pictures in a folder."""
+    """The frames as images in a folder."""
     folder.mkdir()
     pixels = (clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    for number, picture in enumerate(pixels):
-        write_image(picture, folder / f"{number:02}.png")
+    for number, image in enumerate(pixels):
+        write_image(image, folder / f"{number:02}.png")
     return folder

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..errors import AnimateDiffError
 from .clips import write_clips
-from .members import member_named, write_pictures
+from .members import member_named, write_images
 
 CLIPS = 24
-PICTURES = 40
+IMAGES = 40
 _FIRST = "first-clip.yaml"
 
 
@@ -25,7 +25,7 @@ def write_examples(folder: Path) -> Iterator[Path]:
     yield folder / "prompts"
     for _ in write_clips(folder, count=CLIPS):
         pass
-    write_pictures(member_named("tiny-slim"), folder / "pictures", PICTURES)
+    write_images(member_named("tiny-slim"), folder / "pictures", IMAGES)
     for name in ("motion.yaml", "lora.yaml"):
         source = Path(__file__).with_name(name.replace(".", "_example."))
         yield Path(shutil.copyfile(source, folder / name))

@@ -1,7 +1,7 @@
-"""Does a picture or clip show what its caption says? Statistics of pixels, no learned judge.
+"""Does an image or clip show what its caption says? Statistics of pixels, no learned judge.
 
 Colours are medians, shape and place come from matching the renderer's own templates, motion from
-tracking the matched place and size. A look is told from the others by whose templates fit best.
+tracking the matched place and size. The look is the one whose templates fit best.
 `report.prove` shows that the judge itself is right on the renderer's own work and at chance when
 the captions are shuffled.
 
@@ -38,18 +38,18 @@ class Seen:
     """Share of the width; 0 where nothing was found."""
 
 
-def observe(picture: Tensor, look: Look = PLAIN) -> Seen:
+def observe(image: Tensor, look: Look = PLAIN) -> Seen:
     """Identify colours, shape, place and size in an image 3 h w in [0, 1] of this look."""
-    ground, core, mask = _thing(picture)
+    ground, core, mask = _thing(image)
     if mask is None:
         return Seen(_NAMES[ground], "none", "none", 0.5, 0.5, 0.0)
     shape, x, y, radius, _ = _match(mask, look)
     return Seen(_NAMES[ground], _NAMES[core], shape, x, y, radius)
 
 
-def look_of(picture: Tensor) -> str:
-    """The look whose templates fit best, of LOOKS; alike ones are told apart by the size."""
-    mask = _thing(picture)[2]
+def look_of(image: Tensor) -> str:
+    """The look whose templates fit best, of LOOKS; looks of one form differ by their size."""
+    mask = _thing(image)[2]
     if mask is None:
         return "none"
     matches = {look.name: _match(mask, look) for look in LOOKS if look.radius is None}
@@ -59,7 +59,7 @@ def look_of(picture: Tensor) -> str:
     return best
 
 
-def _thing(picture: Tensor) -> tuple[int, int, Tensor | None]:
+def _thing(image: Tensor) -> tuple[int, int, Tensor | None]:
     """Numbers of the ground's and the thing's colours, and how far each pixel is the thing's.
 
     The mask is h w in [0, 1], None where there is no thing.
@@ -67,22 +67,22 @@ def _thing(picture: Tensor) -> tuple[int, int, Tensor | None]:
     border = torch.cat(
         [
             edge.flatten(1)
-            for edge in (picture[:, :3], picture[:, -3:], picture[:, :, :3], picture[:, :, -3:])
+            for edge in (image[:, :3], image[:, -3:], image[:, :, :3], image[:, :, -3:])
         ],
         dim=1,
     )
     ground = _nearest(border.median(1).values)
-    distance = (picture.unsqueeze(0) - _PALETTE.view(-1, 3, 1, 1)).pow(2).sum(1).sqrt()  # k h w
+    distance = (image.unsqueeze(0) - _PALETTE.view(-1, 3, 1, 1)).pow(2).sum(1).sqrt()  # k h w
     nearest = distance.argmin(0)
     away = nearest != ground
     if away.sum() < 12:
         return ground, ground, None
     counts = torch.bincount(nearest[away], minlength=len(_NAMES))
     core = int(counts.argmax())
-    thing = picture[:, nearest == core].median(1).values
+    thing = image[:, nearest == core].median(1).values
     base = border.median(1).values
     along = (thing - base).view(3, 1, 1)
-    share = ((picture - base.view(3, 1, 1)) * along).sum(0) / along.pow(2).sum().clamp_min(1e-6)
+    share = ((image - base.view(3, 1, 1)) * along).sum(0) / along.pow(2).sum().clamp_min(1e-6)
     return ground, core, share.clamp(0, 1) * (share > 0.3)
 
 
@@ -108,7 +108,7 @@ def _match(mask: Tensor, look: Look) -> tuple[str, float, float, float, float]:
 
 
 def _radius(area: float, look: Look) -> float:
-    """The radius of a thing that covers `area`, both in shares of the picture."""
+    """The radius of a thing that covers `area`, both in shares of the image."""
     radii, areas = _areas(look)
     after = int(torch.searchsorted(areas, torch.tensor(area)).clamp(1, len(areas) - 1))
     share = (area - areas[after - 1]) / (areas[after] - areas[after - 1])
@@ -145,7 +145,7 @@ def motion_of(seen: list[Seen], motion: str) -> bool:
 
 
 def in_view(seen: list[Seen]) -> bool:
-    """Whether the thing is there, within the picture, in every frame."""
+    """Whether the thing is there, within the image, in every frame."""
     edge = 0.5 * EXTENT
     return all(s.radius > 0 and edge * s.radius < min(s.x, s.y, 1 - s.x, 1 - s.y) for s in seen)
 
@@ -188,8 +188,8 @@ class Verdict:
 
 
 def judge(scene: Scene, clip: Tensor, look: Look = PLAIN) -> Verdict:
-    """clip: f 3 h w in [0, 1]; one frame is judged as a picture. Attributes need most frames."""
-    seen = [observe(picture, look) for picture in clip]
+    """clip: f 3 h w in [0, 1]; one frame is judged as an image. Attributes need most frames."""
+    seen = [observe(image, look) for image in clip]
 
     def most(right: list[bool]) -> bool:
         return sum(right) * 2 > len(right)
@@ -208,7 +208,7 @@ def judge(scene: Scene, clip: Tensor, look: Look = PLAIN) -> Verdict:
         shape=most([s.shape == scene.shape for s in seen]),
         place=most(places),
         motion=len(seen) == 1 or (motion_of(seen, scene.motion) and in_view(seen)),
-        look=most([look_of(picture) == look.name for picture in clip[::4]]),
+        look=most([look_of(image) == look.name for image in clip[::4]]),
         path=sum(steps),
         largest_step=max(steps, default=0.0),
         change=float((clip[1:] - clip[:-1]).abs().mean()) if len(seen) > 1 else 0.0,

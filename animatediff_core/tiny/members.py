@@ -1,6 +1,6 @@
 """The members of the tiny family: one motion module, and models of looks that it never saw.
 
-Each is made as a user would make it, by a training stage on a few dozen drawn pictures: slanted
+Each is made as a user would make it, by a training stage on a few dozen drawn images: slanted
 things by DreamBooth, slim ones by a LoRA, and a word for larger ones by textual inversion.
 """
 
@@ -16,7 +16,7 @@ from ..media.image import write_image
 from .renderer import LOOKS, Look, render
 from .world import MOTIONS, Scene, draw_scene, poses
 
-PICTURES = 60
+IMAGES = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ def member_named(name: str) -> Member:
     raise AnimateDiffError(f"no member {name!r} of the tiny family; there are {there}")
 
 
-def write_pictures(member: Member, folder: Path, count: int = PICTURES) -> None:
-    """Draw the pictures of a stage that learns on a folder, captions beside, where they are not.
+def write_images(member: Member, folder: Path, count: int = IMAGES) -> None:
+    """Draw the images of a stage that learns on a folder, captions beside, where they are not.
 
     Colour, shape and ground meet as in all training, so that held-out combinations stay unseen.
     """
@@ -74,6 +74,6 @@ def write_pictures(member: Member, folder: Path, count: int = PICTURES) -> None:
             continue
         rng = random.Random(f"{member.name} {index}")
         scene = draw_scene(rng, motion=rng.choice(member.motions))
-        picture = rng.choice(member.draw(scene, rng))
+        image = rng.choice(member.draw(scene, rng))
         write_text(path.with_suffix(".txt"), member.caption(scene, rng) + "\n")
-        write_image((picture.permute(1, 2, 0) * 255).round().byte().numpy(), path)
+        write_image((image.permute(1, 2, 0) * 255).round().byte().numpy(), path)

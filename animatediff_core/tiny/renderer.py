@@ -3,7 +3,7 @@
 A look changes how everything is drawn, not what: the members of the tiny family are trained on
 looks that neither the base model nor its motion module has seen.
 
-Shapes: n pictures, s shapes, h w pixels.
+Shapes: n images, s shapes, h w pixels.
 """
 
 import math
@@ -43,17 +43,17 @@ def render(scene: Scene, poses: Sequence[Pose], size: int = 64, look: Look = PLA
 def render_batch(
     scenes: Sequence[Scene], poses: Sequence[Pose], size: int = 64, look: Look = PLAIN
 ) -> Tensor:
-    """One picture for each scene and pose: n 3 h w in [0, 1]."""
+    """One image for each scene and pose: n 3 h w in [0, 1]."""
     x, y, radius = torch.tensor([(p.x, p.y, p.radius) for p in poses]).T  # n each
     cover = coverage(x, y, radius, size, look)  # n s h w
     pick = torch.tensor([SHAPES.index(s.shape) for s in scenes])
     cover = cover[torch.arange(len(scenes)), pick].unsqueeze(1)  # n 1 h w
     thing = _palette([COLORS[s.color] for s in scenes])
     ground = _palette([COLORS[s.background] for s in scenes])
-    picture = ground + (thing - ground) * cover
+    image = ground + (thing - ground) * cover
     fields = _light_fields(size)
     light = torch.stack([fields[s.motion] for s in scenes]).unsqueeze(1)
-    return (picture + LIGHT * light).clamp(0, 1)
+    return (image + LIGHT * light).clamp(0, 1)
 
 
 def coverage(x: Tensor, y: Tensor, radius: Tensor, size: int, look: Look = PLAIN) -> Tensor:

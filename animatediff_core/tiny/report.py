@@ -173,9 +173,9 @@ def drawn_change(member: Member, scenes: Sequence[Scene]) -> float:
     return within / max(between, 1e-9)
 
 
-def change_between(pictures: Tensor) -> float:
+def change_between(images: Tensor) -> float:
     """Mean absolute difference of a pixel over all pairs of n 3 h w, 0..1."""
-    pairs = combinations(pictures, 2)
+    pairs = combinations(images, 2)
     return float(torch.stack([(one - other).abs().mean() for one, other in pairs]).mean())
 
 

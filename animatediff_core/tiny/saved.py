@@ -46,7 +46,7 @@ def train_naming(
     """Train an encoder and its heads from where the saved state stands.
 
     `loss_of` gives a step's loss and the share that was named right. After each `every` steps the
-    state is saved, and step and share are told.
+    state is saved, and step and share are yielded.
     """
     optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)

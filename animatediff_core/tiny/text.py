@@ -3,7 +3,7 @@
 The encoder first learns to name what a caption says: at every position after the caption's end
 its states must tell colour, shape, ground, size, place and motion apart, linearly. A cross-
 attention that has learned nothing yet already hands that to the image model, which then has
-the pictures to learn and not the language.
+the images to learn and not the language.
 
 Shapes: n captions, t tokens (32), d features (128).
 """

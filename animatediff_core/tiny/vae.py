@@ -1,6 +1,6 @@
 """First stage of the tiny model: an AutoencoderKL of factor 4, 64 x 64 pixels to 4 x 16 x 16.
 
-Shapes: n pictures, 3 h w pixels in [-1, 1], 4 h/4 w/4 latents.
+Shapes: n images, 3 h w pixels in [-1, 1], 4 h/4 w/4 latents.
 """
 
 import random
@@ -18,7 +18,7 @@ from .saved import load_state, resume_parts, save_parts
 from .world import draw_scene, poses
 
 CROPPED_STEPS = 3000
-"""Steps on crops around the thing, where all detail is, before the whole pictures."""
+"""Steps on crops around the thing, where all detail is, before the whole images."""
 STEPS = 3400
 CROP = 32
 
@@ -28,7 +28,7 @@ def _untrained_vae() -> AutoencoderKL:
     return new_vae((16, 32, 64), groups=8, pixels=64)
 
 
-def pictures(rng: random.Random, count: int, *, crop: int | None = None) -> Tensor:
+def images(rng: random.Random, count: int, *, crop: int | None = None) -> Tensor:
     """Random frames of random clips of the seen combinations: n 3 h w in [-1, 1].
 
     `crop` cuts a square of so many pixels around the edge of the thing.
@@ -39,12 +39,12 @@ def pictures(rng: random.Random, count: int, *, crop: int | None = None) -> Tens
     if crop is None:
         return batch
     cuts = []
-    for picture, pose in zip(batch, chosen, strict=True):
+    for image, pose in zip(batch, chosen, strict=True):
         top, left = (
             round(min(max(64 * (share + rng.uniform(-0.25, 0.25)) - crop / 2, 0), 64 - crop))
             for share in (pose.y, pose.x)
         )
-        cuts.append(picture[:, top : top + crop, left : left + crop])
+        cuts.append(image[:, top : top + crop, left : left + crop])
     return torch.stack(cuts)
 
 
@@ -65,8 +65,8 @@ def train_vae(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, fl
         noise = torch.Generator().manual_seed(step)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
-            picture = vae.decode(posterior.sample(noise)).sample.float()
-        difference = picture - batch
+            image = vae.decode(posterior.sample(noise)).sample.float()
+        difference = image - batch
         rate = 0.5 * (posterior.mean.pow(2) + posterior.var - 1 - posterior.logvar).mean()
         loss = difference.abs().mean() + 2 * difference.pow(2).mean() + 1e-4 * rate.float()
         optimizer.zero_grad()
@@ -83,16 +83,16 @@ def train_vae(state_file: Path, *, steps: int = STEPS) -> Iterator[tuple[int, fl
 def _training_batch(step: int) -> Tensor:
     rng = random.Random(step)
     if step < CROPPED_STEPS:
-        return pictures(rng, 32, crop=CROP)
-    return pictures(rng, 16)
+        return images(rng, 32, crop=CROP)
+    return images(rng, 16)
 
 
 def psnr(vae: AutoencoderKL) -> float:
-    """Mean signal-to-noise ratio of 64 unseen pictures, in dB."""
-    batch = pictures(random.Random(-1), 64)
+    """Mean signal-to-noise ratio of 64 unseen images, in dB."""
+    batch = images(random.Random(-1), 64)
     with torch.no_grad():
-        picture = vae.decode(vae.encode(batch).latent_dist.mean).sample
-    error = F.mse_loss(picture, batch, reduction="none").mean((1, 2, 3))
+        image = vae.decode(vae.encode(batch).latent_dist.mean).sample
+    error = F.mse_loss(image, batch, reduction="none").mean((1, 2, 3))
     return float((10 * torch.log10(4 / error)).mean())
 
 
@@ -104,7 +104,7 @@ def finished_vae(state_file: Path) -> AutoencoderKL:
     weights.pop("n_averaged")
     vae = _untrained_vae()
     vae.load_state_dict(weights)
-    batch = pictures(random.Random(-2), 512)
+    batch = images(random.Random(-2), 512)
     with torch.no_grad():
         latents = torch.cat([vae.encode(b).latent_dist.mean for b in batch.split(64)])
     normalize_latents(vae, latents)

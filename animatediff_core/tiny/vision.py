@@ -1,9 +1,9 @@
 """The image encoder of the tiny IP-Adapter: a CLIP vision model that knows the tiny world.
 
 CLIP's own learns from captions. This one learns to name, from its projection alone and linearly,
-what a picture shows: colour, shape, ground, size and place. An adapter then has only to hand it on.
+what an image shows: colour, shape, ground, size and place. An adapter then has only to hand it on.
 
-Shapes: n pictures, d features of the projection (64).
+Shapes: n images, d features of the projection (64).
 """
 
 import random
@@ -64,19 +64,19 @@ def finished_image_encoder(state_file: Path) -> CLIPVisionModelWithProjection:
 
 
 def _draw(rng: random.Random) -> tuple[list[Scene], list[Pose], Tensor]:
-    """Scenes, where their things are, and pictures n 3 h w as CLIP sees them."""
+    """Scenes, where their things are, and images n 3 h w as CLIP sees them."""
     scenes = [draw_scene(rng) for _ in range(BATCH)]
     places = [rng.choice(poses(scene, rng, 2)) for scene in scenes]
     drawn = (render_batch(scenes, places, SIZE).permute(0, 2, 3, 1) * 255).round().byte()
-    seen = [clip_pixels(picture, SIZE) for picture in drawn.numpy()]
+    seen = [clip_pixels(image, SIZE) for image in drawn.numpy()]
     return scenes, places, torch.stack(seen)
 
 
 def _name_attributes(
-    both: nn.ModuleDict, scenes: list[Scene], places: list[Pose], pictures: Tensor
+    both: nn.ModuleDict, scenes: list[Scene], places: list[Pose], images: Tensor
 ) -> tuple[Tensor, float]:
     """Cross-entropy summed over attributes, and the share right; places by squared error."""
-    seen = both["encoder"](pictures).image_embeds  # n d
+    seen = both["encoder"](images).image_embeds  # n d
     loss, right = torch.zeros(()), []
     for name in NAMED:
         truth = torch.tensor([ATTRIBUTES[name].index(getattr(s, name)) for s in scenes])

@@ -2,7 +2,7 @@
 
 A motion module reads no text. It can follow "moving right" only if the frozen image model's
 features carry those words, so every named motion has a still cue that the image model learns:
-light falls on the picture from where the thing is heading, from the middle when it grows, from
+light falls on the image from where the thing is heading, from the middle when it grows, from
 the rim when it shrinks, from above and below when it bounces.
 """
 

@@ -30,7 +30,9 @@ from .config import ON_CLIPS, TrainConfig
 from .pixels import to_pixels
 
 ReadCondition = Callable[[Path, Tensor], Tensor]
-"""A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1])."""
+"""A stage's further input for a sample, from its file and its first frame (3 h w in [-1, 1]).
+
+It pickles: on Windows and macOS the loader's workers are spawned."""
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".avi", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".ts"}
 IMAGE_SUFFIXES = IMAGES - VIDEO_SUFFIXES
 

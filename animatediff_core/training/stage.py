@@ -75,16 +75,34 @@ class ImageLoss(nn.Module):
         timesteps: Tensor,
         text: Tensor,
         conditions: Conditions | None = None,
+        images: Tensor | None = None,
     ) -> Tensor:
-        """latents, noise: b c f h w. Odd samples are prior images if `prior_weight` is set."""
+        """latents, noise: b c f h w; images: b 3 H W, if the stage reads them.
+
+        Odd samples are prior images if `prior_weight` is set.
+        """
         weights = None
         if self.prior_weight is not None:
             pair = torch.tensor([1.0, self.prior_weight], device=latents.device)
             weights = pair.repeat(len(latents) // 2)
         first, first_noise = latents[:, :, 0], noise[:, :, 0]
+        if images is not None:
+            noisy = self.scheduler.add_noise(first, first_noise, timesteps)
+            conditions = self.condition(images, noisy, timesteps, text, conditions or Conditions())
         return image_loss(
             self.unet, self.scheduler, first, first_noise, timesteps, text, weights, conditions
         )
+
+    def condition(
+        self,
+        images: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        conditions: Conditions,
+    ) -> Conditions:
+        """Conditions with what a stage makes of its images, b 3 H W; noisy: b c h w."""
+        raise NotImplementedError
 
 
 def image_scheduler(config: TrainConfig, base: BaseModel) -> DDPMScheduler:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from ..errors import CheckpointError, SurroundingsError
+from ..errors import CheckpointError, MachineError
 from .files import printable
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def hub_id(source: str) -> HubId | None:
 def fetch_file(source: str, *, offline: bool) -> Path:
     """The file that an id with a path names, on this machine.
 
-    Raises CheckpointError where the hub has no such file or wants a log-in, SurroundingsError
+    Raises CheckpointError where the hub has no such file or wants a log-in, MachineError
     where it cannot be reached and the file was not fetched before.
     """
     wanted = hub_id(source)
@@ -99,8 +99,8 @@ def fetch(source: str, choose: Choose, *, offline: bool) -> Path:
                     allow_patterns=[glob.escape(name) for name in chosen],
                 )
             )
-    except SurroundingsError as error:
-        raise SurroundingsError(f"{error}; try again, it goes on where it stopped") from error
+    except MachineError as error:
+        raise MachineError(f"{error}; try again, it goes on where it stopped") from error
 
 
 def is_offline(offline: bool = False) -> str | None:
@@ -114,9 +114,9 @@ def is_offline(offline: bool = False) -> str | None:
     return "HF_HUB_OFFLINE is set" if now or constants.HF_HUB_OFFLINE else None
 
 
-def unreachable(source: str, why: str) -> SurroundingsError:
+def unreachable(source: str, why: str) -> MachineError:
     """The error for a model that is on the hub and not on this machine."""
-    return SurroundingsError(
+    return MachineError(
         f"{source}: is not in the local cache and {why}; connect to the hub once to fetch it "
         "(animatediff download), or name a local file or folder"
     )
@@ -137,7 +137,7 @@ def _listing(source: str, wanted: HubId, offline: bool) -> tuple[list[str] | Non
             info = HfApi().model_info(
                 wanted.repository, revision=wanted.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
-    except SurroundingsError as error:
+    except MachineError as error:
         return None, str(error).removeprefix(f"{source}: ")
     return [sibling.rfilename for sibling in info.siblings or []], ""
 
@@ -163,9 +163,7 @@ def _cached(source: str, wanted: HubId, choose: Choose, why: str) -> Path:
     except CheckpointError as error:
         if wanted.path is not None:
             raise unreachable(source, why) from error
-        raise SurroundingsError(
-            f"{error} (this is what the local cache holds, and {why})"
-        ) from error
+        raise MachineError(f"{error} (this is what the local cache holds, and {why})") from error
     if not why.endswith("is set"):
         log.warning("%s: %s; the files that were fetched before are used", source, why)
     return folder
@@ -173,7 +171,7 @@ def _cached(source: str, wanted: HubId, choose: Choose, why: str) -> Path:
 
 @contextmanager
 def _explained(source: str, wanted: HubId) -> Iterator[None]:
-    """Context manager: errors of huggingface_hub become ours; no answer is a SurroundingsError."""
+    """Context manager: errors of huggingface_hub become ours; no answer is a MachineError."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -211,14 +209,12 @@ def _explained(source: str, wanted: HubId) -> Iterator[None]:
                 f"{source}: the hub refuses access with this token; {log_in} with one that may "
                 "read it"
             ) from error
-        raise SurroundingsError(f"{source}: the hub fails (HTTP status {status})") from error
+        raise MachineError(f"{source}: the hub fails (HTTP status {status})") from error
     except (NetworkError, OSError, RuntimeError) as error:  # RuntimeError is hf_xet's
         cause = _first_cause(error)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
-            raise SurroundingsError(f"{source}: cannot be stored ({cause.strerror})") from error
-        raise SurroundingsError(
-            f"{source}: the hub cannot be reached ({printable(cause)})"
-        ) from error
+            raise MachineError(f"{source}: cannot be stored ({cause.strerror})") from error
+        raise MachineError(f"{source}: the hub cannot be reached ({printable(cause)})") from error
 
 
 def _first_cause(error: BaseException) -> BaseException:

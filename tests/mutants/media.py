@@ -71,7 +71,8 @@ MUTANTS: Table = {
     ("media/atomic.py", "media full_disk"): [
         ("_flush(temporary)", "pass"),
         ("_flush(file)", "pass"),
-        ("temporary.chmod(0o644)", "pass"),
+        ("temporary.chmod(mode)", "pass"),
+        ("temporary.touch(exist_ok=False)", "temporary.touch()"),
         ("temporary.unlink(missing_ok=True)", "pass"),
         (
             "yield temporary\n            _flush(temporary)",

@@ -1,6 +1,6 @@
 """Landscapes behind the things and weather before them.
 
-Legend: n pictures, h w pixels.
+Legend: n images, h w pixels.
 """
 
 import torch
@@ -68,9 +68,9 @@ class Backdrop(nn.Module):
         return torch.lerp(sky, ground, cover(-depth, size).unsqueeze(1))
 
 
-def weather(picture: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def weather(image: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Rain and snow before everything, in the camera's own coordinates."""
-    size = picture.shape[-1]
+    size = image.shape[-1]
     t, shift = pixels(time), pixels(scenes.chances[:, 16])
     column = 7 * x + 1.6 * y + 40
     lot = scatter(column.floor(), 0 * x)
@@ -84,7 +84,7 @@ def weather(picture: Tensor, scenes: Scenes, time: Tensor, x: Tensor, y: Tensor)
     flake = torch.hypot(cells_x - column - 0.25 - 0.5 * lot, cells_y - row - 0.25 - 0.5 * other)
     snow = 0.95 * cover(flake / 3.2 - 0.022 - 0.014 * lot, size)
     snow = snow * pixels((scenes.weather == 2).float())
-    return over(picture, picture.new_full((1, 3), 0.93), torch.maximum(rain, snow))
+    return over(image, image.new_full((1, 3), 0.93), torch.maximum(rain, snow))
 
 
 def _stars(x: Tensor, y: Tensor, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """All parts of world 2's family on one device: what draws, encodes, reads and denoises.
 
-Legend: b scenes, n pictures, f frames, h w latent size, t tokens, d features.
+Legend: b scenes, n images, f frames, h w latent size, t tokens, d features.
 """
 
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Family:
         for part in self.parts().values():
             part.to(memory_format=layout)  # type: ignore[call-overload]
 
-    def pictures(self, scenes: Scenes, frames: int = 1) -> Tensor:
+    def images(self, scenes: Scenes, frames: int = 1) -> Tensor:
         """n 3 h w in [-1, 1]: one frame at a random time of each scene, or all of them."""
         count = len(scenes.color)
         if frames == 1:
@@ -82,8 +82,8 @@ class Family:
     @torch.no_grad()
     def latents(self, scenes: Scenes, frames: int = 1) -> Tensor:
         """n 4 h w in fp32, the mode of the VAE posterior."""
-        pictures = self.pictures(scenes, frames).to(self.dtype)
-        moments: Tensor = self.vae.quant_conv(self.vae.encoder(pictures))
+        images = self.images(scenes, frames).to(self.dtype)
+        moments: Tensor = self.vae.quant_conv(self.vae.encoder(images))
         return moments[:, :4].float()
 
     def decode(self, latents: Tensor) -> Tensor:

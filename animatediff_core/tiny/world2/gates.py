@@ -20,13 +20,13 @@ STEPS, GUIDANCE = 20, 3.0
 
 
 def vae_gate(family: Family) -> tuple[str, Tensor]:
-    """Signal-to-noise ratio of unseen pictures, in dB."""
-    pictures = family.pictures(held_out(family, 64)) / 2 + 0.5
-    latents = family.vae.encode((pictures * 2 - 1).to(family.dtype)).latent_dist.mean
+    """Signal-to-noise ratio of unseen images, in dB."""
+    images = family.images(held_out(family, 64)) / 2 + 0.5
+    latents = family.vae.encode((images * 2 - 1).to(family.dtype)).latent_dist.mean
     decoded = family.decode(latents)
-    error = (decoded - pictures).square().mean((1, 2, 3))
+    error = (decoded - images).square().mean((1, 2, 3))
     ratio = float((-10 * error.log10()).mean())
-    shown = torch.stack([pictures[:16], decoded[:16]], 1)
+    shown = torch.stack([images[:16], decoded[:16]], 1)
     return f"PSNR {ratio:.2f} dB", shown
 
 
@@ -34,8 +34,8 @@ def base_gate(family: Family) -> tuple[str, Tensor]:
     """Samples of held-out captions, and what the judge sees in them."""
     scenes, side = held_out(family, 64), family.sizes.pixels // 8
     noise = torch.randn(64, 4, side, side, device=family.device)
-    pictures = family.decode(sample(family, family.unet, scenes, noise)).unsqueeze(1)
-    return _shares(right(family, pictures, scenes.labels())), pictures[:32]
+    images = family.decode(sample(family, family.unet, scenes, noise)).unsqueeze(1)
+    return _shares(right(family, images, scenes.labels())), images[:32]
 
 
 def motion_gate(family: Family, animated: AnimatedUNet) -> tuple[str, Tensor]:
@@ -56,11 +56,11 @@ def _shares(right: dict[str, float]) -> str:
 
 
 def drawing_speed(family: Family, batch: int, stage: str) -> str:
-    """Milliseconds that a step spends on drawing its pictures and on encoding them."""
+    """Milliseconds that a step spends on drawing its images and on encoding them."""
     frames = family.sizes.frames if stage in ("motion", "judge") else 1
 
     def draw() -> None:
-        family.pictures(draw_scenes(batch, family.device), frames)
+        family.images(draw_scenes(batch, family.device), frames)
 
     def encode() -> None:
         family.latents(draw_scenes(batch, family.device), frames)
@@ -68,7 +68,7 @@ def drawing_speed(family: Family, batch: int, stage: str) -> str:
     with torch.no_grad():
         times = [_milliseconds(family.device, work) for work in (draw, encode)]
     speed = batch * frames / times[0] * 1000
-    return f"drawing {times[0]:.1f} ms ({speed:.0f} pictures/s), with encoding {times[1]:.1f} ms"
+    return f"drawing {times[0]:.1f} ms ({speed:.0f} images/s), with encoding {times[1]:.1f} ms"
 
 
 def _milliseconds(device: torch.device, work: Callable[[], None], runs: int = 8) -> float:
@@ -100,27 +100,27 @@ def sample(
     """Guided DDIM of velocities from noise, b c ... h w."""
     ids = torch.cat([family.empty(len(noise)), family.caption_ids(scenes)])
     text = family.encode_text(ids)
-    kept = family.scheduler.alphas_cumprod
+    alphas = family.scheduler.alphas_cumprod
     times = torch.linspace(999, 0, steps + 1).round().long().tolist()
     x = noise
     for now, after in zip(times, times[1:], strict=False):
         batch = torch.full((2 * len(x),), now, device=x.device)
         out = model(torch.cat([x, x]), batch, text)
         velocity = (out if isinstance(out, Tensor) else out.sample).float()
-        free, told = velocity.chunk(2)
-        velocity = free + GUIDANCE * (told - free)
-        signal, rest = kept[now].sqrt(), (1 - kept[now]).sqrt()
+        uncond, cond = velocity.chunk(2)
+        velocity = uncond + GUIDANCE * (cond - uncond)
+        signal, rest = alphas[now].sqrt(), (1 - alphas[now]).sqrt()
         clean = signal * x - rest * velocity
         grain = signal * velocity + rest * x
-        x = kept[after].sqrt() * clean + (1 - kept[after]).sqrt() * grain
+        x = alphas[after].sqrt() * clean + (1 - alphas[after]).sqrt() * grain
     return x
 
 
-def save_sheet(pictures: Tensor, path: Path) -> None:
+def save_sheet(images: Tensor, path: Path) -> None:
     """A PNG of rows of frames, b f 3 h w, two or more scenes side by side."""
     from PIL import Image
 
-    frames = pictures[:, :: max(pictures.shape[1] // 4, 1)]
+    frames = images[:, :: max(images.shape[1] // 4, 1)]
     row = frames.permute(0, 3, 1, 4, 2).flatten(2, 3)  # b h (f w) 3
     across = max(8 // frames.shape[1], 1)
     rows = [torch.cat(list(part), 1) for part in row.split(across) if len(part) == across]

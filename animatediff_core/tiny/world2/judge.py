@@ -4,7 +4,7 @@ Its clips show the still cues of other motions than their own, so that it has to
 what changes from frame to frame. Some are blurred and noisy. It looks at every second frame of
 half the size.
 
-Legend: b clips, f frames, n pictures, d features.
+Legend: b clips, f frames, n images, d features.
 """
 
 import torch

@@ -39,8 +39,8 @@ class Judge(nn.Module):
 
     def forward(self, clips: Tensor) -> tuple[Tensor, ...]:
         """Scores of every attribute's values, b k each; clips: b f 3 h w in [0, 1]."""
-        pictures = F.avg_pool2d(clips.flatten(0, 1), 2) * 2 - 1
-        features = self.frames(pictures).unflatten(0, clips.shape[:2])  # b f d
+        images = F.avg_pool2d(clips.flatten(0, 1), 2) * 2 - 1
+        features = self.frames(images).unflatten(0, clips.shape[:2])  # b f d
         still = self.still(features.mean(1)).float().split(COUNTS, 1)
         course = self.time(features.transpose(1, 2)).mean(2)
         moving = self.moving(course).float().split(COUNTS, 1)

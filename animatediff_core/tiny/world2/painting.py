@@ -1,10 +1,10 @@
-"""Operations on pictures that drawing is made of. Legend: n pictures, h w pixels."""
+"""Operations on images that drawing is made of. Legend: n images, h w pixels."""
 
 from torch import Tensor
 
 
 def pixels(values: Tensor) -> Tensor:
-    """One number a picture, as n 1 1."""
+    """One number an image, as n 1 1."""
     return values.view(-1, 1, 1)
 
 
@@ -18,9 +18,9 @@ def mix(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return a + (b - a) * share.unsqueeze(1)
 
 
-def over(picture: Tensor, color: Tensor, share: Tensor) -> Tensor:
-    """A colour, n 3, over the picture."""
-    return picture + (color.view(-1, 3, 1, 1) - picture) * share.unsqueeze(1)
+def over(image: Tensor, color: Tensor, share: Tensor) -> Tensor:
+    """A colour, n 3, over the image."""
+    return image + (color.view(-1, 3, 1, 1) - image) * share.unsqueeze(1)
 
 
 def scatter(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ class Recipe:
     """How a stage is trained."""
 
     batch: int
-    """Pictures, or clips, of a step."""
+    """Images, or clips, of a step."""
     new: int = 0
     """How many of them are new; the others come from a pool of earlier ones."""
     pool: int = 0

@@ -1,12 +1,12 @@
 """Draws clips of world 2 with signed distances, a whole batch in one call on any device.
 
-Coordinates: x to the right and y down, -1 to 1 over the picture. Every named motion has a cue in
-each single picture, because a motion module reads no text and follows what the image model's
+Coordinates: x to the right and y down, -1 to 1 over the image. Every named motion has a cue in
+each single image, because a motion module reads no text and follows what the image model's
 features say: a tail behind what moves, a halo round what changes size or blinks, arcs round what
 turns, a shadow under what bounces, a path under what orbits, a bent outline for what waves, and
 darkness at the edges for the camera.
 
-Legend: n pictures (scenes times frames), b scenes, f frames, i things (2), h w pixels.
+Legend: n images (scenes times frames), b scenes, f frames, i things (2), h w pixels.
 """
 
 import math
@@ -28,7 +28,7 @@ _PAIR = 0.25
 _FREEDOM, _ORBIT = 0.36, 0.42
 """How far from the middle one thing may be, and the radius of an orbit."""
 _EDGES = {"pan left": (1, 0), "pan right": (-1, 0), "tilt up": (0, 1), "tilt down": (0, -1)}
-"""Where the picture is dark, for the moves of the camera that have a direction."""
+"""Where the image is dark, for the moves of the camera that have a direction."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Poses:
 
 
 class Renderer(nn.Module):
-    """Holds the tables of the world on a device; `draw` makes the pictures."""
+    """Holds the tables of the world on a device; `draw` makes the images."""
 
     ways: Tensor
     palette: Tensor
@@ -84,7 +84,7 @@ class Renderer(nn.Module):
         return clips
 
     def draw(self, scenes: Scenes, time: Tensor, cues: Scenes | None = None) -> Tensor:
-        """Pictures at some times: n 3 h w in [0, 1]. time: b f in [0, 1].
+        """Images at some times: n 3 h w in [0, 1]. time: b f in [0, 1].
 
         `cues` are scenes whose still cues are drawn instead of the scenes' own.
         """
@@ -97,13 +97,13 @@ class Renderer(nn.Module):
         zoom = pixels(poses.zoom)
         x = (screen_x * cos - screen_y * sin) * zoom + pixels(poses.pan_x)
         y = (screen_x * sin + screen_y * cos) * zoom + pixels(poses.pan_y)
-        picture = self.backdrop(scenes, poses.time, x, y)
-        picture = self._marks(picture, scenes, cues.motion, poses, x, y)
+        image = self.backdrop(scenes, poses.time, x, y)
+        image = self._marks(image, scenes, cues.motion, poses, x, y)
         for i in range(2):
-            picture = self._thing(i, picture, scenes, cues.motion, poses, x, y)
-        picture = weather(picture, scenes, poses.time, screen_x, screen_y)
-        picture = self._camera_cue(picture, cues.camera, screen_x, screen_y)
-        return picture.clamp(0, 1)
+            image = self._thing(i, image, scenes, cues.motion, poses, x, y)
+        image = weather(image, scenes, poses.time, screen_x, screen_y)
+        image = self._camera_cue(image, cues.camera, screen_x, screen_y)
+        return image.clamp(0, 1)
 
     def poses(self, scenes: Scenes, time: Tensor) -> Poses:
         """Where everything is: n = b f. time: b f."""
@@ -153,21 +153,21 @@ class Renderer(nn.Module):
     def _thing(
         self,
         i: int,
-        picture: Tensor,
+        image: Tensor,
         scenes: Scenes,
         cue: Tensor,
         poses: Poses,
         x: Tensor,
         y: Tensor,
     ) -> Tensor:
-        """One of the things, its tail and its halo over the picture."""
+        """One of the things, its tail and its halo over the image."""
         on = pixels(scenes.relation > 0) if i else torch.ones_like(pixels(poses.time))
         color = self.palette[scenes.color2 if i else scenes.color]
         shape = scenes.shape2 if i else scenes.shape
         r = pixels(poses.radius[:, i])
         dx = (x - pixels(poses.x[:, i])) / r
         dy = (y - pixels(poses.y[:, i])) / r
-        picture = over(picture, 0.5 + 0.5 * color, on * self._tail(dx, dy, r, self.ways[cue]))
+        image = over(image, 0.5 + 0.5 * color, on * self._tail(dx, dy, r, self.ways[cue]))
         angle = pixels(poses.angle[:, i])
         bend = 0.25 * _of(scenes.motion, "waving") * (2.6 * dy + pixels(poses.bend[:, i])).sin()
         tx, ty = dx + bend, dy
@@ -176,14 +176,14 @@ class Renderer(nn.Module):
         halo = 0.75 * (-(d.clamp(min=0) * 3.5)).exp() * on
         pulse = pixels(poses.pulse)
         glowing = _of(cue, "growing") + _of(cue, "blinking") * pulse
-        picture = over(picture, torch.ones_like(color), halo * glowing)
-        picture = over(picture, torch.zeros_like(color), halo * _of(cue, "shrinking"))
+        image = over(image, torch.ones_like(color), halo * glowing)
+        image = over(image, torch.zeros_like(color), halo * _of(cue, "shrinking"))
         light = 1 - _of(scenes.motion, "blinking") * 0.6 * (1 - pulse)
         shade = self._shade(0 if i else scenes.pattern, dx, dy, tx, ty, d) * light
         inside = color.view(-1, 3, 1, 1) * shade.unsqueeze(1)
         gleam = 0.45 * (-9 * ((dx + 0.32).square() + (dy + 0.38).square())).exp() * light
         inside = inside + (1 - inside) * gleam.unsqueeze(1)
-        return torch.lerp(picture, inside, (cover(d * r, self.size) * on).unsqueeze(1))
+        return torch.lerp(image, inside, (cover(d * r, self.size) * on).unsqueeze(1))
 
     def _tail(self, dx: Tensor, dy: Tensor, r: Tensor, way: Tensor) -> Tensor:
         """The fading tail behind a moving thing. way: n 2."""
@@ -207,13 +207,13 @@ class Renderer(nn.Module):
         return shade * (1 - 0.42 * (stripes + spots))
 
     def _marks(
-        self, picture: Tensor, scenes: Scenes, cue: Tensor, poses: Poses, x: Tensor, y: Tensor
+        self, image: Tensor, scenes: Scenes, cue: Tensor, poses: Poses, x: Tensor, y: Tensor
     ) -> Tensor:
         """Arcs round what turns, the path of what orbits, the shadow of what bounces."""
-        white, black = picture.new_ones(1, 3), picture.new_zeros(1, 3)
+        white, black = image.new_ones(1, 3), image.new_zeros(1, 3)
         middle = [pixels((v * 2 - 1) * 0.4 * _FREEDOM) for v in scenes.chances[:, 1:3].unbind(1)]
         path = (torch.hypot(x - middle[0], y - middle[1]) - _ORBIT).abs() - 0.02
-        picture = over(picture, white, 0.7 * _of(cue, "orbiting") * cover(path, self.size))
+        image = over(image, white, 0.7 * _of(cue, "orbiting") * cover(path, self.size))
         for i in range(2):
             on = pixels(scenes.relation > 0) if i else 1
             r = pixels(poses.radius[:, i])
@@ -221,13 +221,13 @@ class Renderer(nn.Module):
             around = torch.atan2(dy, dx) - pixels(poses.angle[:, i])
             arcs = cover((torch.hypot(dx, dy) - 1.5 * r).abs() - 0.035, self.size)
             arcs = arcs * (2 * around).cos().clamp(0, 1) * _of(cue, "turning") * on
-            picture = over(picture, white, 0.9 * arcs)
+            image = over(image, white, 0.9 * arcs)
             shadow = 2 - 1.6 * torch.hypot(dx / (1.1 * r), (y - 0.62) / 0.12)
             shadow = shadow.clamp(0, 1) * _of(cue, "bouncing") * on
-            picture = over(picture, black, 0.5 * shadow)
-        return picture
+            image = over(image, black, 0.5 * shadow)
+        return image
 
-    def _camera_cue(self, picture: Tensor, camera: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _camera_cue(self, image: Tensor, camera: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Darkness where the camera comes from; at the rim for zoom in, light for zoom out."""
         is_ = {name: pixels((camera == i).float()) for i, name in enumerate(CAMERAS)}
         edges = self.edges[camera]
@@ -235,10 +235,10 @@ class Renderer(nn.Module):
         rim = ((x.square() + y.square()) * 0.75 - 0.3).clamp(0, 1)
         corner = (x * y * (is_["roll left"] - is_["roll right"]) * 1.6 - 0.1).clamp(0, 1)
         dark = 0.55 * (dark + corner + rim * is_["zoom in"])
-        picture = picture * (1 - dark).unsqueeze(1)
-        return picture + (1 - picture) * (0.6 * rim * is_["zoom out"]).unsqueeze(1)
+        image = image * (1 - dark).unsqueeze(1)
+        return image + (1 - image) * (0.6 * rim * is_["zoom out"]).unsqueeze(1)
 
 
 def _of(motions: Tensor, name: str) -> Tensor:
-    """1 where a picture has this motion: n 1 1."""
+    """1 where an image has this motion: n 1 1."""
     return pixels((motions == MOTIONS.index(name)).float())

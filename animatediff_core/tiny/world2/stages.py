@@ -58,8 +58,8 @@ def train_stage(
             _save(family, stage, names, trainer, report.seconds)
         try:
             with trainer.averaged(), torch.no_grad():
-                line, pictures = gate(family)
-                save_sheet(pictures, family.folder / f"{stage}.png")
+                line, images = gate(family)
+                save_sheet(images, family.folder / f"{stage}.png")
             yield f"{stage}: gate {line}"
         except RuntimeError as error:  # a gate that fails must not cost the weights
             yield f"{stage}: no gate: {error}"
@@ -126,13 +126,13 @@ def _vae_stage(family: Family) -> Stage:
 
     def loss_of() -> Tensor:
         with torch.no_grad():
-            pictures = family.pictures(draw_scenes(batch, family.device))
-        moments = family.vae.quant_conv(family.vae.encoder(pictures.to(family.dtype)))
+            images = family.images(draw_scenes(batch, family.device))
+        moments = family.vae.quant_conv(family.vae.encoder(images.to(family.dtype)))
         mean, log_variance = moments.float().chunk(2, 1)
         log_variance = log_variance.clamp(-20, 10)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         decoded = family.vae.decoder(family.vae.post_quant_conv(latents.to(family.dtype)))
-        error = decoded.float() - pictures
+        error = decoded.float() - images
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         rate = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss: Tensor = error.abs().mean() + 2 * error.square().mean() + 0.5 * edges + 2e-5 * rate

@@ -5,17 +5,18 @@ It trains on single frames and guides every frame of a clip, with any motion mod
 Legend: b batch, c channels, h w latent size, H W pixels.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers.models import ControlNetModel, UNet2DConditionModel
 from diffusers.schedulers import DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...adapters.controlnet import controlnet_for, load_controlnet
 from ...checkpoints.base_model import BaseModel
-from ...diffusion.loss import image_loss
 from ...errors import MediaError, TrainingError
 from ...jobs.conditions import Canny
 from ...media.edges import canny
@@ -27,7 +28,7 @@ from ...weights.places import local_path
 from ..clips import ReadCondition, to_image
 from ..config import TrainConfig
 from ..pixels import to_pixels
-from ..stage import Stage, Weights, frozen_text, image_scheduler
+from ..stage import ImageLoss, Stage, Weights, frozen_text, image_scheduler
 
 CONTROLNET_FILE = "controlnet/diffusion_pytorch_model.safetensors"
 """The folder gets a config.json too, so diffusers opens it; other programs take the file."""
@@ -68,28 +69,23 @@ def controlnet_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> 
     )
 
 
-class ControlNetLoss(nn.Module):
-    """Loss of the UNet with the residuals of a ControlNet."""
+class ControlNetLoss(ImageLoss):
+    """Loss of the UNet with the residuals of a ControlNet; its images have values of 0 to 1."""
 
     def __init__(
         self, unet: UNet2DConditionModel, controlnet: ControlNetModel, scheduler: DDPMScheduler
     ) -> None:
-        super().__init__()
-        self.unet, self.controlnet, self.scheduler = unet, controlnet, scheduler
+        super().__init__(unet, scheduler)
+        self.controlnet = controlnet
 
-    def forward(
+    def condition(
         self,
-        latents: Tensor,
-        noise: Tensor,
+        images: Tensor,
+        noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        conditions: Conditions | None,
-        images: Tensor,
-    ) -> Tensor:
-        """latents, noise: b c f h w, of which the first frame is used; images: b 3 H W, 0 to 1."""
-        first, first_noise = latents[:, :, 0], noise[:, :, 0]
-        noisy = self.scheduler.add_noise(first, first_noise, timesteps)
-        conditions = conditions or Conditions()
+        conditions: Conditions,
+    ) -> Conditions:
         down, mid = self.controlnet(
             noisy,
             timesteps,
@@ -98,10 +94,7 @@ class ControlNetLoss(nn.Module):
             added_cond_kwargs=added_conditions(conditions, 1),
             return_dict=False,
         )
-        conditions = replace(conditions, down_residuals=tuple(down), mid_residual=mid)
-        return image_loss(
-            self.unet, self.scheduler, first, first_noise, timesteps, text, conditions=conditions
-        )
+        return replace(conditions, down_residuals=tuple(down), mid_residual=mid)
 
 
 def new_controlnet(
@@ -127,12 +120,12 @@ def new_controlnet(
 
 def edge_condition(settings: Canny) -> ReadCondition:
     """Edges of the sample itself: 3 H W, 0 or 1."""
+    return partial(_edges, settings)
 
-    def edges(file: Path, pixels: Tensor) -> Tensor:
-        found = canny(to_image(pixels), settings.low, settings.high)
-        return torch.from_numpy(found).permute(2, 0, 1).float() / 255
 
-    return edges
+def _edges(settings: Canny, file: Path, pixels: Tensor) -> Tensor:
+    found = canny(to_image(pixels), settings.low, settings.high)
+    return torch.from_numpy(found).permute(2, 0, 1).float() / 255
 
 
 def paired_condition(folder: Path, size: tuple[int, int]) -> ReadCondition:
@@ -142,10 +135,12 @@ def paired_condition(folder: Path, size: tuple[int, int]) -> ReadCondition:
             f"{folder}: no such folder; set condition_folder to where the conditions are"
         )
     files = {p.stem: p for p in sorted(folder.iterdir()) if is_image(p) and not is_hidden(p)}
+    return partial(_paired, folder, files, size)
 
-    def paired(file: Path, pixels: Tensor) -> Tensor:
-        if file.stem not in files:
-            raise MediaError(f"{folder}: has no condition for {file.name}; add {file.stem}.png")
-        return (to_pixels(read_image(files[file.stem])[None], size)[0] + 1) / 2
 
-    return paired
+def _paired(
+    folder: Path, files: Mapping[str, Path], size: tuple[int, int], file: Path, pixels: Tensor
+) -> Tensor:
+    if file.stem not in files:
+        raise MediaError(f"{folder}: has no condition for {file.name}; add {file.stem}.png")
+    return (to_pixels(read_image(files[file.stem])[None], size)[0] + 1) / 2

@@ -6,6 +6,8 @@ Legend: b batch, c channels, h w latent size, H W pixels, p features of the imag
 """
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -16,12 +18,11 @@ from transformers.models.clip import CLIPVisionModelWithProjection
 from ...adapters.ip_adapter import IPAdapterWeights, attach_ip_adapters, load_image_encoder
 from ...checkpoints.base_model import BaseModel
 from ...diffusion.image_embeddings import clip_pixels
-from ...diffusion.loss import image_loss
 from ...motion import Conditions
 from ...weights.places import local_path
 from ..clips import ReadCondition, to_image
 from ..config import TrainConfig
-from ..stage import Stage, frozen_text, image_scheduler
+from ..stage import ImageLoss, Stage, frozen_text, image_scheduler
 
 IP_ADAPTER_FILE = "ip_adapter.safetensors"
 _TOKENS = 4
@@ -48,8 +49,11 @@ def ip_adapter_stage(config: TrainConfig, base: BaseModel, *, offline: bool) -> 
     )
 
 
-class IPAdapterLoss(nn.Module):
-    """Loss of the UNet with embeddings of the samples' images, by a frozen encoder."""
+class IPAdapterLoss(ImageLoss):
+    """Loss of the UNet with embeddings of the samples' images, by a frozen encoder.
+
+    The images are normalised for CLIP, zeros for none.
+    """
 
     def __init__(
         self,
@@ -57,30 +61,21 @@ class IPAdapterLoss(nn.Module):
         encoder: CLIPVisionModelWithProjection,
         scheduler: DDPMScheduler,
     ) -> None:
-        super().__init__()
-        self.unet, self.encoder, self.scheduler = unet, encoder, scheduler
+        super().__init__(unet, scheduler)
+        self.encoder = encoder
 
-    def forward(
+    def condition(
         self,
-        latents: Tensor,
-        noise: Tensor,
+        images: Tensor,
+        noisy: Tensor,
         timesteps: Tensor,
         text: Tensor,
-        conditions: Conditions | None,
-        images: Tensor,
-    ) -> Tensor:
-        """latents, noise: b c f h w, of which the first frame is used; images: b 3 H W, normalised
-        for CLIP, zeros for none."""
+        conditions: Conditions,
+    ) -> Conditions:
         present = (images != 0).flatten(1).any(1).to(images).unsqueeze(1)  # b 1
         with torch.no_grad():
             embeddings = self.encoder(images).image_embeds * present  # b p
-        conditions = replace(
-            conditions or Conditions(), image_embeddings=(embeddings.unsqueeze(1),)
-        )
-        first, first_noise = latents[:, :, 0], noise[:, :, 0]
-        return image_loss(
-            self.unet, self.scheduler, first, first_noise, timesteps, text, conditions=conditions
-        )
+        return replace(conditions, image_embeddings=(embeddings.unsqueeze(1),))
 
 
 def new_ip_adapter(
@@ -134,4 +129,8 @@ def _text_attentions(unet: UNet2DConditionModel) -> list[str]:
 
 def clip_condition(size: int) -> ReadCondition:
     """The sample, normalised for CLIP: 3 size size."""
-    return lambda file, pixels: clip_pixels(to_image(pixels), size)
+    return partial(_clip_input, size)
+
+
+def _clip_input(size: int, file: Path, pixels: Tensor) -> Tensor:
+    return clip_pixels(to_image(pixels), size)
