@@ -1,5 +1,6 @@
 """Shared by all tests: where the official tensors are, small real models, and the command."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def new_motion(
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Asked":
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Asked]":
     """The same as `command` without a process of its own: for what a command says, quickly."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -133,7 +134,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Asked":
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(app, [str(one) for one in arguments])
 
-    return run
+    yield run
+    logging.getLogger("animatediff_core").setLevel(logging.NOTSET)  # --quiet has set it
 
 
 Asked = Callable[..., Result]

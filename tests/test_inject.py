@@ -268,7 +268,9 @@ def test_a_pia_module_goes_into_stock_diffusers_pia_pipeline(parts, tmp_path):
 
 
 def test_a_model_that_predicts_no_numbers_is_not_written(parts, tmp_path):
-    huge = Adapter(path=parts.loras[0].path, scale=3e37)
+    tensors = {key: 1e18 * tensor for key, tensor in load_file(parts.loras[0].path).items()}
+    save_file(tensors, tmp_path / "huge.safetensors")
+    huge = Adapter(path=str(tmp_path / "huge.safetensors"), scale=10.0)
     parts = replace(parts, motion=None, loras=(huge,))
     with pytest.raises(CheckpointError, match="predicts values that are no numbers; lower"):
         inject.run(inject.plan(parts, tmp_path / "model"))

@@ -215,6 +215,7 @@ BY_FRAME = {  # a value with 5 frames, and what frames 4, 0 and 1 of it are
 WHOLE = {
     "size_ids": torch.arange(12.0).view(2, 6),
     "motion_strength": 0.25,
+    "guidance_scale": 2.5,
     "motion_blocks": {"mid_block": 0.5},
     "motion_positions": Positions(stretch=0.5),
 }
