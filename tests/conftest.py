@@ -1,5 +1,6 @@
 """Shared by all tests: where the official tensors are, small real models, and the command."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -43,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     threads = os.environ.setdefault("OMP_NUM_THREADS", "1" if workers > 1 else "2")
     torch.set_num_threads(int(threads))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep the imported libraries out of later garbage collections, which runs ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -131,8 +138,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Asked]":
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def run(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(one) for one in arguments])
+    def run(*arguments: object, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(app, [str(one) for one in arguments], input=stdin)
 
     yield run
     logging.getLogger("animatediff_core").setLevel(logging.NOTSET)  # --quiet has set it

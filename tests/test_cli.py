@@ -56,9 +56,9 @@ def test_jobs_of_a_file_share_a_model_and_seeds_are_independent(asked, tmp_path)
     assert pictures(tmp_path / "all" / "a-2.gif") == alone
 
 
-def test_a_prompt_file_may_come_from_standard_input(command):
+def test_a_prompt_file_may_come_from_standard_input(asked):
     text = "jobs: [{name: a, prompt: x, seed: 1, steps: 1, frames: 2}]"
-    done = command("generate", "-", "--format", "mp4", "-r", 2, stdin=text)
+    done = asked("generate", "-", "--format", "mp4", "-r", 2, stdin=text)
     assert done.stdout == "outputs/a-1.mp4\noutputs/a-2.mp4\n"
 
 
