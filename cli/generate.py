@@ -142,12 +142,14 @@ def _show(
 ) -> None:
     """Print the clips that would be made, and the memory that they need."""
     with importing():
+        from animatediff_core.media.names import planned_path
         from animatediff_core.runs.generate_plan import plan_run
 
-    rows = []
+    rows, paths = [], set[Path]()
     for clip in plan_run(jobs, output, device, dtype, **how):
         job, motion, peak = clip.job, clip.found.motion_path, clip.need.peak
-        path = f"{output / output_name(job)}{job.output.suffix}"
+        place = output / output_name(job)
+        path = str(planned_path(place.parent, place.name, job.output.suffix, paths))
         record = {"path": path, **job_settings(job), "motion": str(motion), "memory": peak}
         record["seconds"] = clip.seconds
         render.result(path, record)

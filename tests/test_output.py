@@ -17,6 +17,7 @@ import animatediff_core as ad
 from animatediff_core.diffusion.decoding import decode
 from animatediff_core.errors import ClipError, MediaError
 from animatediff_core.jobs import Job, Output, job_from_options, parse_prompts
+from animatediff_core.media.clip import write_clip
 from animatediff_core.media.image import read_image
 from animatediff_core.media.names import free_path
 from animatediff_core.media.settings import read_settings
@@ -235,3 +236,27 @@ def test_a_failed_write_frees_the_name(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     assert free_path(tmp_path, "a-1", ".gif").name == "a-1.gif"
     assert Output(format="png").suffix == ""
+
+
+@pytest.mark.parametrize(
+    ("format", "plays", "written"),
+    [("gif", 0, 0), ("gif", 1, None), ("gif", 3, 2), ("webp", 3, 3), ("apng", 3, 3)],
+)
+def test_a_clip_plays_as_often_as_it_is_asked_to(tmp_path, format, plays, written):
+    path = tmp_path / f"clip.{format}"
+    frames = np.stack([np.full((4, 6, 3), value, np.uint8) for value in (0, 90, 200)])
+    write_clip(frames, path, Output(format=format, loop=plays))
+    with Image.open(path) as clip:
+        assert clip.n_frames == 3
+        assert clip.info.get("loop") == written  # a gif counts its repetitions
+    with pytest.raises(ValueError, match="loop: is for gif, webp and apng alone"):
+        Output(format="mp4", loop=1)
+
+
+def test_a_dry_run_names_the_next_free_path(asked, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "x-5.yaml").write_text("")
+    (tmp_path / "p.yaml").write_text("jobs: [{prompt: x, seed: 5}, {prompt: x, seed: 5}]")
+    done = asked("generate", "p.yaml", "--dry-run", "--quiet")
+    assert done.stdout == "outputs/x-5-2.gif\noutputs/x-5-3.gif\n"
+    assert len(list((tmp_path / "outputs").iterdir())) == 1

@@ -11,7 +11,8 @@ from .kinds import NO_FLAG, Bytes, Flag, Index, Positive
 from .record import Record
 
 FORMATS: tuple[str, ...] = get_args(Format)
-_OF_FORMAT = ("codec", "crf", "quality", "dither")
+_OF_FORMAT = ("codec", "crf", "quality", "dither", "loop")
+_LOOPING = ("gif", "webp", "apng")
 """Settings that belong to the output format they are given with."""
 
 
@@ -29,6 +30,8 @@ class Encoding(Record):
     """h264, h265 or av1 in mp4; vp9 or av1 in webm; default: h264 and vp9."""
     quality: Annotated[int, Ge(0), Le(100), NO_FLAG] | None = None
     """Quality of webp; default: lossless."""
+    loop: Annotated[int, Ge(0), Le(65535), NO_FLAG] = 0
+    """How many times a gif, webp or apng plays; 0 is without end."""
     dither: Dither = "floyd_steinberg"
     """How a gif's 256 colours stand in for all."""
 
@@ -63,6 +66,8 @@ class Encoding(Record):
             yield Problem("is for mp4 and webm alone", "crf")
         elif self.crf is not None and self.crf > most:
             yield Problem(f"must be 0 to {most}, got {self.crf}", "crf")
+        if self.loop and self.format not in _LOOPING:
+            yield Problem("is for gif, webp and apng alone", "loop")
         if self.quality is not None and self.format != "webp":
             yield Problem("is for webp alone", "quality")
 

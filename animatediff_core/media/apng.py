@@ -26,7 +26,7 @@ _START = b"\x89PNG\r\n\x1a\n"
 def write_apng(
     frames: Frames, path: Path, encoding: Encoding, text: str, colours: int | None
 ) -> None:
-    """Write an endlessly looping APNG that carries `text`; `colours`: 2 to 256, or lossless."""
+    """Write an APNG that carries `text`; `colours`: 2 to 256, or lossless."""
     width, height = size_of(frames)
     delay = (1 / Fraction(encoding.shown_fps)).limit_denominator(65535)
     timing = struct.pack(">HHBB", delay.numerator, delay.denominator, 0, 0)
@@ -41,7 +41,7 @@ def write_apng(
         color_type = 2 if palette is None else 3  # RGB, or palette indices
         header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
         _write_chunk(file, b"IHDR", header)
-        _write_chunk(file, b"acTL", struct.pack(">II", len(frames), 0))
+        _write_chunk(file, b"acTL", struct.pack(">II", len(frames), encoding.loop))
         if text:
             # compressed, because ffmpeg takes an APNG with much text before its image for a PNG
             packed = PNG_KEY.encode() + b"\0\1\0\0\0" + zlib.compress(text.encode())

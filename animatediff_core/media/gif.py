@@ -18,14 +18,14 @@ from .palette import Quantizer, make_palette
 
 
 def write_gif(frames: Frames, path: Path, encoding: Encoding, text: str, colours: int) -> None:
-    """Write an endlessly looping GIF with `text` as its comment; `colours`: 2 to 255."""
+    """Write a GIF with `text` as its comment; `colours`: 2 to 255."""
     palette = make_palette(frames, colours)  # the 256th index means "unchanged"
     quantizer = Quantizer(palette, encoding.dither)
     unchanged = len(palette)
     delays = durations(len(frames), encoding.shown_fps)
     indices = (quantizer.indices(frames[i]) for i in range(len(frames)))
     with path.open("wb") as file:
-        _write_head(file, size_of(frames), palette, text)
+        _write_head(file, size_of(frames), palette, text, encoding.loop)
         for delay, (previous, frame, box) in zip(delays, changes(indices), strict=True):
             if previous is not None:
                 frame = np.where(frame == previous, unchanged, frame).astype(np.uint8)
@@ -33,11 +33,14 @@ def write_gif(frames: Frames, path: Path, encoding: Encoding, text: str, colours
         file.write(b"\x3b")
 
 
-def _write_head(file: BinaryIO, size: tuple[int, int], palette: np.ndarray, text: str) -> None:
+def _write_head(
+    file: BinaryIO, size: tuple[int, int], palette: np.ndarray, text: str, plays: int
+) -> None:
     bits = max(1, len(palette).bit_length())  # of one colour more
     file.write(b"GIF89a" + struct.pack("<HHBBB", *size, 0xF0 | bits - 1, 0, 0))
     file.write(palette.tobytes().ljust(3 << bits, b"\0"))
-    file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
+    if plays != 1:  # the number of repetitions; a file without it plays once
+        file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", max(plays - 1, 0), 0))
     if text:
         file.write(b"\x21\xfe")
         content = text.encode()

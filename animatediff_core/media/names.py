@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import chain, count
 from pathlib import Path
 
 SUFFIXES = (".gif", ".mp4", ".webm", ".webp", ".apng", "", ".yaml", ".sheet.png")
@@ -22,9 +23,26 @@ def free_path(folder: Path, stem: str, suffix: str) -> Path:
             os.close(os.open(folder / _reservation(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             continue
-        if not any(os.path.lexists(folder / f"{name}{end}") for end in SUFFIXES):
+        if not _taken(folder, name):
             return folder / f"{name}{suffix}"
         (folder / _reservation(name)).unlink(missing_ok=True)
+
+
+def planned_path(folder: Path, stem: str, suffix: str, planned: set[Path]) -> Path:
+    """The path that `free_path` would give after the planned ones, to which it is added.
+
+    Nothing is written.
+    """
+    for name in chain([stem], (f"{stem}-{number}" for number in count(2))):
+        reserved = os.path.lexists(folder / _reservation(name)) or folder / name in planned
+        if not reserved and not _taken(folder, name):
+            break
+    planned.add(folder / name)
+    return folder / f"{name}{suffix}"
+
+
+def _taken(folder: Path, name: str) -> bool:
+    return any(os.path.lexists(folder / f"{name}{end}") for end in SUFFIXES)
 
 
 def release(path: Path, suffix: str) -> None:

@@ -19,7 +19,7 @@ _ANIMATION, _EXIF, _OVERWRITE = 0x02, 0x08, 0x02
 
 
 def write_webp(frames: Frames, path: Path, encoding: Encoding, text: str) -> None:
-    """Write an endlessly looping WebP that carries `text`."""
+    """Write a WebP that carries `text`."""
     width, height = size_of(frames)
     shown = durations(len(frames), encoding.shown_fps, unit=1000)
     images = (frames[i] for i in range(len(frames)))
@@ -27,7 +27,7 @@ def write_webp(frames: Frames, path: Path, encoding: Encoding, text: str) -> Non
         file.write(b"RIFF\0\0\0\0WEBP")
         flags = _ANIMATION | (_EXIF if text else 0)
         head = struct.pack("<I", flags) + _uint24(width - 1) + _uint24(height - 1)
-        file.write(_chunk(b"VP8X", head) + _chunk(b"ANIM", struct.pack("<IH", 0, 0)))
+        file.write(_chunk(b"VP8X", head) + _chunk(b"ANIM", struct.pack("<IH", 0, encoding.loop)))
         for duration, (_, frame, (left, top, right, bottom)) in zip(
             shown, changes(images), strict=True
         ):

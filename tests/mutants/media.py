@@ -97,8 +97,8 @@ MUTANTS: Table = {
         ),
         ("make_palette(frames, colours)", "make_palette(frames, 16)"),
         (
-            'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x00\\x00\\x00"',
-            'b"\\x21\\xff\\x0bNETSCAPE2.0\\x03\\x01\\x01\\x00\\x00"',
+            'struct.pack("<HB", max(plays - 1, 0), 0)',
+            'struct.pack("<HB", plays, 0)',
         ),
     ],
     ("media/palette.py", "formats"): [
