@@ -629,3 +629,17 @@ def test_training_reads_as_conditions_do(tmp_path):
     assert (photo.permute(1, 2, 0)[5, 58] * 127.5 + 127.5).round().tolist() == [200, 30, 30]
     depth = read_pixels(INPUTS / "depth16.png", (64, 64))
     assert (depth.min().item(), depth.max().item()) == (-1, 1)
+
+
+def test_raw_films_with_a_palette_are_rejected(tmp_path):
+    path = tmp_path / "raw.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 16, 8, "pal8"
+        frame = av.VideoFrame(16, 8, "pal8")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(
+        MediaError, match=r"raw\.avi: .* has a palette, which is lost; make it an mp4"
+    ):
+        open_video(path)

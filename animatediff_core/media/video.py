@@ -47,6 +47,10 @@ class Video:
         if stream is None or stream.codec_context is None:
             self._container.close()
             raise self._error("has no video stream that can be decoded")
+        codec = stream.codec_context
+        if codec.name == "rawvideo" and codec.pix_fmt == "pal8":
+            self._container.close()
+            raise self._error("is not compressed and has a palette, which is lost; make it an mp4")
         self._stream = stream
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
