@@ -99,6 +99,16 @@ def test_a_plan_tells_the_time_of_such_a_clip_once_one_was_made(asked, tmp_path,
     assert json.loads(asked(*request, "--json").stdout)["seconds"] is None
 
 
+def test_a_user_without_a_home_has_no_times(monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    timing.note(JOB, "SD1.5", torch.device("cpu"), torch.float32, 9.0)
+    assert timing.seconds_of(JOB, "SD1.5", torch.device("cpu"), torch.float32) is None
+
+
 def test_a_prompt_without_a_known_word_is_warned_of(caplog):
     caplog.set_level("WARNING", "animatediff_core")
     plan([JOB.replace(prompt={0: "cyberpunk city 8k"})])

@@ -24,7 +24,7 @@ def check_output(job: Job) -> None:
 
 def check_folder(folder: Path, jobs: Sequence[Job]) -> None:
     """Raise if the clips of a run cannot be written to a folder, which may be new."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise AnimateDiffError(f"{existing}: is a file; choose another output folder with -o")
     if not os.access(existing, os.W_OK | os.X_OK):

@@ -24,7 +24,7 @@ def note(job: Job, family: str, device: torch.device, dtype: torch.dtype, second
     times.pop(key, None)
     times[key] = seconds / job.steps
     kept = dict(list(times.items())[-_KEPT:])
-    with suppress(MachineError, OSError):
+    with suppress(MachineError, OSError, RuntimeError):  # the last: a user without a home
         write_text(_path(), json.dumps(kept, indent=0))
 
 
@@ -41,7 +41,7 @@ def _path() -> Path:
 def _read() -> dict[str, float]:
     try:
         times = json.loads(_path().read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return {}
     whole = isinstance(times, dict) and all(isinstance(one, float) for one in times.values())
     return times if whole else {}
