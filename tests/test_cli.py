@@ -80,7 +80,9 @@ def test_the_command_line_goes_over_all_jobs_of_a_file(asked, tmp_path):
     told = asked("generate", "p.yaml", "--dry-run", "--json", "-r", 2, *options)
     jobs = [json.loads(line) for line in told.stdout.splitlines()]
     assert [(job["path"], job["seed"], job["steps"]) for job in jobs] == [
-        (f"outputs/{steps}/a.webp", seed, steps) for steps in (2, 3) for seed in (1, 2)
+        (f"outputs/{steps}/{name}.webp", seed, steps)
+        for steps in (2, 3)
+        for seed, name in ((1, "a"), (2, "a-2"))
     ]
     assert {job["prompt"] for job in jobs} <= {"a red ring", "a blue ring"}
     assert jobs[0]["frames"] == 16
