@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ FILES = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The parsed file."""
+    return ast.parse(path.read_text())
+
+
 def room_of(module: str) -> str:
     return module.split(".")[1 if module.startswith("animatediff_core.") else 0]
 
@@ -45,7 +52,7 @@ def room_of(module: str) -> str:
 def imports(module: str, *, in_functions: bool = True) -> set[str]:
     """Modules of the project that a file imports."""
     path, found = FILES[module], set()
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     nodes = ast.walk(tree) if in_functions else tree.body
     package = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
     for node in nodes:
@@ -85,21 +92,21 @@ def test_jobs_and_errors_import_nothing_heavy(name):
     for light in LIGHT:
         path = ROOT / "animatediff_core" / light
         for file in [path] if path.is_file() else path.rglob("*.py"):
-            tree = ast.parse(file.read_text())
+            tree = tree_of(file)
             found = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
             found |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
             assert not any(f.split(".")[0] == name for f in found), file
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["generate"], ["inject"], ["train"], ["inspect"], ["download"], ["examples"]]
-)
-def test_help_imports_no_torch(command):
+def test_help_imports_no_torch():
+    commands = ([], ["generate"], ["inject"], ["train"], ["inspect"], ["download"], ["examples"])
     code = (
-        "import sys; from typer.testing import CliRunner; from cli.app import app;"
-        f"result = CliRunner().invoke(app, {[*command, '--help']!r});"
-        "assert result.exit_code == 0, result.output; assert 'Usage' in result.output;"
-        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+        "import sys; from typer.testing import CliRunner; from cli.app import app\n"
+        f"for command in {commands!r}:\n"
+        "    result = CliRunner().invoke(app, [*command, '--help'])\n"
+        "    assert result.exit_code == 0, result.output\n"
+        "    assert 'Usage' in result.output\n"
+        "    assert 'torch' not in sys.modules and 'diffusers' not in sys.modules, command\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -152,7 +159,7 @@ def first_lines(tree: ast.Module) -> dict[int, str]:
 
 @pytest.mark.parametrize("module", sorted(FILES))
 def test_the_first_line_of_a_docstring_stands_alone(module):
-    lines = first_lines(ast.parse(FILES[module].read_text()))
+    lines = first_lines(tree_of(FILES[module]))
     assert not {number: text for number, text in lines.items() if text.startswith(LEANING)}
 
 
@@ -160,7 +167,7 @@ def test_the_first_line_of_a_docstring_stands_alone(module):
 def test_files_and_functions_are_short(module):
     text = FILES[module].read_text()
     assert len(text.splitlines()) <= 300
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(FILES[module])):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 50, node.name
 
@@ -170,7 +177,7 @@ def test_only_tables_of_data_are_formatted_by_hand(module):
     text = FILES[module].read_text()
     tables = {
         number
-        for node in ast.parse(text).body
+        for node in tree_of(FILES[module]).body
         if isinstance(node, ast.Assign | ast.AnnAssign)
         for number in range(node.lineno, node.end_lineno + 1)
     }

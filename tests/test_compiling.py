@@ -26,13 +26,13 @@ CPU = torch.device("cpu")
 SKIPS = ((32, 8, 8), (32, 8, 8), (32, 4, 4), (64, 4, 4))
 
 
-def model():
-    unet = new_unet((32, 64)).eval().requires_grad_(False)
-    return ad.inflate(unet, new_motion((32, 64)).requires_grad_(False))
+def model(*channels: int):
+    unet = new_unet(channels).eval().requires_grad_(False)
+    return ad.inflate(unet, new_motion(channels).requires_grad_(False))
 
 
 def test_the_compiled_model_is_one_graph_with_all_that_conditions_it():
-    plain, fast = model(), model()
+    plain, fast = model(32, 64), model(32, 64)
     adapter = IPAdapterWeights(Path("adapter"), "plain", weights("plain"))
     for side in (plain, fast):
         attach_ip_adapters(side.unet, [(adapter, 0.6)])
@@ -90,7 +90,7 @@ def test_what_cannot_be_compiled_is_told_in_one_sentence():
     def broken(graph, inputs):
         raise RuntimeError("no such instruction\nand much more")
 
-    fast = model()
+    fast = model(32)
     compile_model(fast, broken)
     with (
         pytest.raises(AnimateDiffError, match="no such instruction.*leave --compile out") as told,
