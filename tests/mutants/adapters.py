@@ -23,7 +23,7 @@ MUTANTS: Table = {
         ("axis = 1 if by_input else 0", "axis = 0"),
         ("torch.kron(small, large.contiguous())", "torch.kron(large.contiguous(), small)"),
     ],
-    ("adapters/lora/peft.py", "lora lora_math"): [
+    ("adapters/lora/peft.py", "lora lora_math lora_peft"): [
         ("math.sqrt(delta.factor_rank or 1)", "1.0"),
         ("(.*\\.)?({pattern})$", ".*({pattern})$"),
     ],
