@@ -21,10 +21,6 @@ def flag(*names: str, help: str, panel: str | None = _RUN) -> Any:
     return typer.Option(*names, help=help, metavar="", rich_help_panel=panel)
 
 
-def _presets() -> list[str]:
-    return preset_names()
-
-
 Offline = Annotated[bool, flag("--offline", help="Never ask the hub; use its cached files.")]
 Preview = Annotated[bool, flag("--preview", help="Show the clip in work as NAME.preview.png.")]
 DryRun = Annotated[bool, flag("--dry-run", help="Check everything and show the plan.")]
@@ -51,7 +47,7 @@ Preset = Annotated[
     typer.Option(
         metavar="NAME",
         help="Model with settings (inspect --presets).",
-        autocompletion=_presets,
+        autocompletion=preset_names,
     ),
 ]
 Repeats = Annotated[
@@ -140,7 +136,7 @@ _HELP = {
     "output.fps": "Frames a second.",
     "output.format": "gif, mp4, webm, webp, apng or png.",
 }
-"""Help of one line; docs/commands.md has the full text of each setting."""
+"""Help of one line; docs/settings.md has the full text of each setting."""
 ALIASES = {
     "--cfg": "--guidance", "--cfg-scale": "--guidance", "--guidance-scale": "--guidance",
     "--num-frames": "--frames", "--video-length": "--frames", "--sampler": "--scheduler",
